@@ -122,6 +122,44 @@ def test_deleted_files_fifos_and_locks_are_as_they_were(tmp_path: Path, daemon_s
     assert left == {"gone", "kept", "fifo", "whole", "part", "third", "link", "begun", "ask", "told", "images", "out"}
 
 
+LEASES = """
+import fcntl, os, signal, time
+for name in ("read", "written"):
+    open(name, "w").close()
+read, written = os.open("read", os.O_RDONLY), os.open("written", os.O_RDWR)
+fcntl.fcntl(read, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+fcntl.fcntl(written, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+fcntl.fcntl(written, fcntl.F_SETSIG, signal.SIGRTMIN)
+def give_up(*_):
+    fcntl.fcntl(written, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    open("broken", "w").close()
+signal.signal(signal.SIGRTMIN, give_up)
+open("begun", "w").close()
+while not os.path.exists("ask"):
+    time.sleep(0.02)
+with open("telling", "w") as file:
+    file.write(repr([fcntl.fcntl(each, fcntl.F_GETLEASE) for each in (read, written)]))
+os.rename("telling", "told")
+while True:
+    time.sleep(60)
+"""
+
+
+def test_leases_come_back(tmp_path: Path, daemon_socket: Path) -> None:
+    """The kernel tells them, and sends the signal when somebody else opens the file."""
+    with program([sys.executable, "-c", LEASES], tmp_path) as pid:
+        eventually((tmp_path / "begun").exists, "it has begun")
+        images = dump(pid, tmp_path / "images", daemon_socket, "--file-locks")
+    with restarted(images):
+        (tmp_path / "ask").touch()
+        eventually((tmp_path / "told").exists, "it tells")
+        with (tmp_path / "written").open() as file:  # waits until the program gives its lease up
+            assert file.read() == ""
+        eventually((tmp_path / "broken").exists, "it has given its lease up")
+
+    assert ast.literal_eval((tmp_path / "told").read_text()) == [fcntl.F_RDLCK, fcntl.F_WRLCK]
+
+
 LINKS_AND_DEVICES = """
 import os, stat, time
 os.mknod("null", stat.S_IFCHR | 0o600, os.makedev(1, 5))

@@ -207,3 +207,40 @@ def test_a_file_in_flight_that_cannot_be_restored_is_refused_by_name(tmp_path: P
     refused = r"restart ended with 7: .*epoll \d+: it waits for descriptor"
     with pytest.raises(AssertionError, match=refused), restarted(images):
         pass
+
+
+REPLACED = """
+import os, socket, time
+def bound():
+    made = socket.socket(socket.AF_UNIX)
+    made.bind("place")
+    made.listen(3)
+    return made
+first = bound()
+os.rename("place", "aside")
+second = bound()
+os.rename("aside", "place")  # now the first has its file again, and the second has none
+open("begun", "w").close()
+while not os.path.exists("ask"):
+    time.sleep(0.02)
+client = socket.socket(socket.AF_UNIX)
+client.connect("place")
+first.settimeout(5)
+with open("telling", "w") as file:
+    file.write(repr((first.getsockname(), second.getsockname(), first.accept()[0] is not None)))
+os.rename("telling", "told")
+time.sleep(60)
+"""
+
+
+def test_a_listener_whose_file_another_one_has_replaced_comes_back(tmp_path: Path, daemon_socket: Path) -> None:
+    """Both have the name; a client gets to the one that has the file."""
+    with program([sys.executable, "-c", REPLACED], tmp_path) as pid:
+        eventually((tmp_path / "begun").exists, "it has begun")
+        images = dump(pid, tmp_path / "images", daemon_socket)
+    with restarted(images):
+        (tmp_path / "ask").touch()
+        eventually((tmp_path / "told").exists, "it tells")
+
+    assert (tmp_path / "told").read_text() == repr(("place", "place", True))
+    assert (tmp_path / "place").is_socket()

@@ -6,7 +6,7 @@ import resource
 import struct
 from typing import Final, NamedTuple
 
-from agent.restart.contents import openfiles
+from agent.restart.contents import aiorings, openfiles
 from agent.restart.contents.addresses import AddressRange, Specials
 from agent.restart.contents.fillprogram import MERGE_BUFFER, TRACED, About, Argument
 from agent.restart.contents.fillsection import FillProgram
@@ -136,6 +136,7 @@ class Exchange:
         self._systemv.attach(self.holder, memory, self._free)
         buffer = self.holder.program.data(bytes(MERGE_BUFFER if inherited else 0))
         memory.restore(script, self._files, self._pages, self._ways, inherited, buffer)
+        aiorings.restore(self.holder, memory, self._pages)
         for area in kept:
             script.about = About("memory", "stage")
             script.call("munmap", area.start, area.size)

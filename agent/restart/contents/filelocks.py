@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The locks that processes hold on files: flock(2), those of a process and those of an open file by fcntl(2)."""
+"""The locks that processes hold on files: flock(2), those of a process and of an open file by fcntl(2), and leases."""
 
 import struct
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,8 @@ from agent.restart.contents.refusals import Refused
 
 POSIX, FLOCK, OFD, LEASE = 1, 2, 4, 8
 F_RDLCK, F_WRLCK, F_UNLCK = 0, 1, 2
-F_SETLK, F_OFD_SETLK = 6, 37
+F_SETLK, F_OFD_SETLK, F_SETLEASE = 6, 37, 1024
+_BREAKING: Final = 4
 LOCK_SH, LOCK_EX, LOCK_NB = 1, 2, 4
 _NAMES: Final = {POSIX: "fcntl", FLOCK: "flock", OFD: "open file", LEASE: "lease"}
 
@@ -32,9 +33,13 @@ class FileLocks:
         """Yield the reasons to refuse locks of a process with these descriptors."""
         have = set(numbers)
         for entry in self._by_process.get(pid, ()):
-            if entry.flag not in (POSIX, FLOCK, OFD):
-                name = _NAMES.get(int(entry.flag), f"kind {entry.flag}")
-                yield Refused("lock", _identity(entry), "kind", f"a {name} is not restored: end it before the dump")
+            if entry.flag not in _NAMES:
+                yield Refused(
+                    "lock", _identity(entry), "kind", f"kind {entry.flag} is not restored: end it before the dump"
+                )
+            elif entry.flag == LEASE and entry.type & _BREAKING:
+                text = "a lease that somebody waits for is not restored: have the program give it up before the dump"
+                yield Refused("lock", _identity(entry), "lease", text)
             elif entry.type not in (F_RDLCK, F_WRLCK) or int(entry.fd) not in have:
                 yield Refused("lock", _identity(entry), "missing", "the images do not describe its file or type")
 
@@ -46,6 +51,8 @@ class FileLocks:
             if entry.flag == FLOCK:
                 how = LOCK_SH if entry.type == F_RDLCK else LOCK_EX
                 script.call("flock", int(entry.fd), how | LOCK_NB)
+            elif entry.flag == LEASE:
+                script.call("fcntl", int(entry.fd), F_SETLEASE, int(entry.type))
             else:
                 # struct flock: type, whence (0: from the beginning), start, length, pid
                 lock = struct.pack("<hh4xqqi4x", int(entry.type), 0, int(entry.start), int(entry.len), 0)

@@ -72,6 +72,7 @@ class Special(IntEnum):
     TERMINAL = 0x10009
     MERGE = 0x1000A
     PART = 0x1000B
+    RING = 0x1000C
 
 
 class Demand(IntEnum):

@@ -202,6 +202,16 @@ class FillScript:
         """Add the creation of the POSIX timer of a number."""
         self._special(Special.TIMER, clock, event, number)
 
+    def ring(self, requests: int, address: int, size: int, nowhere: Argument) -> None:
+        """Add the making of a ring of asynchronous I/O in place of memory with the content of one.
+
+        Args:
+            requests: that the ring is asked for.
+            address, size: of the memory.
+            nowhere: a descriptor of /dev/null.
+        """
+        self._special(Special.RING, requests, address, size, nowhere)
+
     def terminal(self, path: Data, flags: int, number: int) -> Slot:
         """Add the opening of the master of the pseudo-terminal of a number; return the slot of its descriptor."""
         slot = self._process.slot()

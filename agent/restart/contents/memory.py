@@ -78,6 +78,8 @@ class AddressSpace:
     Attributes:
         areas: its areas, the kernel's special ones among them.
         runs: the pages of its private areas.
+        rings: the areas of rings of asynchronous I/O.
+        ring_runs: the pages of those.
 
     Raises:
         Refused: an area cannot be restored.
@@ -98,7 +100,8 @@ class AddressSpace:
         ]
         self._check()
         pages = images.pages(f"pagemap-{process.pid}.img")
-        vdso_pages, self.runs = self._sorted(pages)
+        vdso_pages, self.ring_runs, self.runs = self._sorted(pages)
+        self.rings = [vma for vma in self._vmas if vma.status & AREA_AIORING]
         special = [vma for vma in self._vmas if vma.status & (AREA_VDSO | AREA_VVAR)]
         self._kernel = KernelAreas(special, vdso_pages)
         self._cores = process.cores
@@ -171,7 +174,7 @@ class AddressSpace:
 
     def page_files(self) -> list[str]:
         """Return the paths of the files that its pages are in."""
-        return list(dict.fromkeys(str(run.file) for run in self.runs))
+        return list(dict.fromkeys(str(run.file) for run in (*self.runs, *self.ring_runs)))
 
     def check_vdso(self, specials: Specials, read: "Callable[[PageRun], bytes]") -> None:
         """Compare the kernel's special areas with those of the image; see `KernelAreas.check`.
@@ -334,12 +337,13 @@ class AddressSpace:
             for bit, reason in _NOT_YET.items():
                 if vma.status & bit:
                     raise Refused(*_place(vma), "area", reason)
-            if not vma.status & (SPECIAL | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | ANON_SHARED):
+            if not vma.status & (SPECIAL | AREA_AIORING | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | ANON_SHARED):
                 raise Refused(*_place(vma), "area", f"its status {vma.status:#x} has no meaning here")
 
-    def _sorted(self, runs: list[PageRun]) -> tuple[list[PageRun], list[PageRun]]:
-        """Return the pages of the vdso, and those of the regular areas, which must cover them."""
+    def _sorted(self, runs: list[PageRun]) -> tuple[list[PageRun], list[PageRun], list[PageRun]]:
+        """Return the pages of the vdso, of rings, and those of the regular areas; areas must cover all."""
         vdso: list[PageRun] = []
+        rings: list[PageRun] = []
         mine: list[PageRun] = []
         at = 0
         vmas = [vma for vma in self._vmas if not vma.status & AREA_GUARD]
@@ -353,20 +357,19 @@ class AddressSpace:
                 vma = vmas[at]
                 taken = min(here.size, int(vma.end) - here.address)
                 if not vma.status & AREA_VVAR:
-                    (vdso if vma.status & AREA_VDSO else mine).append(
+                    (vdso if vma.status & AREA_VDSO else rings if vma.status & AREA_AIORING else mine).append(
                         here if taken == here.size else PageRun(here.address, taken, here.file, here.offset)
                     )
                 if taken == here.size:
                     break
                 here = PageRun(here.address + taken, here.size - taken, here.file, here.offset + taken)
-        return vdso, mine
+        return vdso, rings, mine
 
 
 _BEFORE_PAGES: Final = 1 << MADV_HUGEPAGE | 1 << MADV_NOHUGEPAGE
 """Advices that count when a page is read."""
 _NOT_YET: Final = {
     AREA_SOCKET: "memory of a packet socket is not restored",
-    AREA_AIORING: "a ring of asynchronous I/O is not restored",
     AREA_SHADOW_STACK: "a shadow stack is not restored",
     AREA_PLUGIN: "a plugin of CRIU has dumped it, and alone can restore it",
 }

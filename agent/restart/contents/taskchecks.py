@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from agent.restart.contents import filters, registers, taskstate
+from agent.restart.contents import aiorings, filters, registers, taskstate
 from agent.restart.contents.credentials import CAP_SETPCAP, mask
 from agent.restart.contents.filters import Filters
 from agent.restart.contents.hostfacts import (
@@ -100,8 +100,7 @@ def _task(process: ProcessImage) -> Iterator[Refused]:
         yield Refused(
             "task", "personality", "personality", f"the images do not tell it: {tc.personality} is a part of it"
         )
-    if process.mm.aios:
-        yield Refused("aio", f"{process.mm.aios[0].id:#x}", "aio", "a ring of asynchronous I/O is not restored")
+    yield from aiorings.faults(process)
     yield from _timers(process)
 
 

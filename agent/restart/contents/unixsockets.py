@@ -98,6 +98,8 @@ class UnixSockets(FileKind):
     def create(self, file: OpenFile) -> int:
         """Create a socket, with the other end of its connection if it has one."""
         socket = file.entry.usk
+        for other in self._replaced(socket):
+            file.everything.made(other)
         peer = self._mutual(file.entry)
         if peer is not None and peer is not file.entry:
             ends = self._connection(file, socket, peer.usk)
@@ -145,7 +147,7 @@ class UnixSockets(FileKind):
             file.script.call("listen", file.number, int(socket.backlog))
         if not (self._lonely(file.entry) and socket.type != SOCK_DGRAM):
             socketoptions.restore_shutdown(file, socket)
-        if socket.deleted:
+        if socket.deleted and not self._replacing(socket):
             file.name("deleted file")
             with self._at_name(file, socket):
                 file.script.call("unlinkat", AT_FDCWD, file.data(bytes(socket.name) + b"\0"), 0, demand=Demand.ANY)
@@ -179,13 +181,29 @@ class UnixSockets(FileKind):
             return
         path = _path(socket)
         text = os.fsdecode(path)
-        others = [self._files[each].usk for each in self._by_name[name]]
+        replaced = socket.deleted and bool(self._replacing(socket))
         if not os.path.isdir(os.path.dirname(path) or b"/"):
             yield "folder", f"{text}: its folder is not there: make it"
-        elif socket.deleted and any(not other.deleted for other in others):
-            yield "name", f"{text}: the tree has two sockets of this name, and has deleted the file of one"
-        elif os.path.lexists(path) and (socket.deleted or not stat.S_ISSOCK(os.lstat(path).st_mode)):
+        elif replaced and (socket.peer or socket.state == ESTABLISHED or self._is_asked(socket)):
+            yield "name", f"{text}: the tree has two sockets of this name, and one without a file has a connection"
+        elif os.path.lexists(path) and ((socket.deleted and not replaced) or not stat.S_ISSOCK(os.lstat(path).st_mode)):
             yield "name", f"{text} is there, and is another file than its socket: move it away"
+
+    def _replaced(self, socket: Any) -> Iterator[int]:
+        """Yield the sockets whose file was deleted, and whose name the file of a socket has now; they are made first."""
+        for each in self._by_name.get(bytes(socket.name), ()) if socket.name and not socket.deleted else ():
+            other = self._files[each].usk
+            if other.deleted and _path(other) == _path(socket):
+                yield each
+
+    def _replacing(self, socket: Any) -> list[Any]:
+        """Return the sockets that have a file of the name of one whose file was deleted."""
+        others = (self._files[each].usk for each in self._by_name[bytes(socket.name)])
+        return [other for other in others if not other.deleted and _path(other) == _path(socket)]
+
+    def _is_asked(self, socket: Any) -> bool:
+        """Return True if a socket is connected to this one, which is not connected to it."""
+        return any(other.usk.peer == socket.ino for other in self._by_inode.values())
 
     def _mutual(self, entry: Any) -> Any:
         """Return the peer of a socket that is connected to it, too; None if there is none."""

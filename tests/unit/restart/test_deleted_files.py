@@ -142,8 +142,8 @@ def test_locks_are_taken_when_no_descriptor_is_closed_any_more() -> None:
     assert struct.unpack_from("<hh4xqqi4x", first.program._data, place.offset) == (1, 0, 5, 10, 0)
 
 
-def test_leases_and_locks_of_closed_descriptors_are_refused() -> None:
+def test_broken_leases_and_locks_of_closed_descriptors_are_refused() -> None:
     """The images are untrusted."""
-    locks = FileLocks([_lock(flag=8), _lock(fd=9), _lock(type=2), _lock()])
+    locks = FileLocks([_lock(flag=8), _lock(flag=8, type=5), _lock(flag=16), _lock(fd=9), _lock(type=2), _lock()])
 
-    assert [each.refusal[2] for each in locks.faults(11, [3])] == ["kind", "missing", "missing"]
+    assert [each.refusal[2] for each in locks.faults(11, [3])] == ["lease", "kind", "missing", "missing"]
