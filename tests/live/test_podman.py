@@ -13,14 +13,11 @@ import pytest
 
 from exporters import registry
 from tests.live.daemons import PATIENCE_S, Ran, ckptree
-from tests.support import debianroot
+from tests.support import debianroot, podmanroot
+from tests.support.podmanroot import PODMAN, RUN
 
 pytestmark = pytest.mark.live
 
-# The host's cgroups may be of version 1, which podman warns of, and crun does not take beside version 2; limits are lowered
-# for a test may lack the right to raise them.
-PODMAN = "podman --storage-driver vfs --cgroup-manager cgroupfs --events-backend none --runtime runc"
-RUN = "--network none --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 --security-opt seccomp=unconfined"
 SCRIPT = r"""
 mkdir -p /tmp/rootfs/bin
 cp /bin/busybox /tmp/rootfs/bin/sh
@@ -66,7 +63,7 @@ class Engine(NamedTuple):
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Start podman's containers."""
-    root = debianroot.unpacked("podman", ("podman", "runc", "conmon", "busybox-static"))
+    root = podmanroot.unpacked()
     scratch = debianroot.prepared(tmp_path_factory.mktemp("podman") / "scratch")
     parent = f"ckptree-{os.getpid()}"
     script = SCRIPT.format(podman=PODMAN, run=RUN, parent=parent)

@@ -2,9 +2,9 @@
 """Programs of Debian that need their own paths: servers and engines, in a folder that is their root.
 
 The packages are unpacked into a folder below build (tests.support.suitepackages), and nothing is installed. A program
-runs there in mount and pid namespaces of its own, with the host's network and cgroups. What it writes (``/etc``,
-``/run``, ``/tmp``, ``/var``) is in a scratch folder, so that a test can read it, and the packages stay as they are. The
-end of the first process ends all.
+runs there in mount and pid namespaces of its own, with the host's network and cgroups; the host's files are at
+``/host``. What it writes (``/etc``, ``/run``, ``/tmp``, ``/var``) is in a scratch folder, so that a test can read it, and
+the packages stay as they are. The end of the first process ends all.
 """
 
 import os
@@ -29,7 +29,9 @@ set -eu
 root=$1 scratch=$2
 shift 2
 mount --make-rprivate /
-mount --bind "$root" "$root"
+mount --rbind / "$root/host"
+mount -t proc proc "$root/host/proc"
+mount --rbind "$root" "$root"
 for name in etc run tmp var; do
     mount --bind "$scratch/$name" "$root/$name"
 done
@@ -37,7 +39,10 @@ for name in dev sys; do
     mount --rbind "/$name" "$root/$name"
 done
 mount -t proc proc "$root/proc"
-exec env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" "$@"
+cd "$root"
+pivot_root . .
+umount -l .
+exec env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
 """
 
 
@@ -53,7 +58,7 @@ def unpacked(name: str, packages: Sequence[str], suite: str = suitepackages.SUIT
             (root / link).symlink_to(f"usr/{link}")
     if not os.path.lexists(root / "usr/bin/sh"):
         (root / "usr/bin/sh").symlink_to("dash")
-    for folder in (*_WRITTEN, "dev", "proc", "root", "sys"):
+    for folder in (*_WRITTEN, "dev", "host", "proc", "root", "sys"):
         (root / folder).mkdir(exist_ok=True)
     return root
 
