@@ -225,7 +225,7 @@ deb: setup packages-deb
 	@rm -rf build/deb
 	@mkdir -p build/deb/ckptree dist
 	@cp -r $(PACKAGED) build/deb/ckptree/
-	@$(BIN)/python -m pip wheel --quiet --wheel-dir build/deb/ckptree/wheels . </dev/null
+	@$(BIN)/python -m pip wheel --quiet --wheel-dir build/deb/ckptree/wheels '.[relay]' </dev/null
 	@cd build/deb/ckptree && PIP="$(CURDIR)/$(BIN)/python -m pip" dpkg-buildpackage --build=binary --no-sign >../log 2>&1 </dev/null \
 		|| { cat ../log >&2; exit 1; }
 	@cp build/deb/*.deb dist/

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from agent.cli import daemonverbs, fileverbs, pastverbs, treeverb
 from agent.cli import doctorverb as doctorverb
+from agent.cli import fleetrestartverb as fleetrestartverb
 from agent.cli import fleetverbs as fleetverbs
 from agent.cli import hookverb as hookverb
 from agent.cli import relayverb as relayverb
@@ -266,7 +267,7 @@ fleet = typer.Typer(
 )
 for _of_many in (
     *(fleetverbs.hosts, fleetverbs.snapshot),
-    *(setverbs.show, setverbs.check, setverbs.diff, setverbs.plan),
+    *(setverbs.show, setverbs.check, setverbs.diff, setverbs.plan, fleetrestartverb.restart),
 ):
     fleet.command()(_of_many)
 app.add_typer(fleet)

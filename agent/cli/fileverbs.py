@@ -131,6 +131,32 @@ def warn_of_doubt(snapshot: "Snapshot") -> None:
         say(f"the image says that it is incomplete: {doubt}; the tree may never have been so")
 
 
+def load_of_set(file: str, manifest_file: str, *keys: Path) -> "Snapshot":
+    """Load the snapshot in a file that is an image of a set.
+
+    Args:
+        file: its name.
+        manifest_file: name of the set's manifest.
+        keys: each must have signed the manifest, whose hashes cover the images (agent.cli.signature).
+
+    Raises:
+        RefusedError: the file is no image of the set.
+    """
+    from agent.cli import signature
+    from agent.fleet import manifest
+
+    storefiles.fetch(manifest_file, signed=bool(keys))
+    about = _read(manifest_file)
+    for key in keys:
+        say(signature.verify(about, manifest_file, key, getattr(manifest_file, "signature", None)))
+    data = _read(file)
+    if manifest.hash_of(data) not in {each.image for each in manifest.loads(about).hosts}:
+        raise RefusedError(
+            f"{_name(file)} is no image of the set {manifest_file}: it has another hash than each of them"
+        )
+    return _load(file, data)
+
+
 def load_file(file: str, *keys: Path) -> "Snapshot":
     """Load the snapshot in a file, from standard input, or from a folder of CRIU images.
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs of many hosts that ask their relays: hosts and snapshot."""
 
-import asyncio
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +31,8 @@ Result = TypeVar("Result")
 
 def hosts(nats: Nats = None, as_json: AsJson = False) -> None:
     """Show the hosts whose relays are connected, and what each allows."""
+    import asyncio
+
     from agent.fleet import fleetclient, messages, natsserver
 
     async def ask() -> "tuple[list[Present], dict[str, Replied | CkptreeError]]":
@@ -155,6 +155,8 @@ def _same(place: "SetPlace", wanted: "Wanted") -> "FleetSet | None":
 def _gathered_into(
     place: "SetPlace", wanted: "Wanted", until_s: float, nats: str | None, sign: Path | None
 ) -> "FleetSet":
+    import asyncio
+
     from agent.fleet import manifest
 
     gathered = asyncio.run(_gather(wanted, nats))
@@ -206,6 +208,8 @@ def _within(work: Callable[[], Result], until_s: float, otherwise: str) -> Resul
     Raises:
         CkptreeError: it took longer than there is time.
     """
+    import threading
+
     done: list[Result] = []
     failed: list[BaseException] = []
 

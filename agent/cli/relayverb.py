@@ -16,11 +16,24 @@ def relay(
             readable=False,
         ),
     ] = None,
+    serve_restart: Annotated[
+        bool,
+        typer.Option(
+            "--serve-restart",
+            help="Carry out the restart that a relay asks for over standard input, as ckptree-restart@.service does.",
+        ),
+    ] = False,
 ) -> None:
     """Carry requests that come over NATS to this host's daemon, and answer them, in the foreground.
 
     What the configuration does not allow is refused. A connection that breaks is made again, for ever.
     """
+    if serve_restart:
+        from agent.cli import restartservice
+        from agent.fleet.relaysettings import SYSTEM_FILE
+
+        raise typer.Exit(restartservice.serve(config or SYSTEM_FILE))
+
     import asyncio
     import signal
 

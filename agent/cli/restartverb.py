@@ -12,20 +12,20 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agent.cli import storefiles
-from agent.cli.fileverbs import File, load_file, warn_of_doubt
+from agent.cli.fileverbs import File, load_file, load_of_set, warn_of_doubt
 from agent.cli.options import Nats, TcpClose, TcpEstablished
+from agent.cli.restartwish import RestartWish
 from agent.cli.terminal import say
 from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from agent.cli.signals import Asked
     from agent.model import Snapshot
-    from agent.restart.contents.external import External
     from agent.restart.planning.plan import Plan
     from agent.restart.rebuild.coordinator import Rebuild
     from agent.restart.rebuild.helperabi import Program
@@ -60,29 +60,6 @@ _FORWARDED = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2),
     *(signal.SIGWINCH, signal.SIGALRM),
 )
-
-
-class _Wish(NamedTuple):
-    """The options of the command line."""
-
-    file: str
-    any_numbers: bool
-    pidns: bool
-    run: str
-    command: list[str] | None
-    detach: bool
-    pidfile: Path | None
-    as_json: bool
-    key: Path | None
-    drop_held: bool
-    keep_rights: bool
-    images: Path | None
-    allowed: "External"
-
-    @property
-    def fails_apart(self) -> bool:
-        """True if the exit code is the root's, so that failures of restart itself need one of their own."""
-        return self.run != "hold" or self.images is not None
 
 
 def restart(
@@ -137,6 +114,14 @@ def restart(
             help="Refuse a file that FILE.sig does not show to be signed by this ssh key, or by one of these signers.",
         ),
     ] = None,
+    of_set: Annotated[
+        str | None,
+        typer.Option(
+            "--set",
+            metavar="MANIFEST",
+            help="Refuse a FILE that is no image of this set; a signature is the manifest's.",
+        ),
+    ] = None,
     nats: Nats = None,
 ) -> None:
     """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
@@ -161,8 +146,21 @@ def restart(
     given = {"shell_job": shell_job, "tcp_established": tcp_established, "tcp_close": tcp_close}
     allowed = external(with_contents=images is not None, stays=not detach, **given)
     command = split_command(run) if run not in ("hold", "argv") else None
-    wish = _Wish(
-        file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held, keep_rights, images, allowed
+    wish = RestartWish(
+        file,
+        not pids,
+        pidns,
+        run,
+        command,
+        detach,
+        pidfile,
+        as_json,
+        verify,
+        storefiles.named(of_set, nats) if of_set else None,
+        drop_held,
+        keep_rights,
+        images,
+        allowed,
     )
     begun: list[bool] = []
     try:
@@ -183,7 +181,7 @@ def restart(
         raise typer.Exit(code)
 
 
-def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
+def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
     """Make the tree and stay with it; `begun` gets an entry before anything of the tree is made."""
     from agent.cli.contents import examined, filling, whole
     from agent.cli.signals import Interrupted
@@ -244,7 +242,7 @@ def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
 
 
 def _without_terminal(
-    wish: _Wish, snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program] | None", *, told: bool
+    wish: RestartWish, snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program] | None", *, told: bool
 ) -> bool:
     """Return True if this process has a terminal that the tasks must not have; say so if `told`."""
     from agent.restart.rebuild import terminals
@@ -268,7 +266,7 @@ def _holding(snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program]")
     return found
 
 
-def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
+def _planned(wish: RestartWish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
     """Return the snapshot to build, its plan, and with `--run argv` the program of each actor."""
     from agent.config import required_signers
     from agent.restart.planning.dropping import without_held
@@ -283,7 +281,7 @@ def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
             f"a signature is asked for, and the images in {wish.images} have none, which are the programs that would run: "
             f"the tree alone can be signed, as {wish.images}/tree.ckpt, and restarted without contents"
         )
-    snapshot = load_file(wish.file, *keys)
+    snapshot = load_of_set(wish.file, wish.of_set, *keys) if wish.of_set else load_file(wish.file, *keys)
     warn_of_doubt(snapshot)
     if wish.run == "argv":
         snapshot = at_their_beginning(snapshot)
@@ -305,7 +303,7 @@ def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
     return snapshot, plan, programs
 
 
-def _commands(words: list[str], standing: "Standing", wish: _Wish) -> "dict[int, Program]":
+def _commands(words: list[str], standing: "Standing", wish: RestartWish) -> "dict[int, Program]":
     from agent.restart.rebuild.commands import one_command
 
     image = "" if wish.file == "-" or isinstance(wish.file, storefiles.StoredFile) else wish.file
@@ -313,7 +311,7 @@ def _commands(words: list[str], standing: "Standing", wish: _Wish) -> "dict[int,
     return one_command(words, *places, image, keep_rights=wish.keep_rights)
 
 
-def _prove(standing: "Standing", wish: _Wish, rebuild: "Rebuild") -> None:
+def _prove(standing: "Standing", wish: RestartWish, rebuild: "Rebuild") -> None:
     """Compare the tree with the kernel's answers, announce it, activate it, and compare it again.
 
     A tree with contents is announced later, when its tasks are filled and before they run.
@@ -331,7 +329,7 @@ def _prove(standing: "Standing", wish: _Wish, rebuild: "Rebuild") -> None:
         raise RebuildError("the kernel says of the rebuilt tree:\n  " + "\n  ".join(found))
 
 
-def _announce(standing: "Standing", rebuild: "Rebuild", wish: _Wish) -> None:
+def _announce(standing: "Standing", rebuild: "Rebuild", wish: RestartWish) -> None:
     from exporters.content.wording import count
 
     plan, pids = standing.plan, standing.pids

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs that work on sets: show, check, diff, plan. A set is fetched first; then the rights to fetch are given up."""
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -270,6 +269,8 @@ def plan(
 
     Exit code 7 where a tree cannot be rebuilt, 5 where a pid is taken.
     """
+    import asyncio
+
     from agent.cli import apart
 
     found = fetched(name, nats)

@@ -22,6 +22,7 @@ from agent.fleet.cuts import Cuts, Entry
 from agent.fleet.hostwork import Clock, Cut, Work
 from agent.fleet.manifest import hash_of
 from agent.fleet.messages import Message
+from agent.fleet.relayedrestarts import RelayedRestarts
 from agent.fleet.relaysettings import RelaySettings
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class HostRelay:
         self._host = work.host()
         self._tasks: tuple[float, int | None] | None = None
         self._ended = asyncio.Event()
+        self._restarts = (
+            RelayedRestarts(settings.restart_socket, log) if "restart" in settings.allow and settings.rules else None
+        )
 
     @property
     def _answerers(self) -> dict[str, Answerer]:
@@ -107,6 +111,8 @@ class HostRelay:
             while not self._ended.is_set() and not closed.is_set():
                 await asyncio.wait({gone, ending}, return_when=asyncio.FIRST_COMPLETED, timeout=_TEND_S)
                 self._cuts.forget(time.monotonic_ns())
+                if self._restarts is not None:
+                    self._restarts.forget(time.monotonic_ns())
                 self._log.tend()
             gone.cancel()
             ending.cancel()
@@ -135,6 +141,7 @@ class HostRelay:
             try:
                 client = await lasting.connected(where, name, note, environment=environment, closed=left, again=again)
                 await self._listen(client)
+                await client.flush()
             except lasting.failures() as error:
                 await note(error)
                 await asyncio.sleep(_RETRY_S)
@@ -160,14 +167,15 @@ class HostRelay:
             ),
         )
         for verb, answerer in self._answerers.items():
-            await service.add_endpoint(
-                EndpointConfig(
-                    name=verb,
-                    subject=messages.subject(verb, self._settings.host),
-                    handler=self._handler(verb, answerer),
-                )
-            )
-        await client.flush()
+            subject = messages.subject(verb, self._settings.host)
+            handler = self._handler(verb, answerer)
+            await service.add_endpoint(EndpointConfig(name=verb, subject=subject, handler=handler))
+        if self._restarts is None:
+            return
+        for requester in sorted({rule.requester for rule in self._settings.rules}):
+            subject = messages.subject(messages.RESTART, self._settings.host, requester)
+            handler = self._handler(messages.RESTART, partial(self._restarts.answer, requester))
+            await service.add_endpoint(EndpointConfig(name=messages.RESTART, subject=subject, handler=handler))
 
     def _handler(self, verb: str, answerer: Answerer) -> "Callable[[Request], Awaitable[None]]":
         async def handle(request: "Request") -> None:

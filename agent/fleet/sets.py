@@ -3,8 +3,8 @@
 
 The manifest is written last, and only if there is none of its name: a reader finds a set whole or not at all, and a
 set that is there never changes. Of writers of one name at the same time the first wins; the others find out whose set
-it is by its id. A signature covers the bytes of the manifest, and with the hashes in it every image; it stands under
-the hash of the manifest that it is of, so that no other writer can take its name.
+it is by its id. A signature (``NAME.sig``) covers the bytes of the manifest, and with the hashes in it every image. The
+writer who has won adds it then: a set without its signature is taken for one that is not signed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -81,9 +81,9 @@ class SetPlace(NamedTuple):
         except FormatError as error:
             raise FormatError(f"{self.shown}: {error.path}", error.message) from error
 
-    def signature(self, of: bytes) -> bytes | None:
-        """Return the signature of a manifest's bytes; None where there is none."""
-        name = self._beside(manifest.hash_of(of)) + SIGNATURE
+    def signature(self) -> bytes | None:
+        """Return the signature of the manifest; None where there is none."""
+        name = self.name + SIGNATURE
         return None if self.store.head(name) is None else self.store.get(name, _MOST_SIGNATURE)
 
     def image(self, of: HostImage) -> bytes:
@@ -105,7 +105,7 @@ class SetPlace(NamedTuple):
         return None if self.store.head(self.name) is None else self.read()
 
     def write(self, made: FleetSet, images: Mapping[str, bytes], signed: bytes | None = None) -> None:
-        """Write a set: images, signature, manifest.
+        """Write a set: images, manifest, signature.
 
         Args:
             made: the set.
@@ -120,21 +120,25 @@ class SetPlace(NamedTuple):
             name = self._beside(image)
             if self.store.head(name) is None:
                 self.store.put(name, data)
-        data = manifest.dumps(made)
-        if signed is not None:
-            self.store.put(self._beside(manifest.hash_of(data)) + SIGNATURE, signed)
-        try:
-            if self.creates:
-                self.store.create(self.name, data)
-                return
+        there = self._created(manifest.dumps(made))
+        if there is None:
+            if signed is not None:
+                self.store.put(self.name + SIGNATURE, signed)
+        elif there.id != made.id:
+            raise SetExistsError(there.id, self.shown)
+
+    def _created(self, data: bytes) -> FleetSet | None:
+        """Write the manifest; return the set that is there already."""
+        if not self.creates:
             there = self.present()
             if there is None:
                 self.store.put(self.name, data)
-                return
+            return there
+        try:
+            self.store.create(self.name, data)
         except ExistsError:
-            there = self.read()
-        if there.id != made.id:
-            raise SetExistsError(there.id, self.shown)
+            return self.read()
+        return None
 
 
 @contextmanager

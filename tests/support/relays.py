@@ -54,6 +54,7 @@ def a_relay(
     *,
     ahead_s: float = 0.0,
     before: Sequence[str] = (),
+    image: bool = False,
 ) -> Iterator[RelayProcess]:
     """Run a relay, once it is connected.
 
@@ -65,9 +66,11 @@ def a_relay(
         more: further lines of the configuration.
         ahead_s: its clock is so far ahead of the machine's.
         before: words before its command, as those of setpriv(1).
+        image: it has no daemon, but an image (tests.support.imagework).
     """
     config = settings(folder, host, nats, socket, more)
     module = ["-m", "tests.support.skewedrelay", str(ahead_s)] if ahead_s else ["-m", "agent", "relay"]
+    module = ["-m", "tests.support.imagework"] if image else module
     command = [*before, sys.executable, *module, "--config", os.fspath(config)]
     log = folder / f"{host}.log"
     relay = RelayProcess(host, _started(command, log), log, command)

@@ -71,9 +71,9 @@ def running(words: Sequence[str], port: int, environment: Mapping[str, str] | No
 
 
 @contextmanager
-def nats(folder: Path, *extra: str) -> Iterator[Server]:
-    """Run a NATS server with JetStream, whose data lie in a folder."""
-    port = free_port()
+def nats(folder: Path, *extra: str, port: int = 0) -> Iterator[Server]:
+    """Run a NATS server with JetStream, whose data lie in a folder, on a port; 0: any that is free."""
+    port = port or free_port()
     words = [
         *suitepackages.server("nats-server"),
         "-a",

@@ -45,6 +45,14 @@ def test_the_service_starts_what_the_package_installs() -> None:
     assert f"/{installed()['systemd/ckptree.toml']}/ckptree.toml" == configuration
 
 
+def test_neither_relay_nor_restarts_are_enabled_by_the_package() -> None:
+    """An administrator says first where to connect, and what is permitted."""
+    rules = (DEBIAN / "rules").read_text()
+
+    for unit in ("ckptree-relay.service", "ckptree-restart.socket"):
+        assert f"dh_installsystemd --no-enable --no-start --name={unit.partition('.')[0]} {unit}\n" in rules
+
+
 def test_every_program_of_the_project_is_on_path() -> None:
     """One more has blanks in its name, for criu."""
     rules = (DEBIAN / "rules").read_text()

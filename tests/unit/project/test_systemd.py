@@ -13,11 +13,16 @@ from agent.daemon.endpoint import BACKLOG
 from agent.daemon.listeners import PRIVATE_NAME
 from agent.environment import private_socket
 from agent.errors import HostError, UsageError
+from agent.fleet import relaysettings
 
 UNITS = Path(__file__).parents[3] / "systemd"
 SERVICE = UNITS / "ckptree.service"
 SOCKET = UNITS / "ckptree.socket"
 PRIVATE = UNITS / "ckptree-private.socket"
+RELAY = UNITS / "ckptree-relay.service"
+RESTART_SOCKET = UNITS / "ckptree-restart.socket"
+RESTART = UNITS / "ckptree-restart@.service"
+MOST_EXPOSED_RELAY = 15  # it hears a network and reads /proc
 LISTS = {"SystemCallFilter"}  # keys that add to earlier lines
 MOST_EXPOSED = 10  # tenths, as systemd-analyze counts
 
@@ -59,9 +64,13 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     """No key is unknown, and no value is ignored. The program need not be installed here."""
     text = SERVICE.read_text().replace("ExecStart=/usr/bin/ckptree", f"ExecStart={shutil.which('true')}")
     (tmp_path / SERVICE.name).write_text(text)
-    for unit in (SOCKET, PRIVATE):
+    for unit in (RELAY, RESTART):
+        text = unit.read_text().replace("ExecStart=/usr/bin/ckptree", f"ExecStart={shutil.which('true')}")
+        (tmp_path / unit.name).write_text(text)
+    for unit in (SOCKET, PRIVATE, RESTART_SOCKET):
         shutil.copy(unit, tmp_path)
-    verified = analyzed("verify", "--man=no", *(tmp_path / unit.name for unit in (SERVICE, SOCKET, PRIVATE)))
+    units = [tmp_path / unit.name for unit in (SERVICE, SOCKET, PRIVATE, RELAY, RESTART_SOCKET)]
+    verified = analyzed("verify", "--man=no", *units)
 
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 
@@ -75,7 +84,31 @@ def test_the_service_is_hardly_exposed() -> None:
     assert float(said.partition(": ")[2].split()[0]) <= MOST_EXPOSED / 10
 
 
-@pytest.mark.parametrize("unit", [SERVICE, SOCKET, PRIVATE], ids=lambda unit: unit.name)
+def test_the_relay_is_hardly_exposed() -> None:
+    """It has no right, and a user of its own. What it needs beyond the daemon's is a network, and /proc."""
+    judged = analyzed("security", "--offline=yes", f"--threshold={MOST_EXPOSED_RELAY}", "--no-pager", RELAY)
+    service = parsed(RELAY, "Service")
+
+    assert judged.returncode == 0, judged.stdout
+    assert service["CapabilityBoundingSet"] == ""
+    assert (service["User"], service["Group"], service["SupplementaryGroups"]) == (
+        *["ckptree-relay"] * 2,
+        Config().group,
+    )
+
+
+def test_the_relay_alone_may_ask_for_restarts() -> None:
+    """The program for it reads the same configuration, and each restart is a process of its own."""
+    socket = parsed(RESTART_SOCKET, "Socket")
+    words = parsed(RESTART, "Service")["ExecStart"].split()
+
+    assert (socket["SocketGroup"], socket["SocketMode"], socket["Accept"]) == ("ckptree-relay", "0660", "yes")
+    assert Path(socket["ListenStream"]) == relaysettings.RESTART_SOCKET
+    assert words[1:] == ["relay", "--serve-restart", *parsed(RELAY, "Service")["ExecStart"].split()[2:]]
+    assert Path(words[-1]) == relaysettings.SYSTEM_FILE
+
+
+@pytest.mark.parametrize("unit", [SERVICE, SOCKET, PRIVATE, RELAY, RESTART_SOCKET, RESTART], ids=lambda unit: unit.name)
 def test_every_key_is_said_once(unit: Path) -> None:
     """systemd uses the last one, but a reader may see only the first."""
     keys = [line.partition("=")[0] for line in unit.read_text().splitlines() if "=" in line and line[0] != "#"]
@@ -99,7 +132,7 @@ def test_the_group_that_is_shown_all_is_made(service: configparser.SectionProxy)
     lines = (UNITS / "sysusers.d/ckptree.conf").read_text().splitlines()
     made = [line.split()[:2] for line in lines if not line.startswith("#")]
 
-    assert made == [["u", Config().group]]
+    assert made == [["u", Config().group], ["u", parsed(RELAY, "Service")["User"]]]
     assert service["User"] == service["Group"] == Config().group
 
 

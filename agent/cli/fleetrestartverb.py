@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb fleet restart: rebuild the trees of a set on other hosts, on all of them or on none."""
+
+import time
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from agent.cli import terminal
+from agent.cli.fileverbs import AsJson
+from agent.cli.fleetverbs import Nats
+from agent.cli.setverbs import Maps, SetName, targets
+from agent.cli.terminal import say
+from agent.errors import CkptreeError, RefusedError, UsageError
+
+if TYPE_CHECKING:
+    from agent.fleet.fleetclient import FleetClient
+    from agent.fleet.manifest import HostImage
+    from agent.fleet.messages import Message
+
+_KEEP_S = 5.0
+
+
+class _Wanted(NamedTuple):
+    """A restart that is asked for."""
+
+    id: str
+    requester: str
+    options: "Message"
+    until_s: float
+
+    @property
+    def left_s(self) -> float:
+        return max(0.1, self.until_s - time.monotonic())
+
+
+def restart(
+    name: SetName,
+    maps: Maps,
+    run: Annotated[
+        str, typer.Option(help="Let the tasks do this, as with restart: hold, argv or a command.", metavar="CMD")
+    ] = "hold",
+    pids: Annotated[bool, typer.Option("--pids/--no-pids", help="Give the tasks the same pids, or any.")] = True,
+    pidns: Annotated[
+        bool,
+        typer.Option("--pidns/--no-pidns", help="Rebuild each tree in a pid namespace of its own, or in the host's."),
+    ] = True,
+    requester: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="NAME",
+            help="Ask as this requester, whom the server of NATS must know. Without it: the user.",
+        ),
+    ] = None,
+    deadline: Annotated[
+        float, typer.Option(metavar="S", help="All trees must stand within so many seconds.", min=0.1, max=600.0)
+    ] = 60.0,
+    nats: Nats = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild the trees of a set on other hosts, on all of them or on none; the set must be signed.
+
+    A host refuses unless its own configuration permits it to this requester, for what is to run and for the signer. A
+    tree stays as long as ckptree-restart@.service on its host.
+    """
+    import asyncio
+    import getpass
+    import secrets
+
+    from agent.fleet import messages, sets
+
+    who = messages.checked_requester(requester or getpass.getuser())
+    with sets.opened(name, nats) as place:
+        data = place.read_bytes()
+        made = place.parsed(data)
+        signed = place.signature()
+        if signed is None:
+            raise RefusedError(f"{name} is not signed: `fleet snapshot --sign KEY` signs a set as it is taken")
+        chosen = targets(made, maps)
+        if not maps or not chosen:
+            raise UsageError("name the host of each tree: --map OLD=NEW")
+        images = {host: place.image(old) for host, old in chosen.items()}
+    wanted = _Wanted(secrets.token_hex(8), who, {"run": run, "pids": pids, "pidns": pidns}, time.monotonic() + deadline)
+    where = ", ".join(f"{old.host} on {new}" for new, old in chosen.items())
+    _note(f"restart {wanted.id} of {place.shown} as {who}: {where}; run {run!r}")
+    parcels = {host: {"manifest": data, "signature": signed, "image": image} for host, image in images.items()}
+    results = asyncio.run(_restarted(wanted, chosen, parcels, nats))
+    failed = {host: result for host, result in results.items() if isinstance(result, CkptreeError)}
+    for host, error in failed.items():
+        say(f"{host}: {error}" if not str(error).startswith(f"{host}:") else str(error))
+    _note(
+        f"restart {wanted.id}: {'failed on ' + ', '.join(failed) + ': all are taken down' if failed else 'all stand'}"
+    )
+    if failed:
+        raise typer.Exit(min(error.exit_code for error in failed.values()))
+    if as_json:
+        terminal.tell_json(results)
+        return
+    for host, ready in results.items():
+        tasks = ready.get("tasks", []) if isinstance(ready, dict) else []
+        terminal.tell(
+            f"{host}: {len(tasks)} tasks stand; the root is {ready['root'] if isinstance(ready, dict) else '?'}"
+        )
+
+
+def _note(text: str) -> None:
+    """Write an audit line: to the system's log, and for whoever sees this program."""
+    import syslog
+
+    from agent.daemon.audit import quoted
+
+    syslog.openlog("ckptree", syslog.LOG_PID, syslog.LOG_AUTH)
+    syslog.syslog(syslog.LOG_NOTICE, quoted(text))
+    say(text)
+
+
+async def _restarted(
+    wanted: _Wanted, chosen: "dict[str, HostImage]", parcels: "dict[str, dict[str, bytes]]", nats: str | None
+) -> "dict[str, Message | CkptreeError]":
+    """Have all trees made; keep them if all stand, else have all taken down. Return the ready line or error of each."""
+    import asyncio
+
+    from agent.fleet import fleetclient, natsserver
+
+    async with fleetclient.opened(natsserver.server_of(nats), min(natsserver.CONNECT_S, wanted.left_s)) as client:
+        started = [_start(client, wanted, host, old.host, parcels[host]) for host, old in chosen.items()]
+        results = dict(zip(chosen, await asyncio.gather(*started), strict=True))
+        word = "drop" if any(isinstance(each, CkptreeError) for each in results.values()) else "keep"
+        said = await asyncio.gather(*(_say(client, wanted, host, word) for host in chosen))
+        if word == "keep":
+            results |= {host: error for host, error in zip(chosen, said, strict=True) if error is not None}
+    return results
+
+
+async def _start(
+    client: "FleetClient", wanted: _Wanted, host: str, old: str, parcel: "dict[str, bytes]"
+) -> "Message | CkptreeError":
+    from agent.fleet import messages
+
+    async def ask(**message: object) -> "Message":
+        whole = {"id": wanted.id, "left_ns": int(wanted.left_s * 1e9), **message}
+        return (await client.ask(host, messages.RESTART, whole, wanted.left_s, wanted.requester)).answer
+
+    try:
+        for part, data in parcel.items():
+            for offset in range(0, len(data), messages.PIECE):
+                await ask(what="part", part=part, offset=offset, data=data[offset : offset + messages.PIECE])
+        ready: Message = (await ask(what="start", host=old, **wanted.options))["ready"]
+    except CkptreeError as error:
+        return error
+    return ready
+
+
+async def _say(client: "FleetClient", wanted: _Wanted, host: str, word: str) -> CkptreeError | None:
+    from agent.fleet import messages
+
+    message = {"id": wanted.id, "left_ns": int(_KEEP_S * 1e9), "what": word}
+    try:
+        await client.ask(host, messages.RESTART, message, _KEEP_S, wanted.requester)
+    except CkptreeError as error:
+        return error
+    return None

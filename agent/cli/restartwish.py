@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of ``ckptree restart``, once they fit together."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from agent.restart.contents.external import External
+
+
+class RestartWish(NamedTuple):
+    """The options of the command line."""
+
+    file: str
+    any_numbers: bool
+    pidns: bool
+    run: str
+    command: list[str] | None
+    detach: bool
+    pidfile: Path | None
+    as_json: bool
+    key: Path | None
+    of_set: str | None
+    drop_held: bool
+    keep_rights: bool
+    images: Path | None
+    allowed: "External"
+
+    @property
+    def fails_apart(self) -> bool:
+        """True if the exit code is the root's, so that failures of restart itself need one of their own."""
+        return self.run != "hold" or self.images is not None

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a relay can have done, without a daemon: every tree is that of one image.
+
+``python -m tests.support.imagework --config FILE`` runs a relay with it.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.daemon.journal import Journal
+from agent.errors import CkptreeError, NoSuchRootError
+from agent.fleet import relaysettings
+from agent.fleet.hostwork import Cut, HostAbout
+from agent.fleet.relay import HostRelay
+
+IMAGE = Path(__file__).parents[2] / "docs" / "example" / "web.ckpt"
+
+
+class ImageWork:
+    """The work of a host that has one tree. The root `none` is not there, and `crash` is a fault of the relay.
+
+    Args:
+        data: the image.
+        took_s: time that a snapshot takes.
+    """
+
+    def __init__(self, data: bytes, took_s: float = 0.0) -> None:
+        self._data = data
+        self._took_s = took_s
+
+    def host(self) -> HostAbout:
+        """Tell of the host."""
+        return HostAbout("0.0.0", "6.1.0", "boot")
+
+    def tasks(self) -> int | None:
+        """Count its tasks."""
+        return 1
+
+    def check(self, root: str, timeout_s: float) -> None:  # noqa: ARG002 - a real host's is called so
+        """Refuse the roots that are not there."""
+        if root == "none":
+            raise NoSuchRootError("there is no process none")
+        if root == "crash":
+            raise ZeroDivisionError
+
+    def cut(
+        self,
+        root: str,
+        mode: str,  # noqa: ARG002 - as above
+        at_ns: int,
+        *,
+        with_argv: bool,  # noqa: ARG002 - as above
+        timeout_s: float,  # noqa: ARG002 - as above
+    ) -> Cut:
+        """Wait for the instant, and return the image."""
+        time.sleep(max(0.0, (at_ns - time.time_ns()) / 1e9))
+        before_ns = time.time_ns()
+        time.sleep(self._took_s)
+        if root == "late":
+            raise CkptreeError("it is gone meanwhile")
+        return Cut(self._data, before_ns, time.time_ns(), 1, complete=True, reasons=())
+
+    def taken(self, numbers: Sequence[int]) -> dict[int, str]:
+        """Say that the number 7 is taken."""
+        return {number: "init" for number in numbers if number == 7}
+
+
+async def serve(config: Path) -> None:
+    """Run a relay."""
+    await HostRelay(relaysettings.load(config), ImageWork(IMAGE.read_bytes()), Journal()).run()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[2])))

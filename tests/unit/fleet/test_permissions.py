@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Credentials of NATS with the permissions that docs/fleet.md shows: what each can do when it is stolen."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nats
+import nats.errors
+import pytest
+
+from agent.fleet import messages
+from agent.fleet.manifest import hash_of
+from tests.live.daemons import Ran, ckptree
+from tests.support import servers
+from tests.support.imagework import IMAGE
+from tests.support.relays import RelayProcess, a_relay
+
+pytestmark = pytest.mark.slow
+
+PAGE = Path(__file__).parents[3] / "docs" / "fleet.md"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """Run a server with the permissions of the page, each for a user with a password."""
+    folder = tmp_path_factory.mktemp("nats")
+    shown = re.search(r"^RELAY_OF_NODE1 \{.*?^(?=accounts \{)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert shown
+    second = shown[0].partition("\nSNAPSHOTS")[0].replace("NODE1", "NODE2").replace("node1", "node2")
+    of = {"node1": "RELAY_OF_NODE1", "node2": "RELAY_OF_NODE2", "taker": "SNAPSHOTS", "ops": "RESTARTS_OF_OPS"}
+    users = [f"{{user: {user}, password: {user}, permissions: ${name}}}" for user, name in of.items()]
+    accounts = (
+        "accounts {FLEET {jetstream: enabled, users: [{user: admin, password: admin}, " + ", ".join(users) + "]}}"
+    )
+    (folder / "nats.conf").write_text(f"{shown[0]}\n{second}\n{accounts}\n")
+    with servers.nats(folder / "data", "-c", str(folder / "nats.conf")) as found:
+        yield found
+
+
+def url(server: servers.Server, user: str) -> str:
+    """Return the address with the credentials of a user."""
+    return f"nats://{user}:{user}@{server.address}"
+
+
+@pytest.fixture(scope="module")
+def relays(server: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RelayProcess]]:
+    """Run the relays of both hosts, and make the bucket."""
+    folder = tmp_path_factory.mktemp("relays")
+
+    async def make() -> None:
+        client = await nats.connect(url(server, "admin"))
+        await client.jetstream().create_object_store("sets")
+        await client.close()
+
+    asyncio.run(make())
+    more = 'allow = ["snapshot", "restart"]\n[[restart]]\nrequester = "ops"\nrun = []\nsigners = "/none"\n'
+    with (
+        a_relay(folder, "node1", url(server, "node1"), more=more, image=True) as one,
+        a_relay(folder, "node2", url(server, "node2"), more=more, image=True) as two,
+    ):
+        yield [one, two]
+
+
+def tried(
+    server: servers.Server, user: str, *, publish: str = "", subscribe: str = "", reply: str = ""
+) -> tuple[bool, list[bytes]]:
+    """Publish or subscribe as a user; return if the server forbade it, and what came of a subscription."""
+    refused: list[Exception] = []
+    got: list[bytes] = []
+
+    async def attempt() -> None:
+        async def note(error: Exception) -> None:
+            refused.append(error)
+
+        async def take(message: Any) -> None:
+            got.append(message.data)
+
+        client = await nats.connect(url(server, user), error_cb=note)
+        admin = await nats.connect(url(server, "admin"))
+        if subscribe:
+            await client.subscribe(subscribe, cb=take)
+        if publish:
+            await client.publish(publish, messages.pack({"id": "x"}), reply)
+        await client.flush()
+        if subscribe:
+            await admin.publish(subscribe.replace("*", "any").replace(">", "any"), b"secret")
+            await admin.flush()
+        await asyncio.sleep(0.1)
+        await client.flush()
+        await client.close()
+        await admin.close()
+
+    asyncio.run(attempt())
+    return any("permissions violation" in str(error).lower() for error in refused), got
+
+
+def fleet(server: servers.Server, user: str, *words: str) -> Ran:
+    """Run a verb of the fleet as a user."""
+    return ckptree("fleet", *words, "--nats", url(server, user))
+
+
+def test_the_permissions_of_the_page_suffice(server: servers.Server, relays: list[RelayProcess]) -> None:
+    """Hosts are found, a set is taken, written into the bucket, and read from there."""
+    found = fleet(server, "taker", "hosts")
+    assert (found.code, found.out.count(b"node")) == (0, 2), found.err
+    taken = fleet(server, "taker", "snapshot", "--hosts", "node1,node2", "--root", "1", "-o", "nats://sets/one")
+    assert taken.code == 0, taken.err
+    shown = fleet(server, "taker", "show", "nats://sets/one")
+    assert (shown.code, b"2 hosts" in shown.out) == (0, True), shown.err
+    assert not [relay.log.read_text() for relay in relays if "permissions violation" in relay.log.read_text().lower()]
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "ckptree.arm.node2",
+        "ckptree.restart.ops.node2",
+        "ckptree.cut.node1",
+        "$SRV.PING",
+        "$O.sets.M.x",
+        "$JS.API.STREAM.DELETE.OBJ_sets",
+        "$JS.API.STREAM.CREATE.OBJ_mine",
+        "_INBOX.somebody.1",
+        "anything",
+    ],
+)
+def test_the_credential_of_a_relay_publishes_nothing_but_answers(
+    server: servers.Server, relays: list[RelayProcess], subject: str
+) -> None:
+    """No other host, no set and no other answer is within its reach."""
+    assert tried(server, "node1", publish=subject, reply="ckptree.hello.node1")[0]
+    assert all(relay.process.poll() is None for relay in relays)
+
+
+@pytest.mark.parametrize("subject", ["ckptree.*.node2", "ckptree.arm.node2", "ckptree.>", "_INBOX.>", "$O.>", ">"])
+def test_the_credential_of_a_relay_hears_of_no_other_host(
+    server: servers.Server, relays: list[RelayProcess], subject: str
+) -> None:
+    """Nor of answers, nor of images in stores."""
+    assert tried(server, "node1", subscribe=subject) == (True, [])
+
+
+def test_the_credential_of_a_relay_hears_its_own_requests(server: servers.Server) -> None:
+    """Else the tests above would prove nothing."""
+    assert tried(server, "node1", subscribe="ckptree.arm.node1") == (False, [b"secret"])
+
+
+@pytest.mark.parametrize(
+    ("user", "subject"),
+    [
+        ("taker", "ckptree.restart.ops.node1"),
+        ("taker", "ckptree.restart.taker.node1"),
+        ("taker", "$JS.API.STREAM.CREATE.OBJ_other"),
+        ("ops", "ckptree.restart.night.node1"),
+        ("ops", "ckptree.arm.node1"),
+        ("ops", "$O.sets.M.x"),
+    ],
+)
+def test_no_credential_asks_as_another(server: servers.Server, user: str, subject: str) -> None:
+    """The name of a requester is part of the subject."""
+    assert tried(server, user, publish=subject)[0]
+
+
+def test_a_stolen_credential_cannot_answer_in_place_of_another_host(
+    server: servers.Server, relays: list[RelayProcess]
+) -> None:
+    """It does not even hear the question, and an answer that it sends to somebody's inbox is stopped."""
+    stolen = tried(server, "node1", publish="_INBOX.guess", subscribe="ckptree.cut.node2")
+    taken = fleet(server, "taker", "snapshot", "--hosts", "node2", "--root", "1", "-o", "nats://sets/two", "--json")
+
+    assert stolen == (True, [])
+    assert taken.code == 0, taken.err
+    assert hash_of(IMAGE.read_bytes()) in taken.out.decode()
+
+
+def test_what_a_users_permissions_forbid_is_said(server: servers.Server, relays: list[RelayProcess]) -> None:
+    """The user of restarts takes no snapshot: nobody answers, and all are missing."""
+    ran = fleet(
+        server, "ops", "snapshot", "--hosts", "node1", "--root", "1", "--deadline", "3", "-o", "nats://sets/three"
+    )
+
+    assert ran.code != 0

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A relay and its server of NATS: its answers, its bounds, and the messages that make no sense."""
+
+import asyncio
+import contextlib
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import psutil
+import pytest
+
+from agent.fleet import messages, natsserver
+from agent.fleet.manifest import hash_of
+from tests.support import servers
+from tests.support.imagework import IMAGE
+from tests.support.relays import RelayProcess, a_relay, await_line
+
+pytestmark = pytest.mark.slow
+
+S = 1_000_000_000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """Run a server for the module."""
+    with servers.nats(tmp_path_factory.mktemp("nats")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def relay(server: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
+    """Run a relay that allows snapshots."""
+    with a_relay(tmp_path_factory.mktemp("relay"), "a", f"nats://{server.address}", image=True) as found:
+        yield found
+
+
+def sent(server: servers.Server, *requests: tuple[str, bytes], host: str = "a") -> list[dict[str, Any]]:
+    """Send requests by verb at the same time, and return the answers."""
+
+    async def ask() -> list[dict[str, Any]]:
+        client = await natsserver.connected(f"nats://{server.address}")
+        try:
+            asked = (client.request(f"ckptree.{verb}.{host}", data, 20) for verb, data in requests)
+            return [messages.unpack(answer.data) for answer in await asyncio.gather(*asked)]
+        finally:
+            await client.close()
+
+    return asyncio.run(ask())
+
+
+def asked(server: servers.Server, verb: str, **message: Any) -> dict[str, Any]:
+    """Send one request, and return the answer."""
+    return sent(server, (verb, messages.pack(message)))[0]
+
+
+def a_cut(key: str, root: str = "1", **more: Any) -> dict[str, Any]:
+    """Return a request for a snapshot now."""
+    return {"id": key, "root": root, "mode": "auto", "with_argv": False, "left_ns": 5 * S, "at_ns": 0, **more}
+
+
+def test_an_image_comes_in_pieces(server: servers.Server, relay: RelayProcess) -> None:
+    """The answer to the cut has its hash."""
+    cut = asked(server, "cut", **a_cut("pieces"))
+    got = b""
+    while len(got) < cut["bytes"]:
+        got += asked(server, "image", id="pieces", offset=len(got))["data"]
+
+    assert got == IMAGE.read_bytes()
+    assert cut["image"] == hash_of(got)
+    assert cut["before_ns"] <= cut["after_ns"]
+    assert cut["received_ns"] <= cut["answered_ns"]
+
+
+def test_the_same_id_is_the_same_snapshot(server: servers.Server, relay: RelayProcess) -> None:
+    """Requests that come at the same time get the same answer, and so does one that comes later."""
+    request = "cut", messages.pack(a_cut("same"))
+    answers = [*sent(server, request, request, request), *sent(server, request)]
+
+    assert len({answer["before_ns"] for answer in answers}) == 1
+    assert relay.log.read_text().count('cut id="same"') == 1
+    other = asked(server, "cut", **a_cut("same", "2"))
+    assert "another id" in other["error"]
+
+
+def test_an_image_is_forgotten_when_its_requester_says_so(server: servers.Server, relay: RelayProcess) -> None:
+    """The answer to the cut stays."""
+    first = asked(server, "cut", **a_cut("done"))
+    assert asked(server, "disarm", id="done")["ok"]
+
+    assert "has no image" in asked(server, "image", id="done", offset=0)["error"]
+    assert asked(server, "cut", **a_cut("done"))["image"] == first["image"]
+
+
+def test_a_snapshot_that_failed_may_be_asked_for_again(server: servers.Server, relay: RelayProcess) -> None:
+    """The failure has its reason."""
+    for _ in range(2):
+        assert asked(server, "cut", **a_cut("failed", "late"))["error"] == "it is gone meanwhile"
+
+
+@pytest.mark.parametrize(
+    ("verb", "message", "said"),
+    [
+        ("arm", {}, "expected a root"),
+        ("arm", a_cut("x", mode="all"), "a mode"),
+        ("arm", a_cut("x", left_ns=0), "left_ns"),
+        ("arm", a_cut("x/y"), "id"),
+        ("arm", a_cut("x", "none"), "no process none"),
+        ("cut", a_cut("x", at_ns=1 << 62), "at_ns"),
+        ("cut", a_cut("x", at_ns="now"), "at_ns"),
+        ("image", {"id": "never", "offset": 0}, "has no image"),
+        ("taken", {"numbers": "7"}, "numbers"),
+        ("taken", {"numbers": [True]}, "numbers"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(
+    server: servers.Server, relay: RelayProcess, verb: str, message: dict[str, Any], said: str
+) -> None:
+    """The error names the argument."""
+    answer = asked(server, verb, **message)
+
+    assert answer["ok"] is False
+    assert said in answer["error"]
+
+
+def test_a_fault_of_the_relay_itself_is_answered_and_logged(server: servers.Server, relay: RelayProcess) -> None:
+    """The relay lives on."""
+    assert asked(server, "arm", **a_cut("x", "crash"))["error"] == "the relay failed: its log says more"
+    assert "ZeroDivisionError" in relay.log.read_text()
+    assert asked(server, "hello")["host"] == "a"
+
+
+def test_no_message_ends_a_relay(server: servers.Server, relay: RelayProcess) -> None:
+    """Thousands of random ones do not: half of them are changed requests, half are any bytes."""
+    draw = random.Random(7)
+    verbs = ["hello", "arm", "cut", "image", "disarm", "taken"]
+    values: list[Any] = [None, True, -1, 0, 1 << 63, 0.5, "", "x" * 9999, b"\xff", [], [[]] * 50, {}, {"id": {}}]
+
+    async def flood() -> None:
+        client = await natsserver.connected(f"nats://{server.address}")
+        for _ in range(3000):
+            message: dict[Any, Any] = a_cut(draw.choice(["p", "q"]), left_ns=S)
+            for key in draw.sample([*message, "offset", "numbers", "what"], 3):
+                message[key] = draw.choice(values)
+            data = msgpack.packb(message) if draw.random() < 0.5 else draw.randbytes(draw.randrange(60))
+            await client.publish(f"ckptree.{draw.choice(verbs)}.a", data, draw.choice(["", "nobody.there"]))
+        await client.flush()
+        await client.close()
+
+    asyncio.run(flood())
+
+    until = time.monotonic() + 60
+    while not (answer := asked(server, "hello"))["ok"]:
+        assert answer["kind"] == "busy"
+        assert time.monotonic() < until
+    assert answer["host"] == "a"
+    assert relay.process.poll() is None
+    assert "Traceback" not in relay.log.read_text()
+    assert psutil.Process(relay.process.pid).memory_info().rss < 200 << 20
+
+
+def test_a_flood_is_refused_and_takes_bounded_memory(server: servers.Server, relay: RelayProcess) -> None:
+    """Requests beyond the bound are told so."""
+    before = psutil.Process(relay.process.pid).memory_info().rss
+    slow = [("cut", messages.pack(a_cut(f"slow{number}"))) for number in range(1000)]
+    answers = sent(server, *slow)
+
+    refused = [answer for answer in answers if not answer["ok"]]
+    assert refused
+    assert {answer["kind"] for answer in refused} == {"busy"}
+    assert psutil.Process(relay.process.pid).memory_info().rss - before < 100 << 20
+
+
+def test_a_relay_without_a_configuration_is_seen_and_that_is_all(server: servers.Server, tmp_path: Path) -> None:
+    """Each verb but hello is refused by name of the right."""
+    request = messages.pack(a_cut("x", offset=0, numbers=[]))
+    with a_relay(tmp_path, "shy", f"nats://{server.address}", more="", image=True):
+        (hello,) = sent(server, ("hello", request), host="shy")
+        refused = sent(server, *((verb, request) for verb in ("arm", "cut", "image", "disarm", "taken")), host="shy")
+
+    assert hello["allow"] == []
+    assert {answer["kind"] for answer in refused} == {"not-permitted"}
+
+
+def test_a_relay_waits_for_its_server(tmp_path: Path) -> None:
+    """It is started first, and connects when there is one."""
+    port = servers.free_port()
+    with contextlib.ExitStack() as stack:
+        config = tmp_path / "a.toml"
+        config.write_text(f'[relay]\nnats = "nats://127.0.0.1:{port}"\nhost = "a"\n')
+        log = tmp_path / "log"
+        with log.open("wb") as out:
+            process = subprocess.Popen([sys.executable, "-m", "agent", "relay", "--config", config], stderr=out)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        waiting = RelayProcess("a", process, log, ())
+        await_line(waiting, 1, "Connect call failed")
+        stack.enter_context(servers.nats(tmp_path / "nats", port=port))
+        await_line(waiting, 1)
+        process.terminate()
+        assert process.wait(10) == 0

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sets in folders: whole or not there, never replaced, and with the images that the manifest names."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.errors import CkptreeError, FormatError, UsageError
+from agent.fleet import manifest, sets
+from agent.fleet.clocks import Offset
+from agent.fleet.manifest import FleetSet, HostImage
+from agent.fleet.sets import SetExistsError, SetPlace
+
+IMAGES = {manifest.hash_of(data): data for data in (b"one", b"other")}
+
+
+def a_set(key: str = "x") -> FleetSet:
+    """Return a set of two hosts."""
+    hosts = [
+        HostImage(host, "1", image, len(data), 1, 0, 1, Offset(0, 0), complete=True)
+        for host, (image, data) in zip("ab", IMAGES.items(), strict=True)
+    ]
+    return FleetSet(key, 7, tuple(hosts))
+
+
+def place_of(path: Path) -> SetPlace:
+    """Open a set in a folder."""
+    with sets.opened(str(path)) as place:
+        return place
+
+
+def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """Its images stand beside it."""
+    place = place_of(tmp_path / "set")
+    assert place.present() is None
+    place.write(a_set(), IMAGES, b"signature")
+
+    assert place.read() == a_set()
+    assert [place.image(each) for each in a_set().hosts] == list(IMAGES.values())
+    assert place.signature() == (tmp_path / "set.sig").read_bytes() == b"signature"
+
+
+def test_a_set_of_another_request_is_not_replaced(tmp_path: Path) -> None:
+    """The same request may write it again, and changes nothing."""
+    place = place_of(tmp_path / "set")
+    place.write(a_set(), IMAGES)
+    place.write(replace(a_set(), at_ns=8), IMAGES, b"late")
+
+    assert place.read() == a_set()
+    assert place.signature() is None
+    with pytest.raises(SetExistsError, match="request x"):
+        place.write(a_set("y"), IMAGES)
+
+
+def test_of_many_writers_one_wins(tmp_path: Path) -> None:
+    """The others find out whose set it is."""
+    lost: list[str] = []
+
+    def write(number: int) -> None:
+        try:
+            place_of(tmp_path / "set").write(a_set(str(number)), IMAGES)
+        except SetExistsError as error:
+            lost.append(str(error))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(lost) == 7
+    assert all(f"request {place_of(tmp_path / 'set').read().id}:" in each for each in lost)
+
+
+def test_a_set_whose_images_cannot_be_written_is_not_there(tmp_path: Path) -> None:
+    """The manifest comes last."""
+    (tmp_path / next(iter(IMAGES)).replace(":", "-")).mkdir()
+    (tmp_path / next(reversed(IMAGES)).replace(":", "-")).symlink_to("/dev/full")
+    with pytest.raises(CkptreeError):
+        place_of(tmp_path / "set").write(a_set(), {**IMAGES, "sha256:none/x": b""})
+
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_image_that_was_changed_is_refused(tmp_path: Path) -> None:
+    """So is one that is gone."""
+    place = place_of(tmp_path / "set")
+    place.write(a_set(), IMAGES)
+    first, second = a_set().hosts
+    (tmp_path / first.image.replace(":", "-")).write_bytes(b"two")
+    (tmp_path / second.image.replace(":", "-")).unlink()
+
+    with pytest.raises(FormatError, match="not the one of the manifest"):
+        place.image(first)
+    with pytest.raises(CkptreeError, match="there is no file"):
+        place.image(second)
+
+
+def test_a_set_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """So is a file that is no set."""
+    with pytest.raises(CkptreeError, match="there is no file"):
+        place_of(tmp_path / "set").read()
+    (tmp_path / "set").write_bytes(b"{}")
+    with pytest.raises(FormatError, match=r"set: set\.format"):
+        place_of(tmp_path / "set").read()
+
+
+@pytest.mark.parametrize("name", ["", "-", "folder/", "..", "nats://bucket"])
+def test_a_name_that_is_none_is_refused(name: str) -> None:
+    """The message has the forms."""
+    with pytest.raises(UsageError, match="nats://BUCKET/NAME"), sets.opened(name):
+        pass
