@@ -131,38 +131,13 @@ def warn_of_doubt(snapshot: "Snapshot") -> None:
         say(f"the image says that it is incomplete: {doubt}; the tree may never have been so")
 
 
-def load_of_set(file: str, manifest_file: str, *keys: Path) -> "Snapshot":
-    """Load the snapshot in a file that is an image of a set.
-
-    Args:
-        file: its name.
-        manifest_file: name of the set's manifest.
-        keys: each must have signed the manifest, whose hashes cover the images (agent.cli.signature).
-
-    Raises:
-        RefusedError: the file is no image of the set.
-    """
-    from agent.cli import signature
-    from agent.fleet import manifest
-
-    storefiles.fetch(manifest_file, signed=bool(keys))
-    about = _read(manifest_file)
-    for key in keys:
-        say(signature.verify(about, manifest_file, key, getattr(manifest_file, "signature", None)))
-    data = _read(file)
-    if manifest.hash_of(data) not in {each.image for each in manifest.loads(about).hosts}:
-        raise RefusedError(
-            f"{_name(file)} is no image of the set {manifest_file}: it has another hash than each of them"
-        )
-    return _load(file, data)
-
-
-def load_file(file: str, *keys: Path) -> "Snapshot":
+def load_file(file: str, *keys: Path, of_set: str | None = None) -> "Snapshot":
     """Load the snapshot in a file, from standard input, or from a folder of CRIU images.
 
     Args:
         file: its name, ``-``, or ``criu:DIR`` (agent.cli.criusource).
         keys: each must have signed the file (agent.cli.signature).
+        of_set: name of the manifest of a set that must have the file as an image, and is signed in its place.
     """
     if file.startswith(PREFIX):
         from agent.cli import criusource
@@ -175,11 +150,18 @@ def load_file(file: str, *keys: Path) -> "Snapshot":
             raise UsageError(f"{file} has no tree.ckpt, which a key could have signed")
         file = str(tree)
     storefiles.fetch(file, signed=bool(keys))
-    data = _read(file)
+    data = signed = _read(file)
+    named = file
+    if of_set is not None:
+        from agent.cli.setverbs import check_image
+
+        storefiles.fetch(of_set, signed=bool(keys))
+        named, signed = of_set, _read(of_set)
+        check_image(data, _name(file), signed, of_set)
     for key in keys:
         from agent.cli import signature
 
-        say(signature.verify(data, file, key, getattr(file, "signature", None)))
+        say(signature.verify(signed, named, key, getattr(named, "signature", None)))
     return _load(file, data)
 
 

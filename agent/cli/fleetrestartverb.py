@@ -8,7 +8,7 @@ import typer
 
 from agent.cli import terminal
 from agent.cli.fileverbs import AsJson
-from agent.cli.fleetverbs import Nats
+from agent.cli.options import Nats
 from agent.cli.setverbs import Maps, SetName, targets
 from agent.cli.terminal import say
 from agent.errors import CkptreeError, RefusedError, UsageError

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.cli import storefiles
-from agent.cli.fileverbs import File, load_file, load_of_set, warn_of_doubt
+from agent.cli.fileverbs import File, load_file, warn_of_doubt
 from agent.cli.options import Nats, TcpClose, TcpEstablished
 from agent.cli.restartwish import RestartWish
 from agent.cli.terminal import say
@@ -281,7 +281,7 @@ def _planned(wish: RestartWish) -> "tuple[Snapshot, Plan, dict[int, Program] | N
             f"a signature is asked for, and the images in {wish.images} have none, which are the programs that would run: "
             f"the tree alone can be signed, as {wish.images}/tree.ckpt, and restarted without contents"
         )
-    snapshot = load_of_set(wish.file, wish.of_set, *keys) if wish.of_set else load_file(wish.file, *keys)
+    snapshot = load_file(wish.file, *keys, of_set=wish.of_set)
     warn_of_doubt(snapshot)
     if wish.run == "argv":
         snapshot = at_their_beginning(snapshot)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from agent.cli import terminal
-from agent.cli.fileverbs import AsJson
+from agent.cli.fileverbs import MOST_BYTES, AsJson
 from agent.cli.fleetverbs import SET_HELP
 from agent.cli.options import Nats
 from agent.cli.terminal import say
@@ -57,19 +57,48 @@ class FetchedSet(NamedTuple):
 
 
 def fetched(name: str, nats: str | None) -> FetchedSet:
-    """Fetch a set with all its images."""
+    """Fetch a set with all its images. A process of its own reaches a store, and ends: this one may confine itself."""
     from agent.fleet import sets
+    from agent.fleet.stores import address as addresses
+    from agent.fleet.stores import errand
 
     images: dict[str, bytes] = {}
     faults: dict[str, FormatError | CkptreeError] = {}
-    with sets.opened(name, nats) as place:
-        made = place.read()
-        for each in made.hosts:
-            try:
-                images[each.host] = place.image(each)
-            except CkptreeError as error:
-                faults[each.host] = error
+    if addresses.is_address(name):
+        where = addresses.parse(name)
+        got = errand.fetch(where, nats)
+        place = sets.at(where, sets.FetchedStore(got))
+        names = {place.beside(each.image): MOST_BYTES for each in place.read().hosts}
+        got |= errand.fetch(where, nats, names)
+    else:
+        with sets.opened(name, nats) as place:
+            pass
+    made = place.read()
+    for each in made.hosts:
+        try:
+            images[each.host] = place.image(each)
+        except CkptreeError as error:
+            faults[each.host] = error
     return FetchedSet(made, images, faults, place.shown)
+
+
+def check_image(image: bytes, name: str, about: bytes, set_name: str) -> None:
+    """Refuse an image that is none of a set.
+
+    Args:
+        image: its bytes.
+        name: of the image, for the message.
+        about: bytes of the set's manifest.
+        set_name: of the set, for the message.
+
+    Raises:
+        RefusedError: no image of the set has its hash.
+        FormatError: the manifest is none.
+    """
+    from agent.fleet import manifest
+
+    if manifest.hash_of(image) not in {each.image for each in manifest.loads(about).hosts}:
+        raise RefusedError(f"{name} is no image of the set {set_name}: it has another hash than each of them")
 
 
 def _confined(*names: str, nats: str | None) -> list[FetchedSet]:

@@ -18,9 +18,10 @@ from agent.fleet.folderstore import FolderStore
 from agent.fleet.manifest import FleetSet, HostImage
 from agent.fleet.stores import address as addresses
 from agent.fleet.stores import opening
-from agent.fleet.stores.store import ExistsError
+from agent.fleet.stores.store import MOST_BYTES, Closing, ExistsError, MissingError, Stored, StoreError, bound
 
 if TYPE_CHECKING:
+    from agent.fleet.stores.address import Address
     from agent.fleet.stores.store import ObjectStore
 
 SIGNATURE = ".sig"
@@ -54,7 +55,8 @@ class SetPlace(NamedTuple):
     shown: str
     creates: bool
 
-    def _beside(self, image: str) -> str:
+    def beside(self, image: str) -> str:
+        """Return the name of an image's object, by its hash."""
         folder, slash, _ = self.name.rpartition("/")
         return f"{folder}{slash}{image.replace(':', '-')}"
 
@@ -93,7 +95,7 @@ class SetPlace(NamedTuple):
             FormatError: its bytes are others than the manifest says.
             CkptreeError: it is not there, or the store does not answer.
         """
-        data = self.store.get(self._beside(of.image))
+        data = self.store.get(self.beside(of.image))
         if len(data) != of.size or manifest.hash_of(data) != of.image:
             raise FormatError(
                 f"{self.shown}: {of.host}", f"the stored image is not the one of the manifest, {of.image}"
@@ -117,7 +119,7 @@ class SetPlace(NamedTuple):
             CkptreeError: the store does not answer, or is full. There is no set then.
         """
         for image, data in images.items():
-            name = self._beside(image)
+            name = self.beside(image)
             if self.store.head(name) is None:
                 self.store.put(name, data)
         there = self._created(manifest.dumps(made))
@@ -141,6 +143,44 @@ class SetPlace(NamedTuple):
         return None
 
 
+class FetchedStore(Closing):
+    """Objects that were fetched from a store, to be read.
+
+    Args:
+        objects: bytes by name.
+    """
+
+    def __init__(self, objects: Mapping[str, bytes]) -> None:
+        self.address = ""
+        self._objects = objects
+
+    def head(self, name: str) -> Stored | None:
+        """Return the size of an object; None where it was not there."""
+        return Stored(len(self._objects[name]), None) if name in self._objects else None
+
+    def get(self, name: str, most: int = MOST_BYTES) -> bytes:
+        """Return an object."""
+        data = self._objects.get(name)
+        if data is None:
+            raise MissingError(f"there is no object {name}")
+        bound(name, len(data), most)
+        return data
+
+    def put(self, name: str, data: bytes) -> None:  # noqa: ARG002 - a store has it
+        """Refuse."""
+        raise StoreError(f"{name}: what was fetched is not written")
+
+    create = put
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+def at(where: "Address", store: "ObjectStore") -> SetPlace:
+    """Return the place of a set at an address, in a store that is open."""
+    return SetPlace(store, where.name, str(where), where.scheme != "oci")
+
+
 @contextmanager
 def opened(name: str, server: str | None = None) -> Iterator[SetPlace]:
     """Open the place of a set for the time of the block.
@@ -156,7 +196,7 @@ def opened(name: str, server: str | None = None) -> Iterator[SetPlace]:
     if addresses.is_address(name):
         where = addresses.parse(name)
         with opening.opened(where, server) as store:
-            yield SetPlace(store, where.name, str(where), where.scheme != "oci")
+            yield at(where, store)
         return
     path = Path(name)
     if name in ("", "-") or name.endswith("/") or path.name in ("", ".", ".."):
