@@ -41,9 +41,12 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
         terminal.tell_json(found)
         return
     hooks, tried, missing = found.pop("hooks"), found.pop("tried"), found.pop("missing")
+    recording = found.pop("recording", {})
     for key, value in found.items():
         remark = f"  {_REMARKS[key]}" if value and key in _REMARKS else ""
         terminal.tell(f"{key:<16} {value}{remark}")
+    for key, value in recording.items():
+        terminal.tell(f"recording {key:<16} {value}")
     for feature, used in hooks.items():
         terminal.tell(f"hook {feature:<11} {', '.join(used) or 'none: changes are found by the next sweep'}")
     for hook, said in tried.items():

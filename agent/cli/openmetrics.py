@@ -232,6 +232,25 @@ def _families(of: _Figures) -> Iterator[Family]:
         "ckptree_log_lines_dropped", "counter", "Lines that the log had no room for.", of.counter("log_lines_dropped")
     )
     yield Family(
+        "ckptree_recording_active", "gauge", "1 where everything is recorded; 0 where the recording has stopped.",
+        of.gauge("recording.active"),
+    )  # fmt: skip
+    yield Family("ckptree_recording_bytes", "gauge", "Size of the recording.", of.gauge("recording.bytes"), "bytes")
+    yield Family("ckptree_recording_segments", "gauge", "Files of the recording.", of.gauge("recording.segments"))
+    yield Family(
+        "ckptree_recording_dropped_segments", "counter", "Oldest files that were dropped to keep its bounds.",
+        of.counter("recording.dropped_segments"),
+    )  # fmt: skip
+    yield Family("ckptree_recording_gaps", "counter", "Gaps in the recording.", of.counter("recording.gaps"))
+    yield Family(
+        "ckptree_recording_tape_bytes", "counter", "Bytes recorded, before compression.",
+        of.counter("recording.tape_bytes"), "bytes",
+    )  # fmt: skip
+    yield Family(
+        "ckptree_recording_longest_fork_seconds", "gauge", "The longest time the loop took to begin a keyframe.",
+        of.gauge("recording.longest_fork_s"), "seconds",
+    )  # fmt: skip
+    yield Family(
         "ckptree_program_runs", "counter", "Runs of each BPF program; 0 unless kernel.bpf_stats_enabled is on.",
         of.each_counter("programs", "program", "runs"),
     )  # fmt: skip

@@ -88,6 +88,7 @@ class Daemon:
             raise
         policy = Policy(os.geteuid(), group, SubIds().owner)
         self.server = Server(self.watch, self._listeners, self._selector, policy, log)
+        self.server.service.recorder = self.recorder
         self._heeded = False
         self._lost = self.watch.stream.lost  # the last daemon has reported its losses
         self._heed_ring(wanted=True)
@@ -164,10 +165,11 @@ class Daemon:
             turn.spent("clients")
             if not worker.busy:
                 self.watch.tend()
-                if self.recorder is not None:
-                    self.recorder.tend()
             self._feed()
             turn.spent("ring")
+            if self.recorder is not None and not worker.busy:
+                self.recorder.tend()
+                turn.spent("recorder")
             turn.spent(self.server.tend(hurry=behind))
             self.server.let_in()
             turn.spent("clients")

@@ -6,7 +6,7 @@ keyframe, and the gap is told in whatever is answered for that time.
 """
 
 import contextlib
-import gc
+import fcntl
 import json
 import os
 import signal
@@ -16,13 +16,15 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from agent import VERSION
 from agent.capture import memorywriter
 from agent.capture.watch import Watch
 from agent.daemon.journal import Journal
+from agent.errors import HostError
 from agent.proc import host
 from agent.recorder.channel import Channel
 from agent.recorder.marks import MARK
@@ -30,12 +32,17 @@ from agent.recorder.tap import Tap
 from agent.table import wire
 
 CHANNEL_BYTES: Final = 1 << 24
-_KEYFRAME_RECORDS: Final = 400_000
+_KEYFRAME_RECORDS: Final = 300_000  # a replay of so many takes less than a second
 _KEYFRAME_S: Final = 3600.0
-_PART_OF_MOST: Final = 16
-_AGAIN_S: Final = 30.0
+_RETRY_S: Final = 5.0
+_PART_OF_MOST: Final = 16  # so much of the most bytes is a segment at most, for segments are dropped whole
+_LEAST_REST_S, _MOST_REST_S = 1.0, 60.0
 _END_S: Final = 10.0
 _CHUNK: Final = 1 << 20
+_MESSAGE_BYTES: Final = 1 << 12
+_FIRST_FD: Final = 10
+_FORKS_NICE: Final = 40
+_BEGAN: Final = "the daemon began"
 _BEHIND: Final = "the writer fell behind"
 _ENDED: Final = "the writer ended"
 _FAILED: Final = "the writer could not write"
@@ -55,12 +62,16 @@ class Recorder:
         max_bytes, max_age_s: bounds of what is kept.
         log: for messages to the administrator.
 
-    Attributes:
-        gaps: count of gaps since the daemon began.
-        told: the writer's last report.
+    Raises:
+        HostError: the library that compresses is missing.
     """
 
     def __init__(self, place: Path, max_bytes: int, max_age_s: int, log: Journal) -> None:
+        if find_spec("zstandard") is None:
+            raise HostError(
+                "a recording is compressed by Python's zstandard, which is missing: install python3-zstandard, or "
+                "ckptree[record]; or leave out the recording"
+            )
         self._place, self._max_bytes, self._max_age_s, self._log = place, max_bytes, max_age_s, log
         self._host = asdict(host.header())
         self._boot_id = host.boot_id()
@@ -68,12 +79,16 @@ class Recorder:
         self._tap: Tap | None = None
         self._keyframes = 0
         self._child = 0
-        self._began = 0.0
+        self._began_s = 0.0
         self._first = 0
+        self._keyed = True
         self._again_s = 0.0
+        self._rest_s = _LEAST_REST_S
         self._why = ""
-        self.gaps = 0
-        self.told: dict[str, Any] = {}
+        self._fatal = ""
+        self._gaps = 0
+        self._longest_s = 0.0
+        self._told: dict[str, Any] = {}
         self._start_writer()
 
     def _start_writer(self) -> None:
@@ -81,14 +96,16 @@ class Recorder:
         self._channel = Channel.create(CHANNEL_BYTES)
         self._control = ours
         ours.setblocking(False)
+        # Above the numbers that the writer gets, so that none of them is closed before it is passed.
         passed = (self._channel.memory, self._channel.bell, theirs.fileno())
-        numbers = [str(10 + n) for n in range(len(passed))]
-        arguments = [sys.executable, "-P", "-c", _PROGRAM, _TOP, os.fspath(self._place), *numbers]
+        above = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD + len(passed)) for fd in passed]
+        numbers = range(_FIRST_FD, _FIRST_FD + len(passed))
+        arguments = [sys.executable, "-P", "-c", _PROGRAM, _TOP, os.fspath(self._place), *map(str, numbers)]
         arguments += [str(self._max_bytes), str(self._max_age_s)]
-        moves = [(os.POSIX_SPAWN_DUP2, fd, int(number)) for fd, number in zip(passed, numbers, strict=True)]
-        self._writer = os.posix_spawn(
-            sys.executable, arguments, os.environ, file_actions=moves, setsigdef=(signal.SIGTERM, signal.SIGINT)
-        )
+        moves = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(above, numbers, strict=True)]
+        self._writer = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=moves)
+        for fd in above:
+            os.close(fd)
         theirs.close()
 
     # ---- the beginning and the end of a tape -----------------------------------------------------------------------
@@ -103,17 +120,21 @@ class Recorder:
         self._watch = watch
         self._tap = Tap(watch, self._channel)
         continues = keyframe is not None
-        self._mark("" if continues else "the daemon began", keyframe, continues=continues)
+        self._mark("" if continues else _BEGAN, keyframe, continues=continues)
 
     def end(self, *, goes_on: bool) -> None:
-        """End the recording, in order; return once the writer has written all."""
+        """End the recording, in order; return once the writer has written all.
+
+        Args:
+            goes_on: True where the next daemon has the memory of the watch.
+        """
         if self._tap is not None:
             self._tap.end(goes_on=goes_on)
             self._channel.ring()
         self._control.close()
         deadline = time.monotonic() + _END_S
         while time.monotonic() < deadline:
-            if os.waitpid(self._writer, os.WNOHANG)[0]:
+            if not self._writer or os.waitpid(self._writer, os.WNOHANG)[0]:
                 return
             time.sleep(0.01)
         self._log.warning("the recording's writer does not end: it is left to itself")
@@ -124,63 +145,108 @@ class Recorder:
         """Do what is due, in each turn of the loop in which no job has the watch."""
         self._channel.ring()
         self._hear()
-        tap, watch = self._tap, self._watch
-        if tap is None or watch is None:
+        tap = self._tap
+        if tap is None:
             return
         self._reap()
-        now = time.monotonic()
-        if not tap.whole:
-            if not self._why:
-                self._why = _BEHIND
-                self._again_s = now
-            if now >= self._again_s and not self._child and self._channel.pending < CHANNEL_BYTES // 2:
-                self._resume()
+        if tap.whole:
+            tap.look()
+            self._rotate(tap)
+        elif not self._child:
+            self._go_on()
+
+    def _rotate(self, tap: Tap) -> None:
+        """Begin a segment where one is due."""
+        watch = self._watch
+        if self._child or watch is None or not tap.whole:
             return
-        tap.look()
+        old_s = time.monotonic() - self._began_s
         records = watch.stream.next - self._first
-        size = self.told.get("segment_bytes", 0)
-        due = records >= _KEYFRAME_RECORDS or (now - self._began >= _KEYFRAME_S and records)
-        if not self._child and (due or size > self._max_bytes // _PART_OF_MOST):
+        large = self._told.get("segment_bytes", 0) > self._max_bytes // _PART_OF_MOST
+        if (
+            records >= _KEYFRAME_RECORDS
+            or (records and old_s >= _KEYFRAME_S)
+            or ((large or not self._keyed) and old_s >= _RETRY_S)
+        ):
             self._mark("", continues=True)
 
-    def _resume(self) -> None:
-        """Go on after a gap."""
-        why, self._why = self._why, ""
-        self.gaps += 1
-        self._log.warning(f"the recording has a gap: {why}")
-        if why == _ENDED:
+    def _go_on(self) -> None:
+        """Go on after a gap, once there is room and the writer can write."""
+        now = time.monotonic()
+        if not self._why:
+            self._why = _BEHIND
+        if now < self._again_s or self._channel.pending >= CHANNEL_BYTES // 2:
+            return
+        why = self._why
+        if not self._writer:
             self._start_writer()
-            if self._tap is not None and self._watch is not None:
+            if self._watch is not None:
                 self._tap = Tap(self._watch, self._channel)
+        self._gaps += 1
+        self._log.warning(f"the recording has a gap: {why}")
+        self._why = ""
         self._mark(why, continues=False)
 
     def _hear(self) -> None:
         """Hear what the writer reports."""
-        while True:
+        while self._writer:
             try:
-                message = self._control.recv(1 << 12)
+                message = self._control.recv(_MESSAGE_BYTES)
             except BlockingIOError:
                 return
             except OSError:
                 message = b""
             if not message:
-                if self._tap is not None and self._why != _ENDED:
-                    self._tap.close()
-                    self._why = _ENDED
-                    self._again_s = time.monotonic() + 1.0
+                self._lose_writer()
                 return
             said = json.loads(message)
-            fatal = said.get("fatal")
-            if fatal:
-                self._log.error(f"nothing is recorded: {fatal}")
+            if "fatal" in said:
+                if said["fatal"] != self._fatal:
+                    self._fatal = said["fatal"]
+                    self._log.error(f"nothing is recorded: {self._fatal}")
                 continue
-            before, self.told = self.told.get("error", ""), said
-            if said["error"] and self._tap is not None and self._tap.whole:
-                self._tap.whole = False
-                self._why = f"{_FAILED}: {said['error']}"
-                self._again_s = time.monotonic() + _AGAIN_S
+            self._fatal = ""
+            before, self._told = self._told.get("error", ""), said
+            if said["error"]:
+                self._stop(f"{_FAILED}: {said['error']}")
                 if not before:
                     self._log.warning(f"the recording stops: {self._place}: {said['error']}")
+            else:
+                self._rest_s = _LEAST_REST_S
+
+    def _lose_writer(self) -> None:
+        """Note that the writer has ended; another one is started after a while."""
+        if self._tap is not None:
+            self._tap.close()
+        self._control.close()
+        self._channel.close()
+        os.waitpid(self._writer, 0)
+        self._writer = 0
+        self._stop(self._fatal or _ENDED)
+
+    def _stop(self, why: str) -> None:
+        if self._why != why:
+            self._why = why
+            self._again_s = time.monotonic() + self._rest_s
+            self._rest_s = min(2 * self._rest_s, _MOST_REST_S)
+        if self._tap is not None:
+            self._tap.whole = False
+
+    def figures(self) -> dict[str, Any]:
+        """Return the state of the recording, for status and metrics."""
+        told = self._told
+        return {
+            "folder": os.fspath(self._place),
+            "state": "recording" if self._tap is not None and self._tap.whole else f"stopped: {self._why or _BEHIND}",
+            "active": int(self._tap is not None and self._tap.whole),
+            "bytes": told.get("bytes", 0),
+            "segments": told.get("segments", 0),
+            "dropped_segments": told.get("dropped", 0),
+            "gaps": self._gaps,
+            "tape_bytes": told.get("tape_bytes", 0),
+            "written_bytes": told.get("written_bytes", 0),
+            "longest_fork_s": self._longest_s,
+        }
 
     # ---- keyframes -------------------------------------------------------------------------------------------------
 
@@ -190,7 +256,8 @@ class Recorder:
             return
         self._keyframes += 1
         self._first = watch.stream.next
-        self._began = time.monotonic()
+        self._began_s = time.monotonic()
+        self._told["segment_bytes"] = 0
         said = {
             "keyframe": self._keyframes,
             "first": watch.stream.next,
@@ -209,36 +276,45 @@ class Recorder:
         if tap.begin(MARK, json.dumps(said, default=list).encode()):
             self._fork((lambda: keyframe) if keyframe is not None else watch.memory)
             self._channel.ring()
+            self._longest_s = max(self._longest_s, time.monotonic() - self._began_s)
 
     def _fork(self, make: Callable[[], bytes]) -> None:
-        """Have a fork of this process make a keyframe and pass it to the writer."""
+        """Have a fork of this process make a keyframe and pass it to the writer; without one the segment goes on."""
+        self._keyed = False
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             socket.send_fds(self._control, [b"keyframe"], [reader])
-        except OSError:  # the writer has ended, or does not read: this segment goes without
-            os.close(writer)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # the worker's thread is idle
+                self._child = os.fork()
+        except OSError:
             return
+        else:
+            if not self._child:
+                self._write_keyframe(writer, make)
         finally:
             os.close(reader)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # the worker's thread is idle
-            self._child = os.fork()
-        if self._child:
             os.close(writer)
-            return
+
+    def _write_keyframe(self, pipe: int, make: Callable[[], bytes]) -> NoReturn:
+        """Write a keyframe, in the fork, and end."""
+        code = 1
         try:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
-            gc.disable()
             with contextlib.suppress(OSError):
-                os.nice(40)
+                os.nice(_FORKS_NICE)
             left = memoryview(self._keyframes.to_bytes(8, "little") + make())
             while left:
-                left = left[os.write(writer, left[:_CHUNK]) :]
+                left = left[os.write(pipe, left[:_CHUNK]) :]
+            code = 0
         finally:
-            os._exit(0)
+            os._exit(code)
 
     def _reap(self) -> None:
-        if self._child and os.waitpid(self._child, os.WNOHANG)[0]:
-            self._child = 0
+        if self._child:
+            ended, status = os.waitpid(self._child, os.WNOHANG)
+            if ended:
+                self._child = 0
+                self._keyed = not status

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from agent import VERSION, rootname
 from agent.access import Viewer
@@ -34,6 +34,9 @@ from agent.table.areas import compare
 from agent.table.objects import TaskStruct
 from exporters import registry
 from exporters.image import checkpoint
+
+if TYPE_CHECKING:
+    from agent.daemon.recording import Recorder
 
 _FEATURES = (
     "snapshot",
@@ -61,6 +64,7 @@ class Service:
     Attributes:
         feed: the live events.
         clients, turns: counted by the server and the loop.
+        recorder: of the watch; None: nothing is recorded.
     """
 
     def __init__(self, watch: Watch, log: Journal, unsent_of: Callable[[int], int]) -> None:
@@ -69,6 +73,7 @@ class Service:
         self.feed = Feed(watch.stream, watch.table, time.time_ns, host.realtime_ahead_ns)
         self.clients = Clients()
         self.turns = metrics.Turns()
+        self.recorder: Recorder | None = None
         self._unsent_of = unsent_of
         self._log = log
         self._audit = Audit(log)
@@ -271,6 +276,7 @@ class Service:
             "longest_turn_ms": round(self.turns.longest_s * 1e3, 1),
             "ring_bytes": watch.probes.ring.size,
             "ring_pending": watch.probes.ring.pending,
+            **self._recording(),
             "hooks": watch.probes.hooks,
             "tried": watch.probes.tried,
             "missing": watch.probes.missing,
@@ -302,8 +308,12 @@ class Service:
                 "dropped": self._events_gone["dropped"] + sum(each.dropped for each in live),
             },
             "log_lines_dropped": self._log.dropped,
+            **self._recording(),
             "loop": self.turns.data(),
         }
+
+    def _recording(self) -> codec.Message:
+        return {"recording": self.recorder.figures()} if self.recorder is not None else {}
 
     # ---- helpers of several verbs ----------------------------------------------------------------------------------
 

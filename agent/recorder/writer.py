@@ -34,7 +34,7 @@ _FLUSH_S: Final = 0.5
 _SYNC_S: Final = 1.0
 _REPORT_S: Final = 0.5
 _LOCK_PATIENCE_S: Final = 30.0
-_LEVEL: Final = 1
+_LEVEL: Final = 3
 _PIPE_BYTES: Final = 1 << 20
 
 

@@ -33,6 +33,18 @@ FIGURES: dict[str, Any] = {
     "subscribers": 1,
     "events": {"told": 5, "dropped": 6},
     "log_lines_dropped": 0,
+    "recording": {
+        "folder": "/x",
+        "state": "recording",
+        "active": 1,
+        "bytes": 7,
+        "segments": 2,
+        "dropped_segments": 3,
+        "gaps": 4,
+        "tape_bytes": 5,
+        "written_bytes": 6,
+        "longest_fork_s": 0.125,
+    },
     "loop": {
         "turn_seconds": HISTOGRAM,
         "job_seconds": HISTOGRAM,
@@ -75,7 +87,11 @@ def test_a_parser_reads_every_figure_as_it_was() -> None:
     assert at("ckptree_hook", feature="reap", hook="") == 0
     assert at("ckptree_events_total", fate="dropped") == 6
     assert at("ckptree_longest_job_seconds") == 0.5
-    assert len(found) == 49
+    assert at("ckptree_recording_active") == 1
+    assert at("ckptree_recording_bytes") == 7
+    assert at("ckptree_recording_gaps_total") == 4
+    assert at("ckptree_recording_longest_fork_seconds") == 0.125
+    assert len(found) == 56
 
 
 def test_every_family_says_what_it_is_and_names_its_unit() -> None:
