@@ -246,6 +246,7 @@ torture: setup
 	$(BIN)/python -m tests.bench.torture --storms $(STORMS) --write
 	$(BIN)/python -m tests.bench.loss --write
 	$(BIN)/python -m tests.bench.following --write
+	$(BIN)/python -m tests.bench.recorded --write
 
 soak: setup
 	$(BIN)/python -m tests.bench.soak --duration $(DURATION) --write

@@ -12,7 +12,7 @@ from agent.recorder import folder
 from agent.recorder.recording import NoSuchInstantError, Recording
 from tests.bench.storm import Storm
 from tests.live.daemons import a_daemon
-from tests.live.recorded import different, taken
+from tests.support.recorded import different, taken, unlike
 
 pytestmark = pytest.mark.live
 
@@ -20,18 +20,22 @@ pytestmark = pytest.mark.live
 def test_the_past_is_what_live_snapshots_have_shown(tmp_path: Path) -> None:
     """During a storm of forks, each live snapshot has the bytes of the image at its number out of the recording."""
     place = tmp_path / "recording"
-    with a_daemon(tmp_path, "--record", place) as daemon, Client(daemon.socket) as client:
-        with Storm(idle=100, rate=1500) as storm:
-            snapshots = []
-            for _ in range(60):
-                snapshots.append(taken(client, storm.root))
-                time.sleep(0.005)
-            assert client.status()["lost"] == 0
-        time.sleep(0.2)
+    with (
+        a_daemon(tmp_path, "--record", place, "--record-max-bytes", "5000000") as daemon,
+        Client(daemon.socket) as client,
+        Storm(idle=100, rate=1500) as storm,
+    ):
+        snapshots = []
+        for _ in range(60):
+            snapshots.append(taken(client, storm.root))
+            time.sleep(0.1)
+        assert client.status()["lost"] == 0
 
     recording = Recording(place)
     assert len({each.order for each in snapshots}) > 50
-    assert different(recording, snapshots) == []
+    assert different(recording, snapshots, alone=5) == []
+    assert len(recording.segments) > 1
+    assert unlike(recording) == []
     assert recording.runs[-1].ended
 
 

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Comparison of live snapshots with the same instants out of a recording."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from agent.capture import memoryreader, memorywriter
+from agent.capture.memorywriter import Memory
+from agent.model import Snapshot, Task
+from agent.protocol.client import Client
+from agent.recorder.facts import Instant
+from agent.recorder.recording import Recording
+from agent.selection import select
+from agent.table.processtable import ProcessTable
+from exporters import registry
+from exporters.image import checkpoint
+
+_READ = ("tty", "fown", "shares", "argv", "cwd", "env", "details")  # after the cut, or from /proc
+
+
+class Taken(NamedTuple):
+    """A live snapshot.
+
+    Attributes:
+        root: number of its root.
+        order: the number at which it is true.
+        data: its image.
+        complete: as the daemon said.
+    """
+
+    root: int
+    order: int
+    data: bytes
+    complete: bool
+
+
+def taken(client: Client, root: int) -> Taken:
+    """Take a live snapshot."""
+    answer = client.snapshot(str(root), mode="subtree")
+    return Taken(root, answer.order, answer.data, answer.complete)
+
+
+def image_at(table: ProcessTable, live: Snapshot, root: int) -> bytes:
+    """Return the image of a tree in a table of the past; what no record tells is that of the live snapshot."""
+    task = table.task(root)
+    if task is None:
+        return b""
+    chosen = select.select(task, "subtree")
+    read = {each.pid: {name: getattr(each, name) for name in _READ} for each in live.tasks}
+    rows: tuple[Task, ...] = tuple(each._replace(**read.get(each.pid, {})) for each in chosen.tasks)
+    parts = {name: getattr(live, name) for name in Snapshot.__slots__}
+    parts |= {
+        "pids": chosen.pids,
+        "tasks": rows,
+        "namespaces": chosen.namespaces,
+        "ancestors": chosen.ancestors,
+        "squashed": chosen.squashed,
+        "entered": chosen.entered,
+    }
+    return checkpoint.dumps(Snapshot(**parts))
+
+
+def _differs(table: ProcessTable, each: Taken) -> bool:
+    live = registry.load(each.data)
+    return image_at(table, live, each.root) != checkpoint.dumps(live)
+
+
+def different(recording: Recording, snapshots: Sequence[Taken], *, alone: int = 100) -> list[str]:
+    """Return a line for each complete snapshot whose image out of the recording has other bytes.
+
+    Args:
+        recording: of the daemon that has taken them.
+        snapshots: in the order of their numbers.
+        alone: of so many, one is also replayed from the keyframe before it.
+    """
+    wanted = [each for each in snapshots if each.complete]
+    found = []
+    replayer = recording.replayer(recording.at_order(wanted[0].order)) if wanted else None
+    for number, each in enumerate(wanted):
+        instant = recording.at_order(each.order) if not number % alone else None
+        if instant is not None and _differs(recording.table_at(instant).table, each):
+            found.append(f"#{each.order}, from the keyframe before it")
+        if replayer is not None:
+            replayer.advance(each.order)
+            if replayer.order != each.order:
+                found.append(f"#{each.order}: the replay ends at #{replayer.order}")
+            elif _differs(replayer.table, each):
+                found.append(f"#{each.order}")
+    return found
+
+
+def unlike(recording: Recording) -> list[int]:
+    """Return the sequences of the segments whose keyframe has other bytes than a replay of the one before it.
+
+    What sweeps have noted of ties is left out, for no record tells it. The text of arguments is not kept, as in the daemon.
+    """
+    found = []
+    for before, behind in zip(recording.segments, recording.segments[1:], strict=False):
+        first, second = before.keyframe(), behind.keyframe()
+        if first is None or second is None or not behind.joins(before):
+            continue
+        replayer = recording.replayer(Instant(before.run, before.facts.first, 0, 0, 0))
+        replayer.table.keeps_text = False
+        replayer.advance(behind.facts.first)
+        memory = memoryreader.load(second, memorywriter.TOTALS)
+        bare = [(replayer.table, replayer.stream), (memory.table, memory.stream)]
+        for table, _ in bare:
+            table.noted = {}
+        dumps = {memorywriter.dump(Memory(memory.place, memory.totals, *each)) for each in bare}
+        if len(dumps) > 1:
+            found.append(behind.facts.sequence)
+    return found
