@@ -95,6 +95,16 @@ def server(program: str, suite: str = SUITE, cache: Path = _SERVERS_CACHE) -> li
     return _command(folder, program, os.fspath(folder))
 
 
+def prometheus(suite: str = SUITE, cache: Path = _SERVERS_CACHE) -> list[str]:
+    """Return the words that run Prometheus; fetch it first if it is not there.
+
+    Raises:
+        NoPackageError: it could not be fetched.
+    """
+    folder = unpacked(("prometheus",), suite, cache / f"{suite}-prometheus")
+    return _command(folder, "prometheus", os.fspath(folder))
+
+
 def node(cache: Path = _CACHE) -> Path:
     """Return the path of Node.js's program, from a wheel; fetch it first if it is not there.
 

@@ -6,54 +6,8 @@ from typing import Any
 import pytest
 
 from agent.cli.openmetrics import Family, Sample, render, text
+from tests.support.daemonfigures import FIGURES
 from tests.support.scraped import families
-
-HISTOGRAM = {"buckets": [[0.001, 2], [0.01, 3]], "count": 5, "sum": 1.25}
-FIGURES: dict[str, Any] = {
-    "ok": True,
-    "version": "1.2.3",
-    "uptime_s": 12.5,
-    "records": {"fork": 3, "exec": 0},
-    "lost": {"ring-full": 7},
-    "withheld": 8,
-    "allowed_per_second": 500,
-    "ring": {"bytes": 4096, "pending_bytes": 8, "most_pending_bytes": 9},
-    "table": {"tasks": {"running": 4, "zombie": 1}, "pids": 6, "namespaces": 2},
-    "sweeps": {"start": 1},
-    "anomalies": {},
-    "repairs": 1,
-    "assumed_births": 5,
-    "snapshots": 11,
-    "snapshot_seconds": HISTOGRAM,
-    "hooks": {"fork": ["raw_tracepoint:task_newtask"], "reap": []},
-    "programs": {"on_fork": {"runs": 3, "run_s": 0.5, "recursion_misses": 1}},
-    "clients": {"connected": 1, "accepted": 2, "turned_away": {"all": 3}, "expired": {}, "sent_bytes": 4},
-    "requests": {"snapshot": 1},
-    "refused": {},
-    "subscribers": 1,
-    "events": {"told": 5, "dropped": 6},
-    "log_lines_dropped": 0,
-    "recording": {
-        "folder": "/x",
-        "state": "recording",
-        "active": 1,
-        "bytes": 7,
-        "segments": 2,
-        "dropped_segments": 3,
-        "gaps": 4,
-        "tape_bytes": 5,
-        "written_bytes": 6,
-        "longest_fork_s": 0.125,
-    },
-    "loop": {
-        "turn_seconds": HISTOGRAM,
-        "job_seconds": HISTOGRAM,
-        "longest_job_s": 0.5,
-        "longest_turn_s": 0.25,
-        "longest_turn_in": "sweep",
-    },
-    "of a later version": {"anything": [1]},
-}
 
 
 def parsed(exposition: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -91,7 +45,8 @@ def test_a_parser_reads_every_figure_as_it_was() -> None:
     assert at("ckptree_recording_bytes") == 7
     assert at("ckptree_recording_gaps_total") == 4
     assert at("ckptree_recording_longest_fork_seconds") == 0.125
-    assert len(found) == 56
+    assert at("ckptree_most_clients") == 2
+    assert len(found) == 57
 
 
 def test_every_family_says_what_it_is_and_names_its_unit() -> None:
