@@ -27,7 +27,7 @@ html_extra_path = ["index.html"]
 html_show_copyright = False
 html_copy_source = False
 
-GUIDES: Final = ("capture", "images", "restart", "contents", "service", "events", "recording", "fleet")
+GUIDES: Final = ("capture", "images", "restart", "contents", "service", "events", "export", "recording", "fleet")
 REFERENCE: Final = (
     "commands",
     "format",

@@ -14,7 +14,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from agent.cli import daemonverbs, fileverbs, pastverbs, treeverb
+from agent.cli import daemonverbs, exportverb, fileverbs, pastverbs, treeverb
 from agent.cli import doctorverb as doctorverb
 from agent.cli import fleetrestartverb as fleetrestartverb
 from agent.cli import fleetverbs as fleetverbs
@@ -254,7 +254,7 @@ def _report(taken: "Taken") -> None:
 for _verb in (
     *(fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, fileverbs.plan),
     *(restartverb.restart, treeverb.tree, doctorverb.doctor),
-    *(pastverbs.events,),
+    *(pastverbs.events, exportverb.export),
     *(daemonverbs.watch, daemonverbs.status, daemonverbs.metrics, hookverb.hook, relayverb.relay),
 ):
     app.command(epilog=restartverb.EPILOG if _verb is restartverb.restart else None)(_verb)

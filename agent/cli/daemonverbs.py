@@ -2,7 +2,6 @@
 """The verbs that show a daemon's state, events and figures: status, watch, metrics."""
 
 import os
-import select
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,11 +11,10 @@ import typer
 from agent import rootname
 from agent.cli import terminal
 from agent.cli.fileverbs import AsJson
-from agent.cli.options import ROOT_HELP, Socket
+from agent.cli.options import ROOT_HELP, Kind, Socket
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
-    from agent.cli.execlines import Joined
     from agent.protocol.client import Subscription
 
 _ANSWER_S = 10.0
@@ -71,14 +69,7 @@ def chosen_kinds(text: str | None) -> list[str] | None:
 
 def watch(
     root: Annotated[str | None, typer.Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: all tasks.")] = None,
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            help="Print only these kinds, with commas: birth, exec, death, reap, reparent, setsid, setpgid, subreaper, "
-            "change.",
-            metavar="KINDS",
-        ),
-    ] = None,
+    kind: Kind = None,
     socket: Socket = None,
     as_json: AsJson = False,
 ) -> None:
@@ -87,7 +78,7 @@ def watch(
     On a terminal, one line counts the changes that are found after a loss, where they are more than a few.
     """
     from agent.cli.eventlines import lines_of
-    from agent.cli.execlines import Joined
+    from agent.cli.execlines import Joined, arriving
     from agent.proc import topmost
     from agent.protocol.client import Client
 
@@ -104,34 +95,18 @@ def watch(
     with subscribed(None) if meant is None else topmost.answered_of_all(meant, subscribed) as events:
         lines = Joined(plain, told=events.arguments)
         try:
-            _tell(events, lines)
+            for found in arriving(events, lines, _LOOK_S):
+                if not found and terminal.is_unread():
+                    os.kill(os.getpid(), signal.SIGPIPE)
+                _write(found)
         finally:
             _write(lines.lines(None))
-
-
-def _tell(events: "Subscription", lines: "Joined[str]") -> None:
-    from agent.cli.execlines import LONGEST_NS
-
-    while True:
-        event = events.next_within(LONGEST_NS / 1e9 if lines.is_waiting else _LOOK_S)
-        if event is None and _is_unread():
-            os.kill(os.getpid(), signal.SIGPIPE)
-        _write(lines.lines(event))
-        if event is not None and event.kind == "end":
-            return
 
 
 def _write(lines: list[str]) -> None:
     if lines:
         sys.stdout.write(terminal.without_del("".join(f"{line}\n" for line in lines)))
         sys.stdout.flush()
-
-
-def _is_unread() -> bool:
-    """Return True if standard output is a pipe or a connection whose other end is closed."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return any(found & select.POLLERR for _, found in poll.poll(0))
 
 
 def metrics(

@@ -18,7 +18,8 @@ from typing import Any, Final
 from agent.protocol.client import Event, EventTask
 from exporters.content.fields import escape
 from exporters.content.identity import word
-from exporters.content.wording import NS_PER_S, count, ended, exit_signal, path, plain, signal_name, status_document
+from exporters.content.instants import instant
+from exporters.content.wording import count, ended, exit_signal, path, plain, signal_name, status_document
 
 Lines = Callable[[Event | None], list[str]]
 """Gives the lines to write for an event; None: for now nothing more has come."""
@@ -109,7 +110,7 @@ def as_json(event: Event) -> str:
     document: dict[str, Any] = {
         "event": event.kind,
         "order": event.order,
-        "time": _instant(event.time_ns),
+        "time": None if event.time_ns is None else instant(event.time_ns),
         "time_ns": event.time_ns,
     }
     if event.task is not None:
@@ -137,13 +138,6 @@ def as_json(event: Event) -> str:
 
 def _head(event: Event, kind: str) -> str:
     return f"{event.order:>10} {_time(event.time_ns)} {kind:<9}"
-
-
-def _instant(time_ns: int | None) -> str | None:
-    """Return date and time in UTC as of RFC 3339, to the nanosecond; None where the time is not known."""
-    if time_ns is None:
-        return None
-    return f"{datetime.fromtimestamp(time_ns // NS_PER_S, UTC):%Y-%m-%dT%H:%M:%S}.{time_ns % NS_PER_S:09}Z"
 
 
 def _time(time_ns: int | None) -> str:

@@ -7,12 +7,12 @@ the order stays. It does not wait for long: the arguments of a program that was 
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
 from agent.events.subscriber import ARGUMENTS
-from agent.protocol.client import Event
+from agent.protocol.client import Event, Subscription
 
 MOST_WAITING: Final = 256
 """Events that wait at most."""
@@ -79,6 +79,21 @@ class Joined(Generic[_Line]):
         self._first += count
         self._open = {key: place for key, place in self._open.items() if place >= self._first}
         return found
+
+
+def arriving(events: Subscription, joined: Joined[_Line], idle_s: float) -> Iterator[list[_Line]]:
+    """Yield what events release, as they come, up to the event `end`; nothing where none has come for a while.
+
+    Args:
+        events: of a daemon.
+        joined: takes them.
+        idle_s: the longest pause between two items, seconds.
+    """
+    while True:
+        event = events.next_within(LONGEST_NS / 1e9 if joined.is_waiting else idle_s)
+        yield joined.lines(event)
+        if event is not None and event.kind == "end":
+            return
 
 
 def with_arguments(event: Event, told: Any) -> Event:

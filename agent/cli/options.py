@@ -89,6 +89,13 @@ Folder = Annotated[
 ]
 Since = Annotated[str | None, typer.Option("--since", help=f"Begin at this time: {TIME_HELP}", metavar="TIME")]
 Until = Annotated[str | None, typer.Option("--until", help="End at this time.", metavar="TIME")]
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        help="Print only these kinds, with commas: birth, exec, death, reap, reparent, setsid, setpgid, subreaper, change.",
+        metavar="KINDS",
+    ),
+]
 
 
 def name_foreign_formats(commands: "Mapping[str, Any]") -> None:

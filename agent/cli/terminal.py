@@ -8,6 +8,7 @@ that goes to a terminal, passes here, so that no such text commands the terminal
 
 import json
 import os
+import select
 import shutil
 import sys
 from typing import Any, TypedDict
@@ -75,3 +76,10 @@ def shown(data: bytes, *, is_json: bool = True) -> bytes:
 
     escaped = wording.plain_json if is_json else wording.plain_lines
     return escaped(data.decode("utf-8", "backslashreplace")).encode()
+
+
+def is_unread() -> bool:
+    """Return True if standard output is a pipe or a connection whose other end is closed."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(found & select.POLLERR for _, found in poll.poll(0))

@@ -124,7 +124,7 @@ class Mutator:
         chance, fields = self._chance, message.DESCRIPTOR.fields
         set_ones = [field for field, _ in message.ListFields()]
         field = chance.choice(set_ones if set_ones and chance.random() < 0.9 else fields)
-        repeated = field.label == field.LABEL_REPEATED
+        repeated = field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
         if chance.random() < 0.1:
             message.ClearField(field.name)
         elif field.message_type is not None:

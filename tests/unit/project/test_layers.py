@@ -12,7 +12,18 @@ import pytest
 
 TOP = Path(__file__).parents[3]
 THIRD_PARTY = {
-    "agent": {"msgpack", "psutil", "click", "typer", "nats", "obstore", "oras", "requests", "zstandard"},
+    "agent": {
+        "msgpack",
+        "psutil",
+        "click",
+        "typer",
+        "nats",
+        "obstore",
+        "opentelemetry",
+        "oras",
+        "requests",
+        "zstandard",
+    },
     "bpf": {"bcc", "msgpack"},
     "exporters": {"google", "msgpack"},  # google.protobuf, within functions: only the criu format needs it
 }
@@ -69,16 +80,21 @@ def test_a_package_imports_no_other_third_party_than_its_own(package: str) -> No
     assert found <= THIRD_PARTY[package]
 
 
-def test_what_the_extra_fleet_installs_is_imported_within_functions_of_the_fleet() -> None:
+@pytest.mark.parametrize(
+    ("names", "room"),
+    [({"nats", "obstore", "oras", "requests"}, "agent/fleet/"), ({"opentelemetry"}, "agent/telemetry/")],
+    ids=["fleet", "export"],
+)
+def test_what_an_extra_installs_is_imported_within_functions_of_its_room(names: set[str], room: str) -> None:
     """Who asks for no store needs none of it. Types may be named, for they are not imported."""
     found = set()
     for name, module in modules("agent").items():
         at_the_top = {id(node) for node in module.body}
         for node in ast.walk(module):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if any(each.partition(".")[0] in {"nats", "obstore", "oras", "requests"} for each in names):
-                found.add((name.startswith("agent/fleet/"), id(node) in at_the_top))
+            found_names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            found_names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(each.partition(".")[0] in names for each in found_names):
+                found.add((name.startswith(room), id(node) in at_the_top))
 
     assert found == {(True, False)}
 
