@@ -6,6 +6,7 @@ takes from the environment: NATS_CREDS (file of a user's JWT and key), NATS_NKEY
 NATS_PASSWORD, NATS_TOKEN; for TLS NATS_CA, NATS_CERT and NATS_KEY (files). An address may hold user and password, too.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CONNECT_S: Final = 5.0
 """Longest time in which a connection is made, in seconds."""
+_CLOSE_S: Final = 1.0
 
 _SCHEMES: Final = ("nats", "tls", "ws", "wss")
 
@@ -153,9 +155,18 @@ async def connected(url: str, *, stays: bool = False, on_lost: Callable[[], None
             **options,
         )
     except (OSError, ValueError, nats.errors.Error) as error:
-        await client.close()
+        await close(client)
         raise NatsError(f"the NATS server {shown(url)} cannot be reached: {_reason(error, said)}") from error
     return client
+
+
+async def close(client: "Client") -> None:
+    """Close a connection. The library may wait for ever for the end of one whose TLS has failed: so it is waited for
+    a second."""
+    import asyncio  # all verbs that write import this module
+
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(client.close(), _CLOSE_S)
 
 
 def _reason(error: Exception, said: Sequence[Exception]) -> str:

@@ -298,7 +298,7 @@ class NatsStore(Closing):
     def close(self) -> None:
         """Close the connection."""
         try:
-            self._loop.run(self._client.close())
+            self._loop.run(natsserver.close(self._client))
         finally:
             self._loop.close()
 

@@ -4,6 +4,8 @@
 import asyncio
 import json
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import FormatError, UsageError
+from agent.errors import CkptreeError, FormatError, UsageError
 from agent.fleet import natsserver
 from agent.fleet.stores.natsstore import NatsObjects, NatsStore
 from agent.fleet.stores.store import ExistsError, MissingError, Stored, StoreError, sha256
@@ -278,3 +280,111 @@ def test_the_option_comes_before_the_variable() -> None:
     """Several addresses have commas between them."""
     assert natsserver.server_of(None, {"CKPTREE_NATS": "nats://a"}) == "nats://a"
     assert natsserver.server_of("tls://b:1,nats://c", {"CKPTREE_NATS": "nats://a"}) == "tls://b:1,nats://c"
+
+
+def a_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate of 127.0.0.1, signed by itself; return it and its key."""
+    certificate, key = folder / "server.pem", folder / "server.key"
+    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run([*words, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    return certificate, key
+
+
+def test_tls_holds_where_the_address_or_the_authority_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server whose certificate no known authority has signed is refused."""
+    certificate, key = a_certificate(tmp_path)
+    with servers.nats(tmp_path / "data", "--tls", "--tlscert", str(certificate), "--tlskey", str(key)) as server:
+        with pytest.raises(natsserver.NatsError, match="certificate verify failed"):
+            NatsStore(f"tls://{server.address}", "b")
+        monkeypatch.setenv("NATS_CA", str(certificate))
+        for scheme in ("tls", "nats"):
+            with NatsStore(f"{scheme}://{server.address}", "b") as store:
+                store.make_bucket()
+                store.put("a", b"1")
+                assert store.get("a") == b"1"
+        monkeypatch.setenv("NATS_CA", str(tmp_path / "none"))
+        with pytest.raises(CkptreeError, match=r"NATS_CA, NATS_CERT or NATS_KEY: No such file"):
+            NatsStore(f"tls://{server.address}", "b")
+
+
+def test_a_key_file_lets_its_user_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So do the variables of NATS' command line have it."""
+    import nkeys
+
+    seed = nkeys.encode_seed(b"7" * 32, nkeys.PREFIX_BYTE_USER)
+    pair = nkeys.from_seed(bytearray(seed))
+    (tmp_path / "seed").write_bytes(seed)
+    settings = tmp_path / "nats.conf"
+    settings.write_text(f"authorization {{ users = [{{ nkey: {pair.public_key.decode()} }}] }}\n")
+    monkeypatch.setenv("NATS_NKEY", str(tmp_path / "seed"))
+    with servers.nats(tmp_path / "data", "-c", str(settings)) as server:
+        with NatsStore(f"nats://{server.address}", "b") as store:
+            store.make_bucket()
+            store.put("a", b"1")
+        monkeypatch.setenv("NATS_NKEY", str(tmp_path / "none"))
+        with pytest.raises(CkptreeError, match="which NATS_NKEY names"):
+            NatsStore(f"nats://{server.address}", "b")
+
+
+def test_a_writer_that_is_killed_half_way_leaves_the_old_object(server: servers.Server, store: NatsStore) -> None:
+    """Its chunks are in the bucket, and no reader sees them."""
+    bucket = store.address.partition("://")[2]
+    store.put("a", b"1" * 300_000)
+    program = (
+        "import os, sys; from agent.fleet.stores import natsstore; from nats.js import JetStreamContext as streams\n"
+        "publish, sent = streams.publish, []\n"
+        "async def dying(self, subject, payload, **options):\n"
+        "    sent.append(subject)\n"
+        "    os.kill(os.getpid(), 9) if len(sent) == 3 else None\n"
+        "    return await publish(self, subject, payload, **options)\n"
+        "streams.publish = dying\n"
+        "natsstore.NatsStore(*sys.argv[1:]).put('a', b'2' * 600_000)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, f"nats://{server.address}", bucket], check=False)
+    assert ran.returncode == -9
+    found = _streams(server, lambda streams: streams.stream_info(f"OBJ_{bucket}"))
+    assert found.state.messages == 4 + 2
+    assert store.get("a") == b"1" * 300_000
+
+
+def test_a_server_that_ends_while_an_object_is_read_is_an_error(tmp_path: Path) -> None:
+    """The reader has no half of it."""
+    with servers.nats(tmp_path) as server, NatsStore(f"nats://{server.address}", "b") as store:
+        store.make_bucket()
+        store.put("a", bytes(60 << 20))
+        killer = threading.Timer(0.1, server.kill)
+        killer.start()
+        try:
+            with pytest.raises(StoreError, match="lost"):
+                store.get("a")
+        finally:
+            killer.join()
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_the_old_or_the_new_one(
+    server: servers.Server, store: NatsStore
+) -> None:
+    """Its chunks may vanish between two of a reader's requests, which then reads the new one."""
+    bucket = store.address.partition("://")[2]
+    stop = threading.Event()
+    store.put("a", b"0" * 500_000)
+
+    def write() -> None:
+        with NatsStore(f"nats://{server.address}", bucket) as own:
+            for number in range(1000):
+                own.put("a", b"%d" % (number % 10) * 500_000)
+                if stop.wait(0.01):
+                    return
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        seen = [store.get("a") for _ in range(40)]
+    finally:
+        stop.set()
+        writer.join()
+    assert all(len(set(each)) == 1 and len(each) == 500_000 for each in seen)
+    assert len({each[:1] for each in seen}) > 1
