@@ -76,6 +76,10 @@ def snapshot(
         str | None,
         typer.Option("--hosts", metavar="A,B", help="The hosts, with commas; HOST=ROOT has a ROOT of its own."),
     ] = None,
+    job: Annotated[
+        str | None,
+        typer.Option(metavar="slurm:JOB[.STEP]", help="The hosts of this job of Slurm; its tree, without --root."),
+    ] = None,
     root: Annotated[str | None, typer.Option("--root", metavar="ROOT", help="The tree on each host.")] = None,
     require_all: Annotated[bool, typer.Option("--require-all", help="Write nothing where a host is missing.")] = False,
     deadline: Annotated[
@@ -104,11 +108,12 @@ def snapshot(
     began_s = time.monotonic()
     wanted = Wanted(
         id=messages.checked_id(key or secrets.token_hex(8)),
-        roots=_roots(names, root),
+        roots=_roots_of_job(job, root) if job is not None and names is None else _roots(names, root, job),
         deadline_ns=int(deadline * _GATHERING * 1e9),
         require_all=require_all,
         mode=mode.value,
         with_argv=with_argv,
+        job=job or "",
     )
     with sets.opened(output, nats) as place:
         there = _within(lambda: _same(place, wanted), began_s + deadline, "was not reached")
@@ -119,13 +124,28 @@ def snapshot(
         raise typer.Exit(INCOMPLETE)
 
 
-def _roots(names: str | None, root: str | None) -> dict[str, str]:
+def _roots_of_job(text: str, root: str | None) -> dict[str, str]:
+    """Return the ROOT of each host of a job: the job itself, where no other is named. Slurm says which hosts these are."""
+    from agent import rootname
+    from agent.fleet import messages
+    from agent.proc.slurmhosts import hosts_of_job
+
+    job = rootname.parse_target(text)
+    if not isinstance(job, rootname.JobName):
+        raise UsageError(f"--job {text}: expected slurm:JOB or slurm:JOB.STEP")
+    rootname.parse_target(root or text)
+    return {messages.checked_host(host): root or text for host in hosts_of_job(job)}
+
+
+def _roots(names: str | None, root: str | None, job: str | None) -> dict[str, str]:
     """Return the ROOT of each host that is expected."""
     from agent import rootname
     from agent.fleet import messages
 
     if not names:
-        raise UsageError("name the hosts that are expected: --hosts A,B")
+        raise UsageError("name the hosts that are expected: --hosts A,B or --job slurm:JOB")
+    if job is not None:
+        raise UsageError("--job names the hosts of a job, and --hosts others: leave one of them out")
     found: dict[str, str] = {}
     for each in names.split(","):
         host, _, own = each.partition("=")

@@ -7,10 +7,11 @@ it is by its id. A signature (``NAME.sig``) covers the bytes of the manifest, an
 writer who has won adds it then: a set without its signature is taken for one that is not signed.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent.errors import CkptreeError, FormatError, UsageError
 from agent.fleet import manifest
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from agent.fleet.stores.store import ObjectStore
 
 SIGNATURE = ".sig"
+_FEW: Final = 16
+_AT_ONCE: Final = 8
 _MOST_SIGNATURE = 64 << 10
 
 
@@ -48,12 +51,14 @@ class SetPlace(NamedTuple):
         name: of its manifest there.
         shown: its address, for messages.
         creates: False where the store cannot refuse to replace an object: an OCI registry.
+        again: opens the store once more, for several writes at the same time; None: it cannot be.
     """
 
     store: "ObjectStore"
     name: str
     shown: str
     creates: bool
+    again: "Callable[[], ObjectStore] | None" = None
 
     def beside(self, image: str) -> str:
         """Return the name of an image's object, by its hash."""
@@ -118,16 +123,38 @@ class SetPlace(NamedTuple):
             SetExistsError: there is another set of the name.
             CkptreeError: the store does not answer, or is full. There is no set then.
         """
-        for image, data in images.items():
-            name = self.beside(image)
-            if self.store.head(name) is None:
-                self.store.put(name, data)
+        self._put(images)
         there = self._created(manifest.dumps(made))
         if there is None:
             if signed is not None:
                 self.store.put(self.name + SIGNATURE, signed)
         elif there.id != made.id:
             raise SetExistsError(there.id, self.shown)
+
+    def _put(self, images: Mapping[str, bytes]) -> None:
+        """Put the images that are not there, some of them at the same time where there are many."""
+        opened_again = self.again
+        if opened_again is None or len(images) <= _FEW:
+            self._put_into(self.store, images.items())
+            return
+        pairs = list(images.items())
+
+        def put(first: int) -> None:
+            with opened_again() as store:
+                self._put_into(store, pairs[first::_AT_ONCE])
+
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            for _ in threads.map(put, range(_AT_ONCE)):
+                pass
+
+    def _put_into(self, store: "ObjectStore", images: Iterable[tuple[str, bytes]]) -> None:
+        for image, data in images:
+            name = self.beside(image)
+            if self.creates:
+                with suppress(ExistsError):  # its name is its hash
+                    store.create(name, data)
+            elif store.head(name) is None:
+                store.put(name, data)
 
     def _created(self, data: bytes) -> FleetSet | None:
         """Write the manifest; return the set that is there already."""
@@ -196,7 +223,7 @@ def opened(name: str, server: str | None = None) -> Iterator[SetPlace]:
     if addresses.is_address(name):
         where = addresses.parse(name)
         with opening.opened(where, server) as store:
-            yield at(where, store)
+            yield at(where, store)._replace(again=lambda: opening.opened(where, server))
         return
     path = Path(name)
     if name in ("", "-") or name.endswith("/") or path.name in ("", ".", ".."):

@@ -126,6 +126,10 @@ def test_a_command_that_is_permitted_runs(fleet: Fleet) -> None:
     command = f"sh -c 'echo ran >>{fleet.folder}/new.ran; exec sleep 1000'"
     ran = fleet.restart("--map", "old=new", "--run", command, "--json")
     assert ran.code == 0, ran.err
+    until = time.monotonic() + 20
+    while not (fleet.folder / "new.ran").exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
     assert (fleet.folder / "new.ran").read_text() == "ran\n"
     ended(json.loads(ran.out)["new"]["root"])
 

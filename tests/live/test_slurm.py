@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -15,7 +14,8 @@ from agent.errors import HostError, NoSuchRootError
 from agent.proc.slurmhosts import hosts_of_job
 from agent.rootname import JobName
 from exporters import registry
-from tests.live.daemons import Ran, ckptree
+from tests.live.daemons import ckptree
+from tests.live.slurmjob import a_job, commands, settled, tree
 from tests.support.slurmcluster import Cluster, cluster
 
 pytestmark = pytest.mark.live
@@ -26,41 +26,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Start a cluster."""
     with cluster(tmp_path_factory.mktemp("slurm")) as found:
         yield found
-
-
-@contextmanager
-def a_job(slurm: Cluster, *options: str, script: str, steps: int) -> Iterator[str]:
-    """Submit a job; yield its number once all its steps run; cancel it at the end."""
-    told = slurm.ask("sbatch", "--parsable", "--output=/dev/null", *options, f"--wrap={script}")
-    job = told.strip()
-    try:
-        slurm.wait("RUNNING", "squeue", "--noheader", f"--jobs={job}", "--format=%T")
-        for step in range(steps):
-            slurm.wait(f"{job}.{step} ", "squeue", "--noheader", "--steps", "--format=%i %N")
-        yield job
-    finally:
-        slurm.ask("scancel", "--signal=KILL", "--full", job)
-        slurm.ask("scancel", job)
-
-
-def tree(root: str, socket: Path) -> Ran:
-    """Print the trees of a root by the command line."""
-    return ckptree("tree", root, "--json", "--socket", socket)
-
-
-def commands(ran: Ran) -> list[list[str]]:
-    """Return the commands of each tree, as JSON has them."""
-    found = json.loads(ran.out)
-    return [[task["comm"] for task in each["tasks"]] for each in (found if isinstance(found, list) else [found])]
-
-
-def settled(root: str, socket: Path, wanted: list[list[str]]) -> None:
-    """Ask for a root's trees until these are the commands: srun's answer comes before its tasks run their program."""
-    for _ in range(100):
-        ran = tree(root, socket)
-        if ran.code == 0 and commands(ran) == wanted:
-            return
-    raise AssertionError(f"{root}: {ran.code} {ran.err} {ran.out[:4000]!r}")
 
 
 def test_a_step_is_the_tree_of_its_task(slurm: Cluster, daemon_socket: Path) -> None:
