@@ -26,7 +26,7 @@ def relay(
 ) -> None:
     """Carry requests that come over NATS to this host's daemon, and answer them, in the foreground.
 
-    What the configuration does not allow is refused. A connection that breaks is made again, for ever.
+    A request that the configuration does not allow is refused. A connection that breaks is made again, for ever.
     """
     if serve_restart:
         from agent.cli import restartservice

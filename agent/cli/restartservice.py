@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one who carries out restarts that a relay asks for: a process for each, with rights of its own.
+"""The restart service: it carries out restarts that a relay asks for, a process for each, with rights of its own.
 
 Theory
 ------
@@ -116,7 +116,7 @@ class _Restart:
     """A restart that is carried out by a child, `ckptree restart`.
 
     Args:
-        request: what is asked for.
+        request: of the relay.
         rule: permits it.
         connection: to the relay.
         journal: for audit lines, and what the child says.

@@ -140,7 +140,7 @@ def _rank(env: tuple[bytes, ...]) -> tuple[str, int] | None:
 
 
 def show(name: SetName, nats: Nats = None, as_json: AsJson = False) -> None:
-    """Show the hosts of a set, the skew, who is missing, and the ranks of a job where images have environments."""
+    """Show the hosts of a set, the skew, missing hosts, and the ranks of a job where images have environments."""
     from agent.fleet import manifest
 
     (found,) = _confined(name, nats=nats)

@@ -22,9 +22,9 @@ class Entry(Generic[T]):
     """The work of an id.
 
     Attributes:
-        asked: what the request asks for; another request of the same id must ask for the same.
+        asked: the object of the request; another request of the same id must have the same one.
         until_ns: when it is forgotten.
-        work: what does it, where it has begun.
+        work: the task that does it; None: it has not begun.
         data: the image, once it is there.
     """
 
@@ -51,7 +51,7 @@ class Cuts(Generic[T]):
 
         Args:
             key: the id.
-            asked: what the request asks for.
+            asked: the object of the request.
             left_ns: until its deadline.
             now_ns: the time.
 

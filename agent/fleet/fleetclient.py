@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions to many relays over NATS, and their answers.
 
-This is the shell of one who asks, in which asyncio and the library of NATS run. What is asked, how often and until when
-is agent.fleet.gathering's.
+This module is the shell of a requester, in which asyncio and the library of NATS run. agent.fleet.gathering decides on
+each question, its repetitions and its end.
 """
 
 import asyncio
@@ -90,7 +90,7 @@ class FleetClient:
         return gathering.result()
 
     async def let_go(self, key: str, hosts: Iterable[str]) -> None:
-        """Tell relays that an id is done; whether they hear it or not, they forget it after a while."""
+        """Tell relays that an id is done. A relay that does not hear it forgets the id after a while."""
         with contextlib.suppress(*lasting.failures()):
             for host in hosts:
                 where = messages.subject(messages.DISARM, host)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The phases in which one who asks gathers a set from many hosts, without a network or a clock.
+"""The phases in which a requester gathers a set from many hosts, without a network or a clock.
 
     arming ── ready ──▶ waiting ── all are ready, or half of the time is over ──▶ cutting ──▶ fetching ──▶ here
        └───────────────────────── refused, late, gone ─────────────────────────────────────────────────▶ missing
@@ -57,7 +57,7 @@ class Wanted(NamedTuple):
         require_all: give up as soon as one host is missing.
         mode: of the snapshots, as ``ckptree snapshot`` has it.
         with_argv: have the relays add arguments and environment, as far as their rights go.
-        job: whose hosts these are; empty for none.
+        job: the job that has these hosts; empty for none.
     """
 
     id: str
@@ -86,7 +86,7 @@ class Ask(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """What has been gathered.
+    """The result of a gathering.
 
     Attributes:
         made: the set; its hosts have their images here.
@@ -306,7 +306,7 @@ class Gathering:
         return [host for host, each in self._hosts.items() if each.clock is not None]
 
     def result(self) -> Gathered:
-        """Return what has been gathered; to be called when all is done."""
+        """Return the result; to be called when all is done."""
         here = self._in(HostPhase.HERE)
         missing = tuple(
             Missing(host, each.reason or "another host was missing before this one's turn")

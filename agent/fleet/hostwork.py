@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a relay does on its host: it asks the daemon, with the rights of the relay's own user. Nothing here waits long."""
+"""The work of a relay on its host: it asks the daemon, with the rights of the relay's own user."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ Clock: TypeAlias = Callable[[], int]
 
 
 class HostAbout(NamedTuple):
-    """What a relay tells of its host.
+    """Facts about a host, as its relay tells them.
 
     Attributes:
         version: of ckptree.
@@ -53,7 +53,7 @@ class Cut(NamedTuple):
 
 
 class Work(Protocol):
-    """What a relay can have done. All but `host` may take a while, and are called in threads."""
+    """The work that a relay has done on its host. All but `host` may take a while, and are called in threads."""
 
     def host(self) -> HostAbout:
         """Tell of the host."""

@@ -70,7 +70,7 @@ async def connected(
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Return the errors of a connection: what it was to do was not done. A TimeoutError is an OSError."""
+    """Return the errors with which a call of a connection fails. A TimeoutError is an OSError."""
     import nats.errors
 
     return OSError, nats.errors.Error

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The manifest of a set: which hosts' images belong together, and how far apart in time they are.
 
-A manifest has names and hashes and no image, so that it is small. An image stands in the same store under its hash:
-whoever has read the manifest knows what bytes to expect. docs/ckptree-set.schema.json is the schema of the document,
+A manifest has names and hashes and no image, so that it is small. An image stands in the same store under its hash: a
+reader of the manifest knows which bytes to expect. docs/ckptree-set.schema.json is the schema of the document,
 and docs/fleet.md explains it. The bytes of a manifest are always the same for the same set: they can be signed.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages between those who ask and the relays, as bytes, without a network.
+"""The messages between requesters and relays, as bytes, without a network.
 
     subject  := "ckptree." verb "." host                       what a relay listens to
               | "ckptree.restart." requester "." host

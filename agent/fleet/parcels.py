@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a relay is sent for a restart, piece by piece, with bounds. It takes the time as an argument.
+"""The parts of restarts, which a relay is sent piece by piece, with bounds. It takes the time as an argument.
 
 A parcel is of one requester and one id. It has a manifest, the signature of the manifest, and an image. A piece that
 comes twice changes nothing.
@@ -15,7 +15,7 @@ MOST_BYTES: Final = 256 << 20
 
 
 class Parcel:
-    """What has come for a restart.
+    """The parts of a restart that have come.
 
     Args:
         until_ns: when it is forgotten.

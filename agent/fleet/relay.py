@@ -2,7 +2,7 @@
 """The relay of a host: it carries requests from NATS to the host's daemon, and answers back.
 
 It is a process of its own, so that the daemon needs no network. The module is the shell in which asyncio and the library
-of NATS run: what is done is agent.fleet.hostwork's, in threads, and what is remembered agent.fleet.cuts's. Whatever a
+of NATS run: the work is agent.fleet.hostwork's, in threads, and the memory of it agent.fleet.cuts's. Whatever a
 message holds, it is answered or dropped, and the relay lives on. A connection that breaks is made again, for ever.
 """
 
@@ -312,7 +312,7 @@ class HostRelay:
 
 
 def _asked(request: Message) -> tuple[str, tuple[str, str, bool], int]:
-    """Return the id of a request for a snapshot, what it asks for, and the time that is left, ns."""
+    """Return the id of a request for a snapshot, its object, and the time that is left, nanoseconds."""
     root, left_ns = request.get("root"), request.get("left_ns")
     mode, with_argv = request.get("mode", "auto"), request.get("with_argv", False)
     if not isinstance(root, str) or mode not in _MODES or not isinstance(with_argv, bool):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The restarts that a relay passes on: parts that come piece by piece, and connections to the one who carries them out.
+"""The restarts that a relay passes on: parts that come piece by piece, and connections to the restart service.
 
 A requester sends the parts, says start, hears that the tree stands, and says keep once all hosts of the set are so far.
 A tree that nobody says keep for by the deadline is taken down: the connection closes.
@@ -37,7 +37,7 @@ class RelayedRestarts:
     """The restarts of a relay.
 
     Args:
-        path: the socket of the one who carries restarts out.
+        path: the socket of the restart service.
         log: for audit lines.
     """
 

@@ -32,7 +32,7 @@ from agent.fleet import messages
 SYSTEM_FILE: Final = Path("/etc/ckptree/relay.toml")
 RESTART_SOCKET: Final = Path("/run/ckptree/restart.sock")
 ALLOWABLE: Final = ("snapshot", "restart", "events", "follow")
-"""What a relay may be allowed to do; nothing asks for events and follow yet."""
+"""The rights that a relay can have; no verb asks for events and follow yet."""
 _MOST_BYTES: Final = 1 << 20
 _FILES: Final = {
     "credentials": "NATS_CREDS",
@@ -52,7 +52,7 @@ class RestartRule:
 
     Attributes:
         requester: the one who may, as the subject of the request names it.
-        run: what may run in the tasks: ``hold``, ``argv``, or a command, word for word.
+        run: the commands that may run in the tasks: ``hold``, ``argv``, or a command, word for word.
         signers: a file of ssh keys, one of which must have signed the manifest of the set.
     """
 
@@ -69,7 +69,7 @@ class RelaySettings:
         nats: addresses of servers, with commas; empty: that of the environment.
         host: the host's name.
         socket: of the daemon; None: the default one.
-        allow: what may be asked for, of `ALLOWABLE`.
+        allow: rights, of `ALLOWABLE`.
         credentials: variables of NATS' own command line, as agent.fleet.natsserver takes them.
         restart_socket: where restarts are started with rights.
         rules: permissions to restart.

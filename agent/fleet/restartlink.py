@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection of a relay to the one who carries a restart out, with the rights that it needs and the relay lacks.
+"""The connection of a relay to the service that carries a restart out, with rights that the relay lacks.
 
     relay    {"requester", "id", "host", "run", "pids", "pidns", "left_ns", "manifest", "signature", "image"}
     service  {"ok": true, "ready": {...}}       the tree stands: the line that `ckptree restart --json` prints

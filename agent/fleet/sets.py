@@ -195,7 +195,7 @@ class FetchedStore(Closing):
 
     def put(self, name: str, data: bytes) -> None:  # noqa: ARG002 - a store has it
         """Refuse."""
-        raise StoreError(f"{name}: what was fetched is not written")
+        raise StoreError(f"{name}: an object that was fetched is not written")
 
     create = put
 
