@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The comparison of two dumps of one tree, the second one after a restart: the differences that a program could see.
 
-The programs must stand still in both dumps, as in pause(). Objects have other numbers in each dump, so each is known by the
-place where it first occurs: a process and a descriptor, or an area. EXPECTED tells what may differ, and why.
+The programs must stand still in both dumps, as in pause() or after SIGSTOP. Objects have other numbers in each dump, so
+each is known by the place where it first occurs: a process and a descriptor, or an area. EXPECTED tells what may differ,
+and why.
 """
 
+import re
+import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
+from agent.restart.contents.socketoptions import LISTEN
+from exporters.criu.filemessages import REMAP_LINKED
 from exporters.criu.memorymessages import (
     AREA_MEMFD,
     AREA_UPROBES,
@@ -39,9 +44,44 @@ EXPECTED: Final = {
     "file_entry.id": "numbers of objects",
     "pipe_entry.id": "numbers of objects",
     "pipe_entry.pipe_id": "numbers of objects; the sharing is compared",
+    "fifo_entry.pipe_id": "numbers of objects; the sharing is compared",
+    "fifo_entry.regf_id": "numbers of objects",
+    "unix_sk_entry.ino": "numbers of objects; the peers are compared",
+    "unix_sk_entry.peer": "numbers of objects; the peers are compared",
+    "unix_sk_entry.backlog": "compared of listeners; of others it is what their peers have not read",
+    "unix_sk_entry.mnt_id": "numbers of mounts",
+    "inet_sk_entry.ino": "numbers of objects",
+    "netlink_sk_entry.ino": "numbers of objects",
+    "pidfd_entry.ino": "numbers of objects; the processes are compared",
+    "eventpoll_tfd_entry.inode": "numbers of objects; the descriptors are compared",
+    "eventpoll_tfd_entry.dev": "numbers of devices without a name",
+    "timerfd_entry.vsec": "time has passed",
+    "timerfd_entry.vnsec": "time has passed",
+    "fh_entry.mnt_id": "numbers of mounts",
+    "tty_file_entry.id": "numbers of objects",
+    "tty_file_entry.tty_info_id": "numbers of objects; the terminals are compared",
+    "tty_file_entry.regf_id": "numbers of objects",
+    "tty_info_entry.id": "numbers of objects",
+    **{
+        f"{name}_entry.id": "numbers of objects"
+        for name in (
+            *("unix_sk", "inet_sk", "netlink_sk", "eventfd_file", "eventpoll_file", "eventpoll_tfd", "timerfd", "fifo"),
+            *("inotify_file", "inotify_wd", "pidfd", "ns_file"),
+        )
+    },
+    "signalfd_entry.id": "numbers of objects",
 }
 """The fields that may differ, each with the reason."""
 
+_GONE: Final = re.compile(rb"(?:\.ckptree-\d+-[0-9a-f]+)$")
+"""The end of the path of a deleted file that another file has by now."""
+_O_TMPFILE: Final = 0o20200000
+"""Of a file that never had a name; it is made again with one, which is deleted."""
+_CHILD_STOPPED: Final = (17, 5)
+"""SIGCHLD and its code: a parent hears once more that its child is stopped."""
+_U64: Final = (1 << 64) - 1
+_EINTR: Final = -4 & _U64
+_CALL_BYTES: Final = 2
 _ZERO: Final = bytes(PAGE)
 _RSEQ: Final = 32
 """Bytes of struct rseq, within one page by its alignment."""
@@ -65,6 +105,12 @@ class _Dump:
             for name in ("pipes-data.img", "fifo-data.img")
             for entry, content in self.images.payloads(name)
         }
+        self.terminals = {int(each.id): each for each in self.images.all("tty-info.img")}
+        remaps = self.images.all("remap-fpath.img")
+        self.linked = {int(each.orig_id) for each in remaps if each.remap_type == REMAP_LINKED}
+        self.queues: dict[int, list[bytes]] = {}
+        for entry, content in self.images.payloads("sk-queues.img"):
+            self.queues.setdefault(int(entry.message.id_for), []).append(content)  # type: ignore[attr-defined]
         self._names: dict[tuple[str, int], str] = {}
 
     def named(self, kind: str, number: int, place: str) -> str:
@@ -82,7 +128,28 @@ class _Dump:
         if entry.HasField("pipe"):
             found["pipe"] = self.named("pipe", int(entry.pipe.pipe_id), place)
             found["content"] = self.contents.get(int(entry.pipe.pipe_id), b"")
+        if entry.HasField("fifo"):
+            found["pipe"] = self.named("pipe", int(entry.fifo.pipe_id), place)
+            found["content"] = self.contents.get(int(entry.fifo.pipe_id), b"")
+        if entry.HasField("usk"):
+            found["socket"] = self.named("unix", int(entry.usk.ino), place)
+            found["peer"] = self.named("unix", int(entry.usk.peer), f"{place}, peer") if entry.usk.peer else ""
+            found["backlog"] = int(entry.usk.backlog) if entry.usk.state == LISTEN else 0
+            found["queue"] = self.queues.get(identity, [])
+        if entry.HasField("epfd"):
+            found["epfd"]["tfd"] = sorted(found["epfd"].get("tfd", ()), key=lambda each: int(each["tfd"]))
+        if entry.HasField("tty"):
+            found["terminal"] = _document(self.terminals[int(entry.tty.tty_info_id)])
+        if entry.HasField("reg"):
+            found["reg"]["flags"] &= ~_O_TMPFILE
+            found["reg"]["name"] = self.path(entry)
         return found
+
+    def path(self, entry: Any) -> bytes:
+        """Return the path of a file; that of a deleted one as it was before another file had it."""
+        if int(entry.id) in self.linked:
+            return b"of another name"
+        return _GONE.sub(b"", bytes(entry.reg.name))
 
     def inode(self, identity: int, place: str) -> dict[str, Any]:
         """Return the inode of a memfd as a document."""
@@ -106,7 +173,7 @@ def _process(dump: _Dump, process: ProcessImage) -> dict[str, Any]:
     """Return all of a process but its pages as a document."""
     found: dict[str, Any] = {"threads": sorted(process.threads)}
     for tid in process.threads:
-        found[f"thread {tid}"] = _document(process.cores[tid])
+        found[f"thread {tid}"] = _thread(process.cores[tid])
     if not process.lives:
         return found
     mm = process.mm
@@ -130,6 +197,25 @@ def _process(dump: _Dump, process: ProcessImage) -> dict[str, Any]:
     return found
 
 
+def _thread(core: Any) -> dict[str, Any]:
+    """Return a thread as a document, a call that goes on as one that is to be made."""
+    found = _document(core)
+    registers = found.get("thread_info", {}).get("gpregs")
+    if registers:
+        call, answer = registers.pop("orig_ax"), registers["ax"]
+        if answer == _EINTR and call != _U64:  # the kernel, or a restart, makes it once more
+            registers["ax"], registers["ip"] = call, registers["ip"] - _CALL_BYTES
+    pending = found.get("tc", {}).get("signals_s", {})
+    if "signals" in pending:
+        signals = [
+            each for each in pending["signals"] if struct.unpack_from("<i4xi", each["siginfo"]) != _CHILD_STOPPED
+        ]
+        pending["signals"] = signals
+    if not pending.get("signals"):
+        found.get("tc", {}).pop("signals_s", None)
+    return found
+
+
 def _mapped(dump: _Dump, vma: Any, place: str) -> Any:
     """Return the file of an area: an open file of its own in each dump, so only the file itself is named."""
     entry = dump.images.files.get(int(vma.shmid))
@@ -137,7 +223,7 @@ def _mapped(dump: _Dump, vma: Any, place: str) -> Any:
         return dump.named("shared", int(vma.shmid), place)
     if entry.HasField("memfd"):
         return dump.inode(int(entry.memfd.inode_id), place)
-    return bytes(entry.reg.name)
+    return dump.path(entry)
 
 
 def _document(message: Any) -> dict[str, Any]:

@@ -4,13 +4,16 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import psutil
 
 from tests.live.dumps import dump, eventually, program, restarted
 from tests.live.redump import differences
+from tests.support.suitepackages import SUITE
 
 _PAUSE = 34
 """Number of the system call pause()."""
@@ -127,3 +130,49 @@ def restored(
             found = differences(standing.images, again)
             assert not found, "\n".join(found)
         yield standing
+
+
+def dumped_at_a_stop(pid: int, images: Path, socket: Path, *options: str, suite: str = SUITE) -> Path:
+    """Have CRIU dump a tree all of whose processes are stopped by SIGSTOP; return the folder of the images."""
+    for each in _processes(pid):
+        os.kill(each, signal.SIGSTOP)
+        eventually(lambda: _is_stopped(each), f"process {each} is stopped")  # noqa: B023 - called at once
+    return dump(pid, images, socket, *options, suite=suite)
+
+
+@contextmanager
+def alike(
+    images: Path, socket: Path, *options: str, restart: Sequence[str] = (), suite: str = SUITE
+) -> Iterator[Mapping[str, Any]]:
+    """Restart a tree that was dumped at a stop, with its pids, and yield the ready line once all processes go on.
+
+    They are dumped once more while they are stopped, and both dumps are compared.
+
+    Args:
+        images: of the first dump.
+        socket: of the daemon.
+        options: of criu.
+        restart: options of restart.
+        suite: the suite of Debian whose criu dumps.
+    """
+    with restarted(images, "--no-pidns", *restart) as ready:
+        root = int(ready["root"])
+        processes = _processes(root)
+        for each in processes:
+            eventually(lambda: _is_stopped(each), f"process {each} is stopped")  # noqa: B023 - called at once
+        again = dump(root, images.with_name(f"{images.name}.again"), socket, "--leave-running", *options, suite=suite)
+        found = differences(images, again)
+        assert not found, "\n".join(found)
+        for each in processes:
+            os.kill(each, signal.SIGCONT)
+        yield ready
+
+
+def _processes(root: int) -> list[int]:
+    """Return the living processes of a tree."""
+    found = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
+    return [each.pid for each in found if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def _is_stopped(pid: int) -> bool:
+    return psutil.Process(pid).status() == psutil.STATUS_STOPPED

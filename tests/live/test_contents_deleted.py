@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from tests.live.dumps import dump, eventually, program, restarted
+from tests.live.standing import alike, dumped_at_a_stop
 
 FILES = """
 import fcntl, mmap, os, struct, time
@@ -110,8 +111,8 @@ def test_deleted_files_fifos_and_locks_are_as_they_were(tmp_path: Path, daemon_s
     with program([sys.executable, "-c", FILES], tmp_path, env=environment) as pid:
         eventually((tmp_path / "begun").exists, "it has begun")
         time.sleep(0.1)
-        images = dump(pid, tmp_path / "images", daemon_socket, "--link-remap", "--file-locks")
-    with restarted(images):
+        images = dumped_at_a_stop(pid, tmp_path / "images", daemon_socket, "--link-remap", "--file-locks")
+    with alike(images, daemon_socket, "--link-remap", "--file-locks"):
         for name, kind in (("whole", "flock"), ("part", "part"), ("third", "third")):
             assert _is_locked(tmp_path / name, kind), name
         (tmp_path / "ask").touch()
@@ -119,7 +120,21 @@ def test_deleted_files_fifos_and_locks_are_as_they_were(tmp_path: Path, daemon_s
     assert ast.literal_eval((tmp_path / "told").read_text()) == SEEN
     assert (tmp_path / "gone").read_text() == "another one"
     left = {each.name for each in tmp_path.iterdir()}
-    assert left == {"gone", "kept", "fifo", "whole", "part", "third", "link", "begun", "ask", "told", "images", "out"}
+    assert left == {
+        "gone",
+        "kept",
+        "fifo",
+        "whole",
+        "part",
+        "third",
+        "link",
+        "begun",
+        "ask",
+        "told",
+        "images",
+        "images.again",
+        "out",
+    }
 
 
 LEASES = """
@@ -149,8 +164,8 @@ def test_leases_come_back(tmp_path: Path, daemon_socket: Path) -> None:
     """The kernel tells them, and sends the signal when somebody else opens the file."""
     with program([sys.executable, "-c", LEASES], tmp_path) as pid:
         eventually((tmp_path / "begun").exists, "it has begun")
-        images = dump(pid, tmp_path / "images", daemon_socket, "--file-locks")
-    with restarted(images):
+        images = dumped_at_a_stop(pid, tmp_path / "images", daemon_socket, "--file-locks")
+    with alike(images, daemon_socket, "--file-locks"):
         (tmp_path / "ask").touch()
         eventually((tmp_path / "told").exists, "it tells")
         with (tmp_path / "written").open() as file:  # waits until the program gives its lease up
@@ -189,8 +204,8 @@ def test_deleted_links_and_devices_come_back(tmp_path: Path, daemon_socket: Path
     """A link leads where it led; a device reads as it did; owners and modes are as they were."""
     with program([sys.executable, "-c", LINKS_AND_DEVICES], tmp_path) as pid:
         eventually((tmp_path / "begun").exists, "it has begun")
-        images = dump(pid, tmp_path / "images", daemon_socket)
-    with restarted(images):
+        images = dumped_at_a_stop(pid, tmp_path / "images", daemon_socket)
+    with alike(images, daemon_socket):
         assert not {"null", "link"} & {each.name for each in tmp_path.iterdir()}
         (tmp_path / "ask").touch()
         eventually((tmp_path / "told").exists, "it tells")

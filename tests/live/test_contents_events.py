@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from tests.live.dumps import dump, eventually, program, restarted
+from tests.live.standing import alike, dumped_at_a_stop
 
 WAITING = """
 import ctypes, os, select, signal, socket, struct, time
@@ -99,9 +100,9 @@ def test_files_that_wait_go_on_waiting(tmp_path: Path, daemon_socket: Path) -> N
     with program([sys.executable, "-c", WAITING], tmp_path) as pid:
         eventually((tmp_path / "begun").exists, "it has begun")
         time.sleep(0.4)
-        images = dump(pid, tmp_path / "images", daemon_socket)
+        images = dumped_at_a_stop(pid, tmp_path / "images", daemon_socket)
     assert not (tmp_path / "over").exists()
-    with restarted(images) as ready:
+    with alike(images, daemon_socket) as ready:
         root = ready["root"]
         for _ in range(3):  # the edge is seen each time, the other one once
             (tmp_path / "press").touch()
@@ -159,8 +160,35 @@ def test_netlink_sockets_descriptors_of_processes_and_high_numbers_go_on(tmp_pat
     """A descriptor may be above the limit that restart has for its own."""
     with program([sys.executable, "-c", OTHER], tmp_path) as pid:
         eventually((tmp_path / "begun").exists, "it has begun")
+        images = dumped_at_a_stop(pid, tmp_path / "images", daemon_socket)
+    with alike(images, daemon_socket):
+        (tmp_path / "ask").touch()
+        eventually((tmp_path / "told").exists, "it tells")
+    assert ast.literal_eval((tmp_path / "told").read_text()) == (16, 1, (False, True, 7), 1)
+
+
+NAMESPACES = """
+import os, time
+files = {name: os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("net", "ipc", "mnt", "user", "uts", "pid")}
+open("begun", "w").close()
+while not os.path.exists("ask"):
+    time.sleep(0.02)
+same = {name: os.readlink(f"/proc/self/fd/{file}") == os.readlink(f"/proc/self/ns/{name}") for name, file in files.items()}
+with open("telling", "w") as file:
+    file.write(repr(same))
+os.rename("telling", "told")
+time.sleep(60)
+"""
+
+
+def test_open_namespaces_are_those_of_the_tree(tmp_path: Path, daemon_socket: Path) -> None:
+    """Also the pid namespace that the tree gets."""
+    with program([sys.executable, "-c", NAMESPACES], tmp_path) as pid:
+        eventually((tmp_path / "begun").exists, "it has begun")
         images = dump(pid, tmp_path / "images", daemon_socket)
     with restarted(images):
         (tmp_path / "ask").touch()
         eventually((tmp_path / "told").exists, "it tells")
-    assert ast.literal_eval((tmp_path / "told").read_text()) == (16, 1, (False, True, 7), 1)
+    found = ast.literal_eval((tmp_path / "told").read_text())
+
+    assert found == dict.fromkeys(("net", "ipc", "mnt", "user", "uts", "pid"), True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.dumps import NEWER, dump, eventually, program, restarted
+from tests.live.standing import alike, dumped_at_a_stop
 
 INET = """
 import os, socket, struct, time
@@ -99,9 +100,9 @@ def test_sockets_of_ip_listen_and_send_again(tmp_path: Path, daemon_socket: Path
     with program([sys.executable, "-c", INET], tmp_path) as pid:
         eventually((tmp_path / "begun").exists, "it has begun")
         time.sleep(0.1)
-        images = dump(pid, tmp_path / "images", daemon_socket, suite=NEWER)
+        images = dumped_at_a_stop(pid, tmp_path / "images", daemon_socket, suite=NEWER)
     ports = [each[1] for each in ast.literal_eval((tmp_path / "ports").read_text())]
-    with restarted(images):
+    with alike(images, daemon_socket, suite=NEWER):
         (tmp_path / "ask").touch()
         eventually((tmp_path / "told").exists, "it tells")
         with socket.create_connection(("127.0.0.1", ports[0])) as client:
@@ -156,9 +157,9 @@ def test_the_filter_of_a_socket_drops_what_it_dropped(tmp_path: Path, daemon_soc
     """Queued messages come through; a message of two bytes does not."""
     with program([sys.executable, "-c", FILTERED], tmp_path) as pid:
         eventually((tmp_path / "ready").exists, "it is ready")
-        images = dump(pid, tmp_path / "images", daemon_socket)
+        images = dumped_at_a_stop(pid, tmp_path / "images", daemon_socket)
     (tmp_path / "go").touch()
-    with restarted(images):
+    with alike(images, daemon_socket):
         eventually((tmp_path / "told").exists, "it tells")
     assert (tmp_path / "told").read_text() == "b'queued before the filter' b'yes'\n"
 

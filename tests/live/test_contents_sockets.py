@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.dumps import dump, eventually, program, restarted
+from tests.live.standing import alike, dumped_at_a_stop
 
 UNIX = """
 import array, os, signal, socket, struct, sys, time
@@ -176,8 +177,8 @@ def test_unix_sockets_keep_peers_queues_and_names(tmp_path: Path, daemon_socket:
     with program([sys.executable, "-c", UNIX], tmp_path) as pid:
         eventually((tmp_path / "begun").exists, "it has begun")
         time.sleep(0.1)
-        images = dump(pid, tmp_path / "images", daemon_socket)
-    with restarted(images):
+        images = dumped_at_a_stop(pid, tmp_path / "images", daemon_socket)
+    with alike(images, daemon_socket):
         (tmp_path / "ask").touch()
         eventually((tmp_path / "told").exists, "it tells")
         found = (tmp_path / "sub" / "listener").stat()
@@ -237,8 +238,8 @@ def test_a_listener_whose_file_another_one_has_replaced_comes_back(tmp_path: Pat
     """Both have the name; a client gets to the one that has the file."""
     with program([sys.executable, "-c", REPLACED], tmp_path) as pid:
         eventually((tmp_path / "begun").exists, "it has begun")
-        images = dump(pid, tmp_path / "images", daemon_socket)
-    with restarted(images):
+        images = dumped_at_a_stop(pid, tmp_path / "images", daemon_socket)
+    with alike(images, daemon_socket):
         (tmp_path / "ask").touch()
         eventually((tmp_path / "told").exists, "it tells")
 

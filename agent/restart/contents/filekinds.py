@@ -10,6 +10,7 @@ from agent.restart.contents.eventfiles import Epolls, EventCounters, ProcessFile
 from agent.restart.contents.external import External
 from agent.restart.contents.images import Images
 from agent.restart.contents.inetsockets import InetSockets
+from agent.restart.contents.namespacefiles import NamespaceFiles
 from agent.restart.contents.netlinksockets import NetlinkSockets
 from agent.restart.contents.openfiles import Fifos, PathFiles, Pipes
 from agent.restart.contents.tcpconnections import BlockedConnections, TcpStream, stream
@@ -44,6 +45,7 @@ def kinds(
         9: SignalFiles(),
         11: TerminalFiles(images.files, infos, data, allowed.terminal),
         13: NetlinkSockets(),
+        14: NamespaceFiles(images.processes.values()),
         17: TimerFiles(clocks),
         20: ProcessFiles(),
     }
