@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.realprograms import PROGRAMS, connected, dumped, gone_on, increased, running, short_folder
+from tests.live.standing import alike, dumped_at_a_stop
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -31,3 +32,27 @@ def test_a_client_of_redis_stays_connected_and_others_connect(daemon_socket: Pat
             with gone_on(real._replace(judge=lambda _: None), folder):
                 after = int(increased(client))
     assert after == before + 1 + real.further + 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Python, 3 threads",
+        "bash pipeline",
+        "multiprocessing",
+        "redis",
+        "nginx",
+        "node",
+        "gunicorn",
+        "PostgreSQL",
+        "tmux",
+    ],
+)
+def test_a_stopped_program_is_the_same_in_a_second_dump(name: str, daemon_socket: Path) -> None:
+    """CRIU finds the memory, registers, files and sockets that it found before the restart."""
+    real = PROGRAMS[name]
+    with short_folder() as folder:
+        with running(real, folder) as pid:
+            images = dumped_at_a_stop(pid, folder / "images", daemon_socket, *real.options, suite=real.suite)
+        with alike(images, daemon_socket, *real.options, restart=real.restart, suite=real.suite):
+            pass

@@ -18,11 +18,11 @@ from agent.restart.contents.descriptors import FileKind, OpenFile
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.holder import O_CLOEXEC
 from agent.restart.contents.refusals import Refused
-from agent.restart.contents.socketoptions import LISTEN, SHUTDOWNS, SOL_SOCKET, set_option
+from agent.restart.contents.socketoptions import LISTEN, SHUTDOWNS, SO_REUSEADDR, SOL_SOCKET, set_option
 from agent.restart.contents.tcpconnections import BlockedConnections, TcpStream
 
 SOL_IP, SOL_TCP, SOL_IPV6, SOL_ICMPV6, SOL_RAW = 0, 6, 41, 58, 255
-SO_REUSEADDR, SO_REUSEPORT = 2, 15
+SO_REUSEPORT: Final = 15
 IPV6_V6ONLY, IP_FREEBIND = 26, 15
 IPV6_FREEBIND: Final = 78
 ICMP_FILTER: Final = 1

@@ -10,6 +10,7 @@ from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import Argument, Data
 
 SOL_SOCKET: Final = 1
+SO_REUSEADDR: Final = 2
 SO_SNDBUF, SO_RCVBUF, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 7, 8, 32, 33
 SO_LINGER, SO_SNDTIMEO, SO_RCVTIMEO, SO_BINDTODEVICE, SO_ATTACH_FILTER = 13, 21, 20, 25, 26
 SCM_RIGHTS: Final = 1

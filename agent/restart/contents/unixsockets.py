@@ -143,6 +143,8 @@ class UnixSockets(FileKind):
         if other is not None:
             file.script.call("close", other)
         socketoptions.restore_options(file, socket.opts)
+        if socket.opts.reuseaddr:
+            socketoptions.set_option(file, socketoptions.SOL_SOCKET, socketoptions.SO_REUSEADDR, 1)
         if socket.state == LISTEN:
             file.script.call("listen", file.number, int(socket.backlog))
         if not (self._lonely(file.entry) and socket.type != SOCK_DGRAM):
