@@ -272,7 +272,15 @@ def convert(
     ] = None,
     nats: Nats = None,
 ) -> None:
-    """Write a snapshot in another format. Losses of the format are reported; msgpack, json and ckpt have none."""
+    """Write a snapshot in another format. Losses of the format are reported; msgpack, json and ckpt have none.
+
+    criu:DIR and criu:ADDRESS copy a folder of CRIU images with all that is in it, into a store or from one.
+    """
+    if storefiles.copies_folder(source, target):
+        if fmt is not None or dialect is not None:
+            raise UsageError("a folder is copied as it is: leave out --format and --dialect")
+        storefiles.copy_folder(source, target, nats)
+        return
     from agent.cli.output import Target, misnamed
 
     out = Target(target, fmt or "ckpt", server=nats)

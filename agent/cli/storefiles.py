@@ -5,9 +5,12 @@ A child process reads or writes it, and ends. So the process that parses the byt
 connection, no thread of a library and no credentials that were read; and it fetches before it confines itself.
 """
 
+from pathlib import Path
 from typing import Final, Self
 
+from agent.errors import UsageError
 from agent.fleet.stores import address
+from exporters.criu import PREFIX
 
 MOST_SIGNATURE_BYTES: Final = 64 << 10
 """Bound of a signature that is fetched."""
@@ -47,6 +50,10 @@ def named(file: str, server: str | None) -> str:
     Raises:
         UsageError: the address is wrong.
     """
+    if is_folder(file):
+        raise UsageError(
+            f"{file} is a folder in a store: `ckptree convert {file} {PREFIX}DIR` copies it to this host first"
+        )
     return StoredFile(file, server) if address.is_address(file) else file
 
 
@@ -78,6 +85,44 @@ def write(file: StoredFile, data: bytes, signature: bytes | None) -> None:
     if signature is not None:
         objects[_signature_of(file)] = signature
     errand.store(file.address, file.server, objects)
+
+
+def copies_folder(source: str, target: str) -> bool:
+    """Return True where a folder of CRIU's images is to be copied into a store, or from one: ``criu:ADDRESS``.
+
+    Raises:
+        UsageError: one of the two is such an address, and the other is no folder on this host.
+    """
+    there = [file for file in (source, target) if is_folder(file)]
+    if not there:
+        return False
+    here = target if is_folder(source) else source
+    if len(there) == 2 or not here.startswith(PREFIX):
+        raise UsageError(f"{there[0]} is a folder in a store: copy it to or from a folder on this host, as criu:DIR")
+    return True
+
+
+def copy_folder(source: str, target: str, server: str | None) -> None:
+    """Copy a folder of CRIU's images into a store, or from one, whole or not at all.
+
+    Raises:
+        UsageError: an address is wrong.
+        CkptreeError: the folder cannot be copied.
+    """
+    from agent.fleet.stores import errand
+
+    source, target = source.removeprefix(PREFIX), target.removeprefix(PREFIX)
+    if not source or not target:
+        raise UsageError(f"an empty name: name a folder, as in {PREFIX}DIR")
+    if address.is_address(source):
+        errand.fetch_folder(address.parse(source), server, Path(target))
+    else:
+        errand.store_folder(address.parse(target), server, Path(source))
+
+
+def is_folder(file: str) -> bool:
+    """Return True for a folder of CRIU's images in a store."""
+    return file.startswith(PREFIX) and address.is_address(file.removeprefix(PREFIX))
 
 
 def _fetch(file: StoredFile, *, signed: bool) -> None:

@@ -62,6 +62,24 @@ def store(place: "Address", server: str | None, objects: Mapping[str, bytes]) ->
     _sent(place, {"put": dict(objects), "server": server})
 
 
+def store_folder(place: "Address", server: str | None, folder: Path) -> None:
+    """Write a folder of files into a store, as `folders.put_named` does.
+
+    Raises:
+        CkptreeError: as folders.put_named does.
+    """
+    _sent(place, {"put_folder": os.fspath(folder.absolute()), "server": server})
+
+
+def fetch_folder(place: "Address", server: str | None, target: Path) -> None:
+    """Read a folder of files from a store, as `folders.get_named` does.
+
+    Raises:
+        CkptreeError: as folders.get_named does.
+    """
+    _sent(place, {"get_folder": os.fspath(target.absolute()), "server": server})
+
+
 def _sent(place: "Address", errand: dict[str, Any]) -> dict[str, bytes]:
     """Send a process on an errand; return what it has read."""
     ran = subprocess.run(
@@ -101,10 +119,15 @@ def main() -> None:
 
 
 def _done(place: "Address", errand: dict[str, Any]) -> dict[str, bytes]:
+    from agent.fleet.stores import folders
     from agent.fleet.stores.opening import opened
 
     found: dict[str, bytes] = {}
     with opened(place, errand["server"]) as opened_store:
+        if "put_folder" in errand:
+            folders.put_named(opened_store, place.name, Path(errand["put_folder"]))
+        if "get_folder" in errand:
+            folders.get_named(opened_store, place.name, Path(errand["get_folder"]))
         for name, data in errand.get("put", {}).items():
             opened_store.put(name, data)
         for name, most in errand.get("get", {}).items():

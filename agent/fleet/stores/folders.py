@@ -57,16 +57,21 @@ def put_folder(store: "ObjectStore", folder: Path, prefix: str = "") -> str:
         CkptreeError: the folder cannot be read, or has something else than files.
         StoreError: the store does not take it. What it has taken names no folder, and another attempt finds it.
     """
-    files: dict[str, Any] = {}
-    try:
-        for name in sorted(os.listdir(folder)):
-            with _opened(folder / name) as file:
-                pieces = [_put(store, piece, prefix) for piece in _cut(file)]
-            files[name] = {"size": sum(size for _, size in pieces), "pieces": [digits for digits, _ in pieces]}
-    except OSError as error:
-        raise CkptreeError(f"cannot read {error.filename or folder}: {error.strerror or error}") from error
-    document = {"format": _FORMAT, "version": _VERSION, "files": files}
-    return _put(store, json.dumps(document, sort_keys=True, separators=(",", ":")).encode(), prefix)[0]
+    return _put(store, _put_files(store, folder, prefix), prefix)[0]
+
+
+def put_named(store: "ObjectStore", name: str, folder: Path) -> None:
+    """Write the files of a folder into a store, and give the list a name: it replaces what has the name.
+
+    Args:
+        store: where to.
+        name: of the list; the pieces lie beside it.
+        folder: it has files alone.
+
+    Raises:
+        CkptreeError: as for `put_folder`.
+    """
+    store.put(name, _put_files(store, folder, _prefix(name)))
 
 
 def get_folder(store: "ObjectStore", digits: str, target: Path, prefix: str = "", most: int = MOST_BYTES) -> None:
@@ -84,19 +89,56 @@ def get_folder(store: "ObjectStore", digits: str, target: Path, prefix: str = ""
         CkptreeError: the folder cannot be written; a piece is missing; the store does not answer.
     """
     where = f"{store.address}: {object_name(digits, prefix)}"
-    files = _listed(where, _got(store, digits, prefix, _MOST_LIST))
+    _get_files(store, where, _got(store, digits, prefix, _MOST_LIST), target, prefix, most)
+
+
+def get_named(store: "ObjectStore", name: str, target: Path, most: int = MOST_BYTES) -> None:
+    """Read a folder whose list has a name.
+
+    Args:
+        store: where from.
+        name: of the list.
+        target: the folder to make; only an empty one may be there.
+        most: bound of all files together, bytes.
+
+    Raises:
+        CkptreeError: as for `get_folder`.
+    """
+    where = f"{store.address}: {name}"
+    _get_files(store, where, store.get(name, _MOST_LIST), target, _prefix(name), most)
+
+
+def _prefix(name: str) -> str:
+    """Return what stands before the names of objects that lie beside one."""
+    folder, slash, _ = name.rpartition("/")
+    return folder + slash
+
+
+def _put_files(store: "ObjectStore", folder: Path, prefix: str) -> bytes:
+    """Write all pieces; return the list."""
+    files: dict[str, Any] = {}
+    try:
+        for name in sorted(os.listdir(folder)):
+            with _opened(folder / name) as file:
+                pieces = [_put(store, piece, prefix) for piece in _cut(file)]
+            files[name] = {"size": sum(size for _, size in pieces), "pieces": [digits for digits, _ in pieces]}
+    except OSError as error:
+        raise CkptreeError(f"cannot read {error.filename or folder}: {error.strerror or error}") from error
+    document = {"format": _FORMAT, "version": _VERSION, "files": files}
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _get_files(store: "ObjectStore", where: str, listed: bytes, target: Path, prefix: str, most: int) -> None:
+    """Make the folder of a list."""
+    files = _listed(where, listed)
     bound(where, sum(size for size, _ in files.values()), most)
     temporary = target.with_name(f".{target.name[:50]}.{os.urandom(8).hex()}")
     try:
         temporary.mkdir(mode=0o700)
         try:
-            for name, (size, pieces) in files.items():
-                _write(
-                    temporary / name,
-                    size,
-                    (_got(store, each, prefix, min(size, PIECE_BYTES)) for each in pieces),
-                    where,
-                )
+            for name, (size, digits) in files.items():
+                pieces = (_got(store, each, prefix, min(size, PIECE_BYTES)) for each in digits)
+                _write(temporary / name, size, pieces, where)
             temporary.rename(target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -276,3 +276,54 @@ def test_the_errand_looks_for_no_module_in_the_working_directory(there: stores.S
         (tmp_path / f"{name}.py").write_text("raise SystemExit('taken over')")
     ran = here("show", "nats://trees/safe", cwd=tmp_path, env=there.environment)
     assert ran.returncode == 0, said(ran)
+
+
+@each_store
+def test_a_folder_of_criu_is_copied_into_a_store_and_back(there: stores.Stores, scheme: str, tmp_path: Path) -> None:
+    """All its files come back, those that are no tree, too; a verb that reads it says how."""
+    dump, back = tmp_path / "dump", tmp_path / "back"
+    assert run(there, "convert", WEB, dump, "-f", "criu").returncode == 0
+    (dump / "pages-1.img").write_bytes(os.urandom(100_000))
+    name = f"criu:{there.address(scheme, 'dump')}"
+    for _ in range(2):
+        ran = run(there, "convert", f"criu:{dump}", name)
+        assert ran.returncode == 0, said(ran)
+    for verb in ("show", "check", "plan", "restart"):
+        ran = run(there, verb, name)
+        assert ran.returncode == 2
+        assert f"`ckptree convert {name} criu:DIR` copies it" in said(ran)
+    assert run(there, "convert", name, f"criu:{back}").returncode == 0
+    assert {path.name: path.read_bytes() for path in back.iterdir()} == {
+        path.name: path.read_bytes() for path in dump.iterdir()
+    }
+    assert run(there, "show", f"criu:{back}").returncode == 0
+    ran = run(there, "convert", name, f"criu:{back}")
+    assert ran.returncode == 1
+    assert "cannot write" in said(ran)
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (("criu:nats://b/x", "criu:nats://b/y"), "to or from a folder on this host"),
+        (("criu:nats://b/x", "there.ckpt"), "to or from a folder on this host"),
+        ((WEB, "criu:s3://bucket/x"), "to or from a folder on this host"),
+        (("criu:", "criu:s3://bucket/x"), "an empty name"),
+        (("criu:nats://b", "criu:d"), "the name is missing"),
+        (("criu:d", "criu:nats://b/x", "-f", "ckpt"), "leave out --format"),
+    ],
+)
+def test_what_is_wrong_with_a_copy_is_named(words: tuple[str, ...], fault: str) -> None:
+    """Nothing is made."""
+    ran = here("convert", *words, "--nats", "nats://127.0.0.1:1")
+    assert ran.returncode == 2
+    assert fault in said(ran)
+
+
+def test_a_folder_that_is_not_there_is_named(there: stores.Stores, tmp_path: Path) -> None:
+    """On this host and in the store."""
+    ran = run(there, "convert", f"criu:{tmp_path / 'none'}", "criu:nats://trees/x")
+    assert (ran.returncode, str(tmp_path / "none") in said(ran)) == (1, True)
+    ran = run(there, "convert", "criu:nats://trees/none", f"criu:{tmp_path / 'back'}")
+    assert (ran.returncode, "there is no object nats://trees/none" in said(ran)) == (1, True)
+    assert not (tmp_path / "back").exists()

@@ -12,7 +12,7 @@ import pytest
 from agent.errors import CkptreeError, FormatError
 from agent.fleet.folderstore import FolderStore
 from agent.fleet.stores import address, folders
-from agent.fleet.stores.folders import get_folder, object_name, put_folder
+from agent.fleet.stores.folders import get_folder, get_named, object_name, put_folder, put_named
 from agent.fleet.stores.opening import opened
 from agent.fleet.stores.store import MissingError, StoreError, sha256
 from tests.support import stores
@@ -70,7 +70,9 @@ def test_a_folder_comes_back_from_each_kind_of_store(
         with opened(address.parse(there.address(scheme, "x"))) as found:
             digits = put_folder(found, dump, "dump-")
             get_folder(found, digits, tmp_path / "back", "dump-")
-    assert content(tmp_path / "back") == FILES
+            put_named(found, "named", dump)
+            get_named(found, "named", tmp_path / "again")
+    assert content(tmp_path / "back") == content(tmp_path / "again") == FILES
 
 
 def test_equal_pieces_are_stored_once(store: FolderStore, dump: Path, tmp_path: Path) -> None:
