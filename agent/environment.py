@@ -8,6 +8,8 @@ from typing import Final
 
 SOCKET_VARIABLE: Final = "CKPTREE_SOCKET"
 """The environment variable with the path of the socket, for daemon and client; an empty value counts as unset."""
+DEFAULT_SOCKET: Final = Path("/run/ckptree/ckptree.sock")
+"""The daemon's socket, where neither names another one."""
 NATS_VARIABLE: Final = "CKPTREE_NATS"
 """The environment variable with the address of the NATS server; an empty value counts as unset."""
 

@@ -6,9 +6,7 @@ import re
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-import typer
-
-from agent.cli.app import app
+from agent.cli.app import commands as all_commands
 from agent.cli.output import find_format
 from agent.daemon import settings
 from agent.events.subscriber import KINDS
@@ -79,7 +77,7 @@ def formats() -> tuple[str, ...]:
 
 def verbs() -> list[Verb]:
     """Return all verbs that the help shows."""
-    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # it is a group
+    commands: dict[str, Any] = all_commands().commands
     found = []
     for name, command in commands.items():
         if command.hidden:

@@ -7,21 +7,14 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import click
 import typer
 from typer.core import TyperGroup
 
-from agent.cli import daemonverbs, exportverb, fileverbs, pastverbs, treeverb
-from agent.cli import doctorverb as doctorverb
-from agent.cli import fleetrestartverb as fleetrestartverb
-from agent.cli import fleetverbs as fleetverbs
-from agent.cli import hookverb as hookverb
-from agent.cli import relayverb as relayverb
-from agent.cli import restartverb as restartverb
-from agent.cli import setverbs as setverbs
 from agent.cli.fileverbs import AsJson, DialectName
 from agent.cli.message import in_a_line
 from agent.cli.options import (
@@ -42,6 +35,8 @@ from agent.cli.terminal import say
 from agent.errors import INCOMPLETE, INTERRUPTED, CkptreeError, RefusedError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from agent.cli import sources
     from agent.cli.sources import Source as SourceOfTrees
     from agent.cli.sources import Taken
@@ -84,18 +79,6 @@ class _Verbs(TyperGroup):
             return super().invoke(ctx)
 
 
-app = typer.Typer(
-    name="ckptree",
-    cls=_Verbs,
-    help="Consistent checkpoints of process trees from eBPF, without freezing a process.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
     if wanted:
         from importlib.metadata import version
@@ -104,7 +87,6 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the op
         raise typer.Exit
 
 
-@app.callback()
 def options(
     _version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
@@ -113,10 +95,6 @@ def options(
     """Consistent checkpoints of process trees from eBPF, without freezing a process."""
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    add_help_option=False,
-)
 def daemon(context: typer.Context) -> None:
     """Watch all process trees of this host, in the foreground, and answer on a Unix socket."""
     from agent.daemon import main as program
@@ -124,7 +102,6 @@ def daemon(context: typer.Context) -> None:
     raise typer.Exit(program.main(context.args))
 
 
-@app.command()
 def snapshot(
     root: Annotated[str, typer.Argument(metavar="ROOT", help=ROOT_HELP)],
     output: Annotated[
@@ -251,31 +228,72 @@ def _report(taken: "Taken") -> None:
         say("incomplete: " + ("; ".join(taken.reasons) or "not verified"))
 
 
-for _verb in (
-    *(fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, fileverbs.plan),
-    *(restartverb.restart, treeverb.tree, doctorverb.doctor),
-    *(pastverbs.events, exportverb.export),
-    *(daemonverbs.watch, daemonverbs.status, daemonverbs.metrics, hookverb.hook, relayverb.relay),
-):
-    app.command(epilog=restartverb.EPILOG if _verb is restartverb.restart else None)(_verb)
+_VERBS: Final = {
+    "fileverbs": ("show", "check", "diff", "convert", "plan"),
+    "restartverb": ("restart",),
+    "treeverb": ("tree",),
+    "doctorverb": ("doctor",),
+    "pastverbs": ("events",),
+    "exportverb": ("export",),
+    "daemonverbs": ("watch", "status", "metrics"),
+    "hookverb": ("hook",),
+    "relayverb": ("relay",),
+}
+"""The verbs of each module, in the order of the help."""
+_FLEET_VERBS: Final = {
+    "fleetverbs": ("hosts", "snapshot"),
+    "setverbs": ("show", "check", "diff", "plan"),
+    "fleetrestartverb": ("restart",),
+}
+_FLEET: Final = "fleet"
 
-fleet = typer.Typer(
-    name="fleet",
-    cls=_Verbs,
-    help="Many hosts: ask their relays, and work with sets of their trees.",
-    no_args_is_help=True,
-)
-for _of_many in (
-    *(fleetverbs.hosts, fleetverbs.snapshot),
-    *(setverbs.show, setverbs.check, setverbs.diff, setverbs.plan, fleetrestartverb.restart),
-):
-    fleet.command()(_of_many)
-app.add_typer(fleet)
+
+def commands(verb: str = "") -> Any:
+    """Return the command line.
+
+    Args:
+        verb: the verb that is called: the modules of others, and the options of these, take time. All, if it is none.
+    """
+    made = typer.Typer(
+        name="ckptree",
+        cls=_Verbs,
+        help="Consistent checkpoints of process trees from eBPF, without freezing a process.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(options)
+    alone = verb if verb == _FLEET or any(verb in names for names in _VERBS.values()) else ""
+    if not alone:
+        settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+        made.command(context_settings=settings, add_help_option=False)(daemon)
+        made.command()(snapshot)
+    _register(made, _VERBS, alone)
+    if alone in ("", _FLEET):
+        fleet = typer.Typer(
+            name=_FLEET,
+            cls=_Verbs,
+            help="Many hosts: ask their relays, and work with sets of their trees.",
+            no_args_is_help=True,
+        )
+        _register(fleet, _FLEET_VERBS)
+        made.add_typer(fleet)
+    return typer.main.get_command(made)
+
+
+def _register(made: typer.Typer, modules: "Mapping[str, tuple[str, ...]]", alone: str = "") -> None:
+    for module, names in modules.items():
+        for name in names:
+            if alone in ("", name):
+                found = import_module(f"agent.cli.{module}")
+                made.command(epilog=getattr(found, "EPILOG", None))(getattr(found, name))
 
 
 def main() -> int:
     """Run a verb and return its exit code; a CkptreeError is printed as one message."""
-    command: Any = typer.main.get_command(app)
+    command = commands(sys.argv[1] if len(sys.argv) > 1 else "")
     if not {"-h", "--help"}.isdisjoint(sys.argv):  # to find them takes time
         name_foreign_formats(command.commands)
     try:

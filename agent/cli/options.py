@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.environment import NATS_VARIABLE, SOCKET_VARIABLE
+from agent.environment import DEFAULT_SOCKET, NATS_VARIABLE, SOCKET_VARIABLE
 from agent.errors import UsageError
-from agent.protocol.client import DEFAULT_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from agent.environment import SOCKET_VARIABLE, private_socket
+from agent.environment import DEFAULT_SOCKET, SOCKET_VARIABLE, private_socket
 from agent.errors import CkptreeError, HostError, NoDaemonError, NoSuchRootError, UsageError, VersionError
 from agent.protocol import codec
 from agent.protocol.connection import first_connected
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from agent.table.areas import AtExec
 
 __all__ = ["DEFAULT_SOCKET", "Answer", "Client", "Event", "EventTask", "Hello", "Subscription", "default_socket"]
-
-DEFAULT_SOCKET = Path("/run/ckptree/ckptree.sock")
 
 
 def default_socket() -> Path:

@@ -31,7 +31,7 @@ from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import Images, PageRun, ProcessImage
 from agent.restart.contents.memory import AddressSpace
 from agent.restart.contents.pagereads import PageFiles
-from agent.restart.contents.programs import Programs, Source
+from agent.restart.contents.programs import Programs, TreeContents
 from agent.restart.contents.refusals import ContentRefusal, Refused
 from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedMemory
 from agent.restart.contents.sharedtables import SharedTables
@@ -172,7 +172,7 @@ class Contents:
             mapped: the areas of the helper's processes, all alike.
             specials: the kernel's areas among them.
         """
-        source = Source(
+        source = TreeContents(
             images=self._images,
             snapshot=self._snapshot,
             plan=self._plan,

@@ -58,6 +58,7 @@ _NAMES: Final[Mapping[int, str]] = {
     Special.TERMINAL: "open",
 }
 _PACK: Final = fillabi.OPERATION.pack
+_PACK_SIGNED: Final = struct.Struct(fillabi.OPERATION.format.replace("6Q", "6q")).pack
 _U64: Final = (1 << 64) - 1
 
 
@@ -231,8 +232,10 @@ class FillScript:
             self._last = self.about
         self._calls.append(call)
         try:
-            self.code += _PACK(call, keep, demand, 0, 0, len(arguments), *arguments, *_PADS[len(arguments)], wanted)
-        except struct.error:  # an argument is negative, or no number
+            self.code += _PACK_SIGNED(
+                call, keep, demand, 0, 0, len(arguments), *arguments, *_PADS[len(arguments)], wanted
+            )
+        except struct.error:  # an argument is no number, or has the highest bit
             self._add_mixed(call, arguments, keep, demand, wanted)
 
     def _add_mixed(self, call: int, arguments: tuple[Argument, ...], keep: int, demand: Demand, wanted: int) -> None:

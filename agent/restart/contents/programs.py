@@ -37,7 +37,7 @@ _WORDS_OF_OBJECT = 2
 _WORDS_OF_TREE = 64
 
 
-class Source(NamedTuple):
+class TreeContents(NamedTuple):
     """All that the programs are made from.
 
     Attributes:
@@ -89,7 +89,11 @@ class Programs:
     """
 
     def __init__(
-        self, source: Source, numbers: Sequence[tuple[int, ...]], mapped: Sequence[AddressRange], specials: Specials
+        self,
+        source: TreeContents,
+        numbers: Sequence[tuple[int, ...]],
+        mapped: Sequence[AddressRange],
+        specials: Specials,
     ) -> None:
         self._source = source
         self._numbers = numbers

@@ -16,16 +16,6 @@
 #define FD_SHARED 4
 #define FD_COORDINATOR 5
 
-#define PTRACE_CONT 7
-#define PTRACE_SYSCALL 24
-#define PTRACE_DETACH 17
-#define PTRACE_GETREGSET 0x4204
-#define PTRACE_SETREGSET 0x4205
-#define PTRACE_SEIZE 0x4206
-#define PTRACE_INTERRUPT 0x4207
-#define PTRACE_SETSIGMASK 0x420b
-#define PTRACE_O_EXITKILL (1 << 20)
-#define PTRACE_EVENT_STOP 128
 #define NT_PRSTATUS 1
 #define NT_PRFPREG 2
 #define NT_X86_XSTATE 0x202
@@ -74,11 +64,16 @@ static long proceed = PTRACE_CONT; /* the request by which a thread goes on behi
 static char xstate[MOST_XSTATE];
 #endif
 
-static _Noreturn void end(enum resumed what, uint32_t thread, long answer)
+static void tell(enum resumed what, uint32_t thread, long answer)
 {
 	struct resume_message message = {what, thread, answer < 0 ? (int32_t)-answer : (int32_t)answer, 0};
 
 	CALL6(sendto, FD_COORDINATOR, &message, sizeof(message), MSG_NOSIGNAL, 0, 0);
+}
+
+static _Noreturn void end(enum resumed what, uint32_t thread, long answer)
+{
+	tell(what, thread, answer);
 	for (;;)
 		CALL1(exit_group, what != RESUMED_ALL);
 }
@@ -273,7 +268,7 @@ static void set_registers(uint32_t thread, void *registers)
 }
 
 /*
- * Begin to have the first thread of a process unmap the region, with the system call instruction that it waits in. The thread stops at the
+ * Begin to have the first thread of a process unmap the region, with the system call instruction that it waits in. It stops at the
  * begin of that call, and at its end before the next instruction, which is gone. These stops are no signals: for a single step the
  * kernel would force SIGTRAP on a thread that blocks it, and with that take away the program's action for it (force_sig_info).
  */
@@ -293,6 +288,12 @@ static void begin_unmapping(uint32_t thread)
 	must(RESUMED_REGISTERS, thread, trace(PTRACE_SYSCALL, thread, 0, 0));
 }
 
+static void go_on_unmapping(uint32_t thread)
+{
+	await_stop(thread, 0, SIGTRAP);
+	must(RESUMED_REGISTERS, thread, trace(PTRACE_SYSCALL, thread, 0, 0));
+}
+
 static void end_unmapping(uint32_t thread)
 {
 	uint64_t registers[REGISTERS_SIZE / sizeof(uint64_t)];
@@ -307,18 +308,13 @@ static void end_unmapping(uint32_t thread)
 /* Have all processes unmap their regions, at once. */
 static void unmap_regions(void)
 {
+	void (*const steps[])(uint32_t) = {begin_unmapping, go_on_unmapping, end_unmapping};
+
 	proceed = PTRACE_SYSCALL;
-	for (uint32_t n = 0; n < table->threads; n++)
-		if (threads[n].region)
-			begin_unmapping(n);
-	for (uint32_t n = 0; n < table->threads; n++)
-		if (threads[n].region) {
-			await_stop(n, 0, SIGTRAP);
-			must(RESUMED_REGISTERS, n, trace(PTRACE_SYSCALL, n, 0, 0));
-		}
-	for (uint32_t n = 0; n < table->threads; n++)
-		if (threads[n].region)
-			end_unmapping(n);
+	for (int step = 0; step < 3; step++)
+		for (uint32_t n = 0; n < table->threads; n++)
+			if (threads[n].region)
+				steps[step](n);
 	proceed = PTRACE_CONT;
 }
 
@@ -346,13 +342,6 @@ static void stop_group(uint32_t leader)
 		stopped_by(leader, SIGSTOP);
 }
 
-static void tell(enum resumed what)
-{
-	struct resume_message message = {what, 0, 0, 0};
-
-	CALL6(sendto, FD_COORDINATOR, &message, sizeof(message), MSG_NOSIGNAL, 0, 0);
-}
-
 static void open_table(void)
 {
 	struct resume_head head;
@@ -360,16 +349,8 @@ static void open_table(void)
 	if (CALL4(pread64, FD_TABLE, &head, sizeof(head), 0) != sizeof(head))
 		end(RESUMED_SETUP, 0, -EINVAL);
 	table = map(head.size, MAP_PRIVATE, FD_TABLE, 0);
-	if (refusal(table))
-		end(RESUMED_SETUP, 0, refusal(table));
+	must(RESUMED_SETUP, 0, refusal(table));
 	threads = (struct resume_thread *)(table + 1);
-}
-
-static void open_state(void)
-{
-	state = map(table->state_size, MAP_SHARED, FD_SHARED, table->state_offset);
-	if (refusal(state))
-		end(RESUMED_SETUP, 0, refusal(state));
 }
 
 /* Take the table with the states of the threads, and keep what the threads were told meanwhile. */
@@ -386,7 +367,8 @@ static void open_whole_table(void)
 _Noreturn void resume_main(void)
 {
 	open_table();
-	open_state();
+	state = map(table->state_size, MAP_SHARED, FD_SHARED, table->state_offset);
+	must(RESUMED_SETUP, 0, refusal(state));
 	for (uint32_t n = 0; n < table->threads; n++)
 		must(RESUMED_SEIZE, n, trace(PTRACE_SEIZE, n, 0, PTRACE_O_EXITKILL | table->options));
 	store_traced();
@@ -407,7 +389,7 @@ _Noreturn void resume_main(void)
 	for (uint32_t n = 0; n < table->threads; n++)
 		must(RESUMED_MASK, n,
 		     trace(PTRACE_SETSIGMASK, n, sizeof(threads[n].mask), (uint64_t)(uintptr_t)&threads[n].mask));
-	tell(RESUMED_READY);
+	tell(RESUMED_READY, 0, 0);
 	while (!has_word(0))
 		;
 	/* From here on nothing is left that can fail: a thread that is gone by now was killed from outside. */

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import click
 import pytest
-import typer
 
-from agent.cli.app import app
+from agent.cli.app import commands
 from agent.model import Tag
 from exporters import registry
 from tests.support.commandline import ckptree, here
@@ -289,6 +288,20 @@ def test_a_reader_that_has_had_enough_is_no_traceback(image: Path) -> None:
     assert b"Traceback" not in ran.stderr
 
 
+def test_a_verb_by_itself_is_as_among_all() -> None:
+    """The others' modules and options are left out, for they take time; what is no verb is answered by all."""
+    every = commands()
+
+    for name in every.commands:
+        alone = commands(name)
+        assert name in alone.commands
+        assert [option.to_info_dict() for option in alone.commands[name].params] == [
+            option.to_info_dict() for option in every.commands[name].params
+        ]
+    assert [*commands("restart").commands] == ["restart"]
+    assert [*commands("restar").commands] == [*every.commands]
+
+
 def test_help_is_data() -> None:
     """It goes to stdout with exit code 0, for each verb."""
     for arguments in (["--help"], ["-h"], ["snapshot", "-h"], ["daemon", "-h"], ["show", "-h"], ["status", "-h"]):
@@ -299,7 +312,7 @@ def test_help_is_data() -> None:
 
 def test_the_help_of_each_verb_describes_each_argument_and_option() -> None:
     """The words are those of the code, whatever library prints them."""
-    group = typer.main.get_command(app)
+    group = commands()
     assert isinstance(group, click.Group)
     for name, verb in group.commands.items():
         shown = " ".join(verb.get_help(click.Context(verb, info_name=name)).split())

@@ -75,7 +75,7 @@ def test_a_socket_that_one_may_not_open_is_not_permitted(tmp_path: Path) -> None
             [
                 sys.executable,
                 "-c",
-                "import agent.cli.app, agent.protocol.client; " + script,
+                "import agent.cli.app, agent.cli.daemonverbs, agent.protocol.client; " + script,
                 "status",
                 "--socket",
                 path,

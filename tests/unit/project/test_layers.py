@@ -133,6 +133,8 @@ def test_the_command_line_starts_light() -> None:
         "agent.proc.procfs",
         "exporters.registry",
         "exporters.drawing.treeview",
+        "agent.cli.restartverb",
+        "asyncio",
     }
 
 
