@@ -11,6 +11,7 @@
 
 #include "fill.h"
 #include "kernel_calls.h"
+#include "tracing.h"
 
 #define FD_TABLE 3
 #define FD_SHARED 4

@@ -10,18 +10,6 @@
 
 #include <stdint.h>
 
-/* Requests and options of ptrace(), and the event of a stop that was asked for. */
-#define PTRACE_CONT 7
-#define PTRACE_SYSCALL 24
-#define PTRACE_DETACH 17
-#define PTRACE_GETREGSET 0x4204
-#define PTRACE_SETREGSET 0x4205
-#define PTRACE_SEIZE 0x4206
-#define PTRACE_INTERRUPT 0x4207
-#define PTRACE_SETSIGMASK 0x420b
-#define PTRACE_O_EXITKILL (1 << 20)
-#define PTRACE_EVENT_STOP 128
-
 struct resume_head {
 	uint64_t size;	       /* of the table */
 	uint64_t state_offset; /* of struct fill_state in the shared file */
