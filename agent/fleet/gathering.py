@@ -12,7 +12,10 @@ Times are of one clock of the requester's, which nobody sets (CLOCK_MONOTONIC), 
 CLOCK_REALTIME at the beginning.
 """
 
+import heapq
+from collections import Counter, deque
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -22,11 +25,14 @@ from agent.fleet.manifest import FleetSet, HostImage, Missing, hash_of
 from agent.fleet.messages import Message
 
 MS: Final = 1_000_000
-_AGAIN_NS: Final = 500 * MS
+_AGAIN_NS: Final = 250 * MS
+_MOST_DOUBLED: Final = 3
+"""So often the time doubles after which a message is sent again: a network that is slow must not get more and more."""
 _ABSENT_NS: Final = 2000 * MS
 """So long a relay may be away, while it or the server is started again, before its host counts as missing."""
 _LEAD_NS: Final = 20 * MS
-_MOST_FETCHING: Final = 32
+_MOST_FETCHING: Final = 128
+"""Pieces that are on their way: 32 MB. The server disconnects a client for whom it has more than 64 MB."""
 MOST_IMAGE: Final = 256 << 20
 _LATE: Final = "the relay has not answered by the deadline"
 _ABSENT: Final = "no relay of that name is connected"
@@ -85,8 +91,11 @@ class Ask(NamedTuple):
     number: int
 
 
-class Gathered(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Gathered:
     """The result of a gathering.
+
+    Its text has no bytes of images: asyncio.run() makes a text of its result, as it restores the handler of SIGINT.
 
     Attributes:
         made: the set; its hosts have their images here.
@@ -94,8 +103,8 @@ class Gathered(NamedTuple):
         abandoned: True where `require_all` forbids to write the set.
     """
 
-    made: FleetSet
-    images: dict[str, bytes]
+    made: FleetSet = field(repr=False)
+    images: dict[str, bytes] = field(repr=False)
     abandoned: bool
 
 
@@ -105,18 +114,13 @@ class _Expected:
     def __init__(self, root: str) -> None:
         self.root = root
         self.phase = HostPhase.ARMING
-        self.asked_ns: int | None = None
+        self.awaited = 0  # number of the message whose answer is awaited; 0: none is
+        self.tries = 0
         self.absent_ns: int | None = None
         self.clock: Offset | None = None
         self.reason = ""
         self.facts: Message = {}
         self.data = bytearray()
-
-    def enter(self, phase: HostPhase) -> None:
-        self.phase, self.asked_ns, self.absent_ns = phase, None, None
-
-    def is_due(self, now_ns: int) -> bool:
-        return self.asked_ns is None or now_ns - self.asked_ns >= _AGAIN_NS
 
 
 class Gathering:
@@ -134,47 +138,69 @@ class Gathering:
         self._arm_by_ns = now_ns + wanted.deadline_ns // 2
         self._at_ns: int | None = None
         self._sent: dict[int, tuple[str, str, int]] = {}
-        self._numbers = 0
+        self._count = Counter({HostPhase.ARMING: len(self._hosts)})
+        self._to_ask = deque(self._hosts)
+        self._to_fetch: deque[str] = deque()
+        self._fetching: set[str] = set()
+        self._again: list[tuple[int, int, str]] = []  # a heap: when a message is sent again, its number, its host
 
     @property
     def done(self) -> bool:
         """True when nothing is to be sent or awaited any more."""
-        return self._abandoned() or all(
-            each.phase in (HostPhase.HERE, HostPhase.MISSING) for each in self._hosts.values()
-        )
+        return self._abandoned() or self._count[HostPhase.HERE] + self._count[HostPhase.MISSING] == len(self._hosts)
 
     def _abandoned(self) -> bool:
-        return self._wanted.require_all and any(each.phase is HostPhase.MISSING for each in self._hosts.values())
+        return self._wanted.require_all and self._count[HostPhase.MISSING] > 0
 
     def _in(self, *phases: HostPhase) -> dict[str, _Expected]:
         return {host: each for host, each in self._hosts.items() if each.phase in phases}
+
+    def _enter(self, host: str, phase: HostPhase, reason: str = "") -> None:
+        each = self._hosts[host]
+        self._count[each.phase] -= 1
+        self._count[phase] += 1
+        self._fetching.discard(host)
+        each.phase, each.awaited, each.tries, each.absent_ns = phase, 0, 0, None
+        each.reason = reason
+        if phase in _ASKED:
+            (self._to_fetch if phase is HostPhase.FETCHING else self._to_ask).append(host)
 
     def due(self, now_ns: int) -> list[Ask]:
         """Return the messages that are to be sent now."""
         self._advance(now_ns)
         if self.done:
             return []
+        while self._again and self._again[0][0] <= now_ns:
+            _, number, host = heapq.heappop(self._again)
+            if self._hosts[host].awaited == number:  # its answer has not come
+                self._hosts[host].awaited = 0
+                self._fetching.discard(host)
+                is_fetched = self._hosts[host].phase is HostPhase.FETCHING
+                (self._to_fetch if is_fetched else self._to_ask).append(host)
         found = []
-        for host, each in self._in(HostPhase.ARMING, HostPhase.CUTTING).items():
-            if each.is_due(now_ns):
-                found.append(self._ask(host, _ASKED[each.phase], self._request(each, now_ns), now_ns))
-        for host, each in self._next_fetched(now_ns):
-            piece = {"id": self._wanted.id, "offset": len(each.data)}
-            found.append(self._ask(host, messages.IMAGE, piece, now_ns))
+        while self._to_ask:
+            host = self._to_ask.popleft()
+            each = self._hosts[host]
+            if each.phase in (HostPhase.ARMING, HostPhase.CUTTING) and not each.awaited:
+                found.append(self._ask(host, self._request(each, now_ns), now_ns))
+        # A host that does not answer holds up no other: its place is free after a while.
+        while self._to_fetch and len(self._fetching) < _MOST_FETCHING:
+            host = self._to_fetch.popleft()
+            each = self._hosts[host]
+            if each.phase is HostPhase.FETCHING and not each.awaited:
+                self._fetching.add(host)
+                found.append(self._ask(host, {"id": self._wanted.id, "offset": len(each.data)}, now_ns))
         return found
 
-    def _next_fetched(self, now_ns: int) -> list[tuple[str, _Expected]]:
-        """Return hosts that are to be asked for a piece of their image; one that does not answer holds up no other."""
-        fetching = self._in(HostPhase.FETCHING)
-        due = [(host, each) for host, each in fetching.items() if each.is_due(now_ns)]
-        due.sort(key=lambda pair: pair[1].asked_ns or 0)
-        return due[: max(0, _MOST_FETCHING - (len(fetching) - len(due)))]
-
-    def _ask(self, host: str, verb: str, message: Message, now_ns: int) -> Ask:
-        self._numbers += 1
-        self._sent[self._numbers] = host, verb, now_ns
-        self._hosts[host].asked_ns = now_ns
-        return Ask(host, verb, message, self._numbers)
+    def _ask(self, host: str, message: Message, now_ns: int) -> Ask:
+        each = self._hosts[host]
+        number = len(self._sent) + 1
+        self._sent[number] = host, _ASKED[each.phase], now_ns
+        patience_ns = max(_AGAIN_NS, 8 * each.clock.bound_ns if each.clock is not None else 0)
+        heapq.heappush(self._again, (now_ns + (patience_ns << min(each.tries, _MOST_DOUBLED)), number, host))
+        each.awaited = number
+        each.tries += 1
+        return Ask(host, _ASKED[each.phase], message, number)
 
     def _request(self, each: _Expected, now_ns: int) -> Message:
         wanted = self._wanted
@@ -191,119 +217,113 @@ class Gathering:
 
     def _advance(self, now_ns: int) -> None:
         if now_ns >= self._deadline_ns:
-            for each in self._hosts.values():
+            for host, each in self._hosts.items():
                 if each.phase not in (HostPhase.HERE, HostPhase.MISSING):
-                    each.reason = each.reason or (_ABSENT if each.absent_ns is not None else _LATE)
-                    each.enter(HostPhase.MISSING)
+                    self._enter(host, HostPhase.MISSING, _LATE if each.absent_ns is None else _ABSENT)
             return
-        if now_ns >= self._arm_by_ns:
-            for each in self._in(HostPhase.ARMING).values():
-                each.reason = _ABSENT if each.absent_ns is not None else f"{_LATE}, of the first half of the time"
-                each.enter(HostPhase.MISSING)
-        ready = self._in(HostPhase.READY)
-        if ready and self._at_ns is None and not self._in(HostPhase.ARMING) and not self._abandoned():
+        if now_ns >= self._arm_by_ns and self._count[HostPhase.ARMING]:
+            for host, each in self._in(HostPhase.ARMING).items():
+                late = f"{_LATE}, of the first half of the time"
+                self._enter(host, HostPhase.MISSING, late if each.absent_ns is None else _ABSENT)
+        if self._at_ns is None and not self._count[HostPhase.ARMING] and self._count[HostPhase.READY]:
+            if self._abandoned():
+                return
+            ready = self._in(HostPhase.READY)
             # Each must have the message before the instant, with some room.
             bounds = [each.clock.bound_ns for each in ready.values() if each.clock is not None]
             self._at_ns = now_ns + _LEAD_NS + 2 * max(bounds, default=0)
-            for each in ready.values():
-                each.enter(HostPhase.CUTTING)
+            for host in ready:
+                self._enter(host, HostPhase.CUTTING)
 
     def next_ns(self, now_ns: int) -> int:
         """Return the time at which `due` is to be called again if no answer comes."""
         times = [self._deadline_ns]
-        if self._in(HostPhase.ARMING):
+        if self._count[HostPhase.ARMING]:
             times.append(self._arm_by_ns)
-        asking = list(self._in(HostPhase.ARMING, HostPhase.CUTTING).values())
-        asking += [each for _, each in self._next_fetched(now_ns)]
-        times += [now_ns if each.asked_ns is None else each.asked_ns + _AGAIN_NS for each in asking]
-        # The end of each one's patience gives room to those that wait for their turn.
-        fetched = [each.asked_ns for each in self._in(HostPhase.FETCHING).values() if each.asked_ns is not None]
-        times += [asked_ns + _AGAIN_NS for asked_ns in fetched if asked_ns + _AGAIN_NS > now_ns]
+        if self._to_ask or (self._to_fetch and len(self._fetching) < _MOST_FETCHING):
+            times.append(now_ns)
+        if self._again:
+            times.append(self._again[0][0])
         return max(now_ns, min(times))
 
     def absent(self, number: int, now_ns: int) -> None:
         """Take the server's word that nobody listens to the subject of a message."""
-        if (host := self._host_of(number)) is None:
+        if number not in self._sent or not self._is_awaited(number):
             return
+        host = self._sent[number][0]
         each = self._hosts[host]
         if each.absent_ns is None:
             each.absent_ns = now_ns
-        elif now_ns - each.absent_ns >= _ABSENT_NS and each.phase in _ASKED:
-            each.reason = _ABSENT
-            each.enter(HostPhase.MISSING)
+        elif now_ns - each.absent_ns >= _ABSENT_NS:
+            self._enter(host, HostPhase.MISSING, _ABSENT)
 
     def refused(self, number: int, reason: str) -> None:
         """Take the relay's word that it will not, or cannot, do what a message asks for."""
-        host = self._host_of(number)
-        if host is not None and self._is_awaited(number):
-            self._fail(self._hosts[host], reason)
-
-    def _fail(self, each: _Expected, reason: str) -> None:
-        each.reason = reason
-        each.enter(HostPhase.MISSING)
-
-    def _host_of(self, number: int) -> str | None:
-        return self._sent[number][0] if number in self._sent else None
+        if number in self._sent and self._is_awaited(number):
+            self._enter(self._sent[number][0], HostPhase.MISSING, reason)
 
     def _is_awaited(self, number: int) -> bool:
+        """Return True if a message is of the phase in which its host is: an answer to an earlier try counts, too."""
         host, verb, _ = self._sent[number]
         return _ASKED.get(self._hosts[host].phase) == verb
 
     def answered(self, number: int, answer: Message, now_ns: int) -> None:
         """Take a relay's answer to a message. One that is not awaited any more changes nothing."""
-        if number not in self._sent or now_ns >= self._deadline_ns:
+        if number not in self._sent or now_ns >= self._deadline_ns or not self._is_awaited(number):
             return
         host, verb, sent_ns = self._sent[number]
         each = self._hosts[host]
-        if not self._is_awaited(number):
-            return
         try:
             if verb == messages.ARM:
                 each.clock = _measured(answer, sent_ns, now_ns)
-                each.enter(HostPhase.READY)
+                self._enter(host, HostPhase.READY)
             elif verb == messages.CUT:
-                self._cut(each, answer, Offset.narrower(_measured(answer, sent_ns, now_ns), each.clock))
+                self._cut(host, answer, _measured(answer, sent_ns, now_ns).narrower(each.clock))
             else:
-                self._piece(each, answer)
+                self._piece(host, answer)
         except (KeyError, TypeError, ValueError) as error:
-            self._fail(each, f"its relay answered {verb} without {error}: it is of another version")
+            self._fail(host, f"its relay answered {verb} without {error}: it is of another version")
 
-    def _cut(self, each: _Expected, answer: Message, clock: Offset) -> None:
+    def _fail(self, host: str, reason: str) -> None:
+        self._enter(host, HostPhase.MISSING, reason)
+
+    def _cut(self, host: str, answer: Message, clock: Offset) -> None:
+        each = self._hosts[host]
         size = _whole(answer, "bytes")
         if not 0 < size <= MOST_IMAGE:
-            self._fail(each, f"its image has {size} bytes, and {MOST_IMAGE} are the most that are taken")
+            self._fail(host, f"its image has {size} bytes, and {MOST_IMAGE} are the most that are taken")
             return
         for key in ("before_ns", "after_ns", "tasks"):
             _whole(answer, key)
         each.facts, each.clock = answer, clock
-        each.enter(HostPhase.FETCHING)
+        self._enter(host, HostPhase.FETCHING)
         data = answer.get("data")
         if isinstance(data, bytes) and data:
             each.data += data
-            self._finish(each)
+            self._finish(host)
 
-    def _piece(self, each: _Expected, answer: Message) -> None:
+    def _piece(self, host: str, answer: Message) -> None:
+        each = self._hosts[host]
         if _whole(answer, "offset") != len(each.data):
             return  # the answer to a question that was asked twice
         data = answer["data"]
         if not isinstance(data, bytes) or not data or len(each.data) + len(data) > each.facts["bytes"]:
-            self._fail(each, "its relay sent other bytes than it announced")
+            self._fail(host, "its relay sent other bytes than it announced")
             return
         each.data += data
-        each.asked_ns = None
-        self._finish(each)
+        each.awaited = each.tries = 0
+        self._fetching.discard(host)
+        self._to_fetch.appendleft(host)
+        self._finish(host)
 
-    def _finish(self, each: _Expected) -> None:
+    def _finish(self, host: str) -> None:
+        each = self._hosts[host]
         if len(each.data) < each.facts["bytes"]:
             return
         if hash_of(bytes(each.data)) != each.facts.get("image"):
-            self._fail(each, "the image that came has another hash than its relay announced")
+            self._fail(host, "the image that came has another hash than its relay announced")
             return
-        each.enter(HostPhase.HERE)
-
-    def armed(self) -> list[str]:
-        """Return the hosts whose relays may hold something for this request: they may be told to let go of it."""
-        return [host for host, each in self._hosts.items() if each.clock is not None]
+        self._enter(host, HostPhase.HERE)
 
     def result(self) -> Gathered:
         """Return the result; to be called when all is done."""
