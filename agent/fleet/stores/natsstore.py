@@ -113,8 +113,7 @@ class NatsObjects:
         old = await self._description(name)
         await self._write(name, data, None)
         if old.facts.get("nuid"):
-            async with self._answered(name):
-                await self._streams.purge_stream(self._stream, subject=self._subject("C", old.facts["nuid"]))
+            await self._forget(self._subject("C", old.facts["nuid"]))
 
     async def create(self, name: str, data: bytes) -> None:
         """Write an object that is not there."""
@@ -208,7 +207,7 @@ class NatsObjects:
                 await self._forget(self._subject("C", nuid))
 
     async def _forget(self, subject: str) -> None:
-        """Remove the chunks of an object that was not written; what remains of them takes room alone."""
+        """Remove chunks that no description names, where this user may; what remains of them takes room alone."""
         import nats.errors
 
         try:

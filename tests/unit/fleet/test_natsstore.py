@@ -15,6 +15,7 @@ import pytest
 
 from agent.errors import CkptreeError, FormatError, UsageError
 from agent.fleet import natsserver
+from agent.fleet.stores import natsstore
 from agent.fleet.stores.natsstore import NatsObjects, NatsStore
 from agent.fleet.stores.store import ExistsError, MissingError, Stored, StoreError, sha256
 from tests.support import servers
@@ -388,3 +389,34 @@ def test_an_object_that_is_replaced_while_it_is_read_is_the_old_or_the_new_one(
         writer.join()
     assert all(len(set(each)) == 1 and len(each) == 500_000 for each in seen)
     assert len({each[:1] for each in seen}) > 1
+
+
+def test_a_user_who_may_not_purge_replaces_objects_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chunks of the old one stay."""
+    settings = tmp_path / "nats.conf"
+    settings.write_text(
+        """
+        accounts { A { jetstream: enabled, users = [
+          {user: all, password: p}
+          {user: some, password: p, permissions: {
+            subscribe: "_INBOX.>", publish: ["$JS.API.STREAM.MSG.GET.OBJ_b", "$O.b.>"]}}
+        ] } }
+        """
+    )
+    monkeypatch.setattr(natsstore, "_REQUEST_S", 1.0)
+    monkeypatch.setenv("NATS_PASSWORD", "p")
+    monkeypatch.setenv("NATS_USER", "all")
+    with servers.nats(tmp_path / "data", "-c", str(settings)) as server:
+        with NatsStore(f"nats://{server.address}", "b") as store:
+            store.make_bucket()
+        monkeypatch.setenv("NATS_USER", "some")
+        with NatsStore(f"nats://{server.address}", "b") as store:
+            for data in (b"1", b"2"):
+                store.put("a", data)
+                assert store.get("a") == data
+            with pytest.raises(ExistsError):
+                store.create("a", b"3")
+        with NatsStore(f"nats://{server.address}", "other") as store, pytest.raises(StoreError, match="no answer"):
+            store.put("a", b"1")
