@@ -13,7 +13,7 @@ AT_FDCWD: Final = -100
 LOWEST_SERVICE: Final = 32
 
 
-class Turns(NamedTuple):
+class TableWords(NamedTuple):
     """The words by which processes that share a table of descriptors keep out of each other's way.
 
     Attributes:
@@ -56,7 +56,7 @@ class Holder:
     program: ProcessProgram
     service: int = LOWEST_SERVICE
     keeper: "Holder | None" = None
-    turns: Turns | None = None
+    turns: TableWords | None = None
     taken: int = 0
 
     @property

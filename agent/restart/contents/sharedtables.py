@@ -9,7 +9,7 @@ CRIU dumps a table that a process shares with its parent.
 from collections.abc import Iterator, Mapping, Sequence
 
 from agent.restart.contents.fillsection import FillProgram
-from agent.restart.contents.holder import Holder, Turns
+from agent.restart.contents.holder import Holder, TableWords
 from agent.restart.contents.images import ProcessImage
 from agent.restart.contents.refusals import Refused
 from agent.restart.planning.plan import CloneBits, Op, Plan, Role
@@ -65,7 +65,7 @@ class SharedTables:
             sharers = [holders[actor] for actor in actors]
             keeper = max(sharers, key=lambda each: each.depth)
             threads = sum(len(each.program.scripts) for each in sharers)
-            turns = Turns(len(sharers) - 1, threads, fill.word(), fill.word(), fill.word(), fill.word())
+            turns = TableWords(len(sharers) - 1, threads, fill.word(), fill.word(), fill.word(), fill.word())
             for each in sharers:
                 each.turns = turns
                 each.keeper = None if each is keeper else keeper
