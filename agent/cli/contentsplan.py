@@ -22,8 +22,10 @@ def folder_of(file: str) -> Path | None:
     return images.path if criusource.has_contents(images) else None
 
 
-def refusals(folder: Path, snapshot: "Snapshot", plan: "Plan", allowed: "External") -> "list[ContentRefusal]":
-    """Return the objects that a restart would refuse here: it asks this host for files and addresses.
+def refusals(
+    folder: Path, snapshot: "Snapshot", plan: "Plan", allowed: "External"
+) -> "tuple[list[ContentRefusal], Plan]":
+    """Return the objects that a restart would refuse here, and its plan: it asks this host for files and addresses.
 
     Args:
         folder: of the images.
@@ -34,4 +36,5 @@ def refusals(folder: Path, snapshot: "Snapshot", plan: "Plan", allowed: "Externa
     from exporters.criu.imagefolder import ImageFolder
 
     with allowance.bounded(str(folder), ImageFolder(folder).size()):
-        return contents.examined(folder, snapshot, plan, allowed).refusals
+        found = contents.examined(folder, snapshot, plan, allowed)
+    return found.refusals, found.plan

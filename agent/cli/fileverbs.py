@@ -360,7 +360,7 @@ def plan(
         if as_json or fmt is PlanFormat.JSON:
             terminal.tell_json(planview.refusal(error, pidns=pidns))
         raise
-    refused = contentsplan.refusals(images, loaded, made, allowed) if images is not None else []
+    refused, made = contentsplan.refusals(images, loaded, made, allowed) if images is not None else ([], made)
     if as_json or fmt is PlanFormat.JSON:
         contents = {} if images is None else {"contents": [each.document for each in refused]}
         terminal.tell_json(planview.to_document(made, loaded) | contents)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.daemons import ckptree
 from tests.live.standing import dumped, restored
 
 pytestmark = pytest.mark.live
@@ -66,6 +67,7 @@ def test_a_table_of_descriptors_is_shared_again(tmp_path: Path, daemon_socket: P
     source = SHARING.replace("{folder}", str(tmp_path)).replace("{tag}", tmp_path.name)
     names = ("one", "child", "grandchild", "apart")
     standing = dumped(source, tmp_path, daemon_socket, names, ["--file-locks"])
+    planned = ckptree("plan", f"criu:{standing.images}")
     with restored(standing, daemon_socket, options=["--file-locks"]):
         pids = [standing.pid(name) for name in names]
         same = [same_table(pids[0], each) for each in pids]
@@ -74,6 +76,8 @@ def test_a_table_of_descriptors_is_shared_again(tmp_path: Path, daemon_socket: P
         grandchild = literal_eval(standing.ask("grandchild"))
         apart = literal_eval(standing.ask("apart"))
 
+    assert planned.code == 0
+    assert planned.out.count(b" with its table of descriptors") == 2
     assert same == [True, True, True, False]
     assert child == (b"of ", 77, None, 0o27)
     assert one == (b"o", False, b"x")
