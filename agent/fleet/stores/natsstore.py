@@ -42,7 +42,7 @@ _DIGEST: Final = "SHA-256="
 # err_code of JetStream's errors
 _NO_MESSAGE, _WRONG_SEQUENCE = 10037, 10071
 _NO_JETSTREAM: Final = (10039, 10076, None)
-_READS: Final = 3  # of an object that another writer replaces meanwhile
+_READS: Final = 10  # of an object that another writer replaces meanwhile
 
 Answer = TypeVar("Answer")
 
@@ -239,6 +239,8 @@ class NatsObjects:
         except nats.errors.TimeoutError as error:
             why = "" if self._client.is_connected else ": the connection to it is lost"
             raise StoreError(f"{where}: no answer of the NATS server within {_REQUEST_S:g} s{why}") from error
+        except nats.errors.ConnectionClosedError as error:
+            raise StoreError(f"{where}: the connection to the NATS server is lost") from error
         except (nats.errors.Error, OSError) as error:
             raise StoreError(f"{where}: {str(error).removeprefix('nats: ') or type(error).__name__}") from error
 

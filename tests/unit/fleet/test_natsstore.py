@@ -281,7 +281,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_the_old_or_the_new_one(
         with NatsStore(f"nats://{server.address}", bucket) as own:
             for number in range(1000):
                 own.put("a", b"%d" % (number % 10) * 500_000)
-                if stop.wait(0.01):
+                if stop.wait(0.05):
                     return
 
     writer = threading.Thread(target=write)
