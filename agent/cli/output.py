@@ -157,7 +157,7 @@ def write_stream(name: str, parts: Iterable[bytes], *, is_binary: bool = False) 
         return
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of standard output may leave at any moment
     for part in parts:
-        sys.stdout.buffer.write(part)
+        terminal.write(part)
     sys.stdout.buffer.flush()
 
 

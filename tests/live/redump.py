@@ -82,6 +82,8 @@ _CHILD_STOPPED: Final = (17, 5)
 _U64: Final = (1 << 64) - 1
 _EINTR: Final = -4 & _U64
 _CALL_BYTES: Final = 2
+_SLEEPS: Final = {35: ("di", "si"), 230: ("dx", "r10")}
+"""By call, the registers that point to the time of a sleep, and to where the kernel writes the rest of it."""
 _ZERO: Final = bytes(PAGE)
 _RSEQ: Final = 32
 """Bytes of struct rseq, within one page by its alignment."""
@@ -205,6 +207,9 @@ def _thread(core: Any) -> dict[str, Any]:
         call, answer = registers.pop("orig_ax"), registers["ax"]
         if answer == _EINTR and call != _U64:  # the kernel, or a restart, makes it once more
             registers["ax"], registers["ip"] = call, registers["ip"] - _CALL_BYTES
+            asked, rest = _SLEEPS.get(call, ("", ""))
+            if rest and registers[rest]:  # a restart has it sleep for the rest of its time
+                registers[asked] = registers[rest]
     pending = found.get("tc", {}).get("signals_s", {})
     if "signals" in pending:
         signals = [

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,9 +134,7 @@ def restored(
 
 def dumped_at_a_stop(pid: int, images: Path, socket: Path, *options: str, suite: str = SUITE) -> Path:
     """Have CRIU dump a tree all of whose processes are stopped by SIGSTOP; return the folder of the images."""
-    for each in _processes(pid):
-        os.kill(each, signal.SIGSTOP)
-        eventually(lambda: _is_stopped(each), f"process {each} is stopped")  # noqa: B023 - called at once
+    eventually(lambda: _stop(pid), "all processes are stopped")  # one may end meanwhile, or have a child
     return dump(pid, images, socket, *options, suite=suite)
 
 
@@ -168,10 +166,25 @@ def alike(
         yield ready
 
 
+def _stop(root: int) -> bool:
+    """Stop the processes of a tree, parents first; return True if all were stopped before."""
+    running = 0
+    for each in _processes(root):
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if not _is_stopped(each):
+                running += 1
+                os.kill(each, signal.SIGSTOP)
+    return not running
+
+
 def _processes(root: int) -> list[int]:
     """Return the living processes of a tree."""
-    found = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
-    return [each.pid for each in found if each.status() != psutil.STATUS_ZOMBIE]
+    living: list[int] = []
+    for each in (psutil.Process(root), *psutil.Process(root).children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            if each.status() != psutil.STATUS_ZOMBIE:
+                living.append(each.pid)
+    return living
 
 
 def _is_stopped(pid: int) -> bool:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.realprograms import PROGRAMS, connected, dumped, gone_on, increased, running, short_folder
+from tests.live.programlist import PROGRAMS
+from tests.live.realprograms import dumped, gone_on, running, short_folder
+from tests.live.serverprograms import connected, increased
 from tests.live.standing import alike, dumped_at_a_stop
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real programs within trees that CRIU restores wrongly, refuses or hangs at, and within pid namespaces.
 
-Two programs run in each tree. With CKPTREE_PROGRAMS=all every program of tests/live/realprograms.py does.
+Two programs run in each tree. With CKPTREE_PROGRAMS=all every program of tests/live/programlist.py does.
 """
 
 import os
@@ -17,7 +17,8 @@ import pytest
 from tests.live import criutrials
 from tests.live.criutrials import Row, tree_rows
 from tests.live.dumps import attempt, eventually
-from tests.live.realprograms import PROGRAMS, RealProgram, Words, dumped, gone_on, running, short_folder
+from tests.live.programlist import PROGRAMS
+from tests.live.realprograms import RealProgram, Words, dumped, gone_on, running, short_folder
 from tests.support import suitepackages
 
 # unshare says that its child was killed, so it and the tree do not write to the same file. With a death signal, which CRIU

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from tests.live.daemons import a_daemon
-from tests.live.realprograms import PROGRAMS, dumped, gone_on, running
+from tests.live.programlist import PROGRAMS
+from tests.live.realprograms import dumped, gone_on, running
 from tests.matrix.inside import REASON_LENGTH, say
 
 CARRIED: Final = Path("/carried")
 LINE: Final = Path("/dev/ttyS1")
 CHOSEN: Final = ("Python, 3 threads", "bash pipeline", "sqlite, WAL", "sqlite, journal", "redis", "nginx")
-"""The programs of tests/live/realprograms.py that are carried; a machine has no others."""
+"""The programs of tests/live/programlist.py that are carried; a machine has no others."""
 
 
 def _folder(kernel: str, name: str) -> Path:

@@ -146,7 +146,7 @@ STEPS: Final = (
         (
             *("tests/live/test_contents.py", "tests/live/test_contents_memory.py", "tests/live/test_contents_state.py"),
             *("tests/live/test_contents_vdso.py", "tests/live/test_contents_clocks.py"),
-            "tests/live/test_contents_programs.py::test_a_writer_of_sqlite_goes_on_without_a_gap",
+            "tests/live/test_contents_programs.py::test_a_program_goes_on_from_where_it_was_dumped[sqlite, WAL]",
         ),
         seconds=1800,
     ),

@@ -84,7 +84,9 @@ def _compiled(source: str, folder: Path) -> str:
 def test_a_constant_of_ptrace_has_the_value_of_the_system(tmp_path: Path) -> None:
     """PTRACE_EVENT_STOP and the register sets are in the kernel's headers alone, the others in the C library's."""
     _need_gcc()
-    text = re.sub(r"/\*.*?\*/", "", (HELPER / "resume.c").read_text(), flags=re.DOTALL)
+    text = re.sub(
+        r"/\*.*?\*/", "", (HELPER / "tracing.h").read_text() + (HELPER / "resume.c").read_text(), flags=re.DOTALL
+    )
     constants = dict(re.findall(r"^#define ((?:PTRACE|NT)_\w+) (.+)$", text, re.MULTILINE))
 
     assert len(constants) > 12
