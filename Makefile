@@ -16,6 +16,7 @@
 # make hostile what root gets of the daemon while other users' processes attack it; SECONDS_EACH=...
 # make crashes a daemon killed a hundred times, and restarted sixty times, in storms
 # make fuzz    mutated images into the reader, ten million or RUNS=...
+# make fuzz-recording   changed recordings into their reader, likewise
 # make fuzz-criu   changed folders of CRIU's images into their readers, likewise
 # make fuzz-api    mutated requests into the daemon's protocol, likewise
 # make clean   remove what the others made
@@ -131,7 +132,7 @@ C_FILES := $(foreach place,agent/restart/helper bpf tests/bench tests/hostile te
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md SECURITY.md CHANGELOG.md
 
-.PHONY: help check coverage lint style setup packages packages-browser packages-criu packages-fleet packages-deb packages-machines demo test man docs deb test-deb test-systemd matrix torture soak bench hostile crashes fuzz fuzz-api fuzz-criu clean
+.PHONY: help check coverage lint style setup packages packages-browser packages-criu packages-fleet packages-deb packages-machines demo test man docs deb test-deb test-systemd matrix torture soak bench hostile crashes fuzz fuzz-api fuzz-criu fuzz-recording clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -260,6 +261,7 @@ hostile: setup
 
 crashes: setup
 	CKPTREE_KILLS=100 CKPTREE_SEEDS=20 $(BIN)/pytest tests/live/test_handover.py -k 'storm or again'
+	CKPTREE_KILLS=100 $(BIN)/pytest tests/live/test_recorder_broken.py -k killed
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_image --plain -runs=$(RUNS)
@@ -269,6 +271,9 @@ fuzz-api: setup
 
 fuzz-criu: setup
 	$(BIN)/python -m tests.fuzz.fuzz_criu -runs=$(RUNS)
+
+fuzz-recording: setup
+	$(BIN)/python -m tests.fuzz.fuzz_recording -runs=$(RUNS)
 
 clean:
 	rm -rf $(VENV) agent/restart/helper/ckptree-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -175,10 +175,11 @@ class Recorder:
         now = time.monotonic()
         if not self._why:
             self._why = _BEHIND
-        if now < self._again_s or self._channel.pending >= CHANNEL_BYTES // 2:
+        if now < self._again_s or (self._writer and self._channel.pending >= CHANNEL_BYTES // 2):
             return
         why = self._why
         if not self._writer:
+            self._channel.close()
             self._start_writer()
             if self._watch is not None:
                 self._tap = Tap(self._watch, self._channel)
@@ -219,7 +220,6 @@ class Recorder:
         if self._tap is not None:
             self._tap.close()
         self._control.close()
-        self._channel.close()
         os.waitpid(self._writer, 0)
         self._writer = 0
         self._stop(self._fatal or _ENDED)

@@ -21,6 +21,7 @@ class Instant(NamedTuple):
         time_ns: CLOCK_REALTIME of the last record that has happened, ns.
         boottime_ns: the same by CLOCK_BOOTTIME of that boot, ns.
         uncertain_ns: bound of the error of both, ns.
+        missing: a sentence, where records of before it are missing: then all of this is of the last one that is there.
     """
 
     run: int
@@ -28,6 +29,7 @@ class Instant(NamedTuple):
     time_ns: int
     boottime_ns: int
     uncertain_ns: int
+    missing: str = ""
 
 
 class Gap(NamedTuple):

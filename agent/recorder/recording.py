@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,9 +73,7 @@ class Recording:
         first, last = mine[0].facts, mine[-1]
         begin = Instant(index, first.first, first.realtime_ns, first.boottime_ns, 0)
         end = Instant(index, last.next, last.last_ns + last.ahead_ns, last.last_ns, 0)
-        content = last.content(last.tapes[-1]) if last.tapes else None
-        ended = content is not None and any(entry.kind == tape.END for entry in tape.entries(content))
-        return NumberRun(first.boot_id, first.ring, begin, end, ended)
+        return NumberRun(first.boot_id, first.ring, begin, end, last.ended)
 
     # ---- instants --------------------------------------------------------------------------------------------------
 
@@ -102,7 +101,14 @@ class Recording:
         index = max((n for n, each in enumerate(self.segments) if each.facts.realtime_ns <= time_ns), default=-1)
         if index < 0 or time_ns > self.until_ns:
             raise NoSuchInstantError(f"{_date(time_ns)}: the recording does not have that time; it has {self._said()}")
-        return _instant_in(self.segments[index], time_ns)
+        begin = self.segments[index]
+        found, beyond = _instant_in(begin, time_ns)
+        following = self.segments[index + 1] if index + 1 < len(self.segments) else None
+        if not beyond or (begin.is_sound and (following is None or following.joins(begin))):
+            return found
+        if following is None:
+            return found._replace(missing=f"the recording is damaged behind #{found.order}: this is the state before")
+        return found._replace(missing=_missing(found.order, following))
 
     @property
     def until_ns(self) -> int:
@@ -161,7 +167,10 @@ class Recording:
                 except UnusableMemoryError:
                     keyframe = None
             if keyframe is not None:
-                found.advance(instant.order)
+                try:
+                    found.advance(instant.order)
+                except tape.TornError as error:
+                    raise NoSuchInstantError(f"#{instant.order}: {error}") from error
                 return found
             if not begin.joins(mine[index - 1] if index else None):
                 break
@@ -175,19 +184,28 @@ class Recording:
         """
         found = self.replayer(instant)
         reasons = []
-        if found.order < instant.order:
+        if instant.missing:
+            reasons.append(instant.missing)
+        elif found.order < instant.order:
             reasons.append(f"the recording is missing #{found.order} to #{instant.order - 1}: this is the state before")
         if found.stream.suspect or found.table.astray:
             reasons.append("events were lost before this instant, and no comparison with the kernel had followed yet")
         return Replayed(instant, found.table, found.stream, tuple(reasons))
 
 
-def _instant_in(begin: TapeSegment, time_ns: int) -> Instant:
-    """Return the instant of a time that is not before a segment's beginning."""
+def _instant_in(begin: TapeSegment, time_ns: int) -> tuple[Instant, bool]:
+    """Return the instant of a time that is not before a segment's beginning.
+
+    Returns:
+        The instant, and False if it is among the segment's records, True if it is behind the last whole one.
+    """
     ahead_ns, before_ns = begin.ahead_ns, begin.facts.boottime_ns
     order, last_ns, uncertain_ns = begin.facts.first, before_ns, 0
-    for block in begin.tapes:
-        if block.last_ns and block.last_ns + max(ahead_ns, block.ahead_ns) <= time_ns:
+    tapes = begin.tapes
+    for block, behind in zip_longest(tapes, tapes[1:]):
+        if behind is not None and 0 < behind.first_ns <= time_ns - max(ahead_ns, block.ahead_ns, behind.ahead_ns):
+            if not begin.is_whole(block):
+                break
             order, ahead_ns, last_ns, before_ns = block.next, block.ahead_ns, block.last_ns, block.last_ns
             continue
         content = begin.content(block)
@@ -197,15 +215,26 @@ def _instant_in(begin: TapeSegment, time_ns: int) -> Instant:
             if entry.kind == tape.CLOCK:
                 ahead_ns = entry.value - entry.ns
             elif entry.kind == tape.PART and entry.ns + ahead_ns <= time_ns:
-                order, last_ns, uncertain_ns = entry.value, entry.ns, entry.ns - before_ns
+                seen = max(
+                    (number for number, _ in times(entry.payload)), default=-1
+                )  # smaller ones may be late, or lost
+                order, last_ns, uncertain_ns = max(order, entry.value, seen + 1), entry.ns, entry.ns - before_ns
                 before_ns = entry.ns
             elif entry.kind == tape.PART:
                 for number, at_ns in sorted(times(entry.payload)):
                     if not at_ns or at_ns + ahead_ns > time_ns:
-                        return Instant(begin.run, order, last_ns + ahead_ns, last_ns, uncertain_ns)
+                        return Instant(begin.run, order, last_ns + ahead_ns, last_ns, uncertain_ns), False
                     if number >= order:
                         order, last_ns, uncertain_ns = number + 1, max(last_ns, at_ns), max(0, last_ns - at_ns)
-    return Instant(begin.run, order, last_ns + ahead_ns, last_ns, uncertain_ns)
+            elif entry.ns and entry.ns + ahead_ns > time_ns:
+                return Instant(begin.run, order, last_ns + ahead_ns, last_ns, uncertain_ns), False
+    return Instant(begin.run, order, last_ns + ahead_ns, last_ns, uncertain_ns), True
+
+
+def _missing(order: int, following: TapeSegment) -> str:
+    facts = following.facts
+    behind = f"the recording has a gap from #{order} on, until {_date(facts.realtime_ns)}"
+    return f"{behind} ({facts.why or _DAMAGED}): this is the state before"
 
 
 def _date(time_ns: int) -> str:

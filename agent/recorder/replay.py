@@ -19,6 +19,10 @@ _DISCARD: Final = 1 << 30
 _LENGTH: Final = _DISCARD - 1
 _RING_HEAD: Final = struct.Struct("<II")
 _SEQ: Final = wire.reader(wire.RECORD, "seq").unpack_from
+_NO_RECORDS: Final = (
+    *(struct.error, IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError),
+)
+"""Errors of a handler over bytes that no kernel writes: a check sum does not keep an author from writing them."""
 _KIND: Final = wire.reader(wire.RECORD, "seq", "kind").unpack_from
 _TIME: Final = wire.reader(wire.RECORD, "time_ns").unpack_from
 _NUMBER_AND_TIME: Final = wire.reader(wire.RECORD, "seq", "time_ns").unpack_from
@@ -101,7 +105,10 @@ class Replayer:
         while (entry := self._entry) is not None:
             if self.stream.next == order and self._has_come(order):
                 return
-            whole = self._part(entry, order) if entry.kind == tape.PART else self._input(entry, order)
+            try:
+                whole = self._part(entry, order) if entry.kind == tape.PART else self._input(entry, order)
+            except _NO_RECORDS as error:
+                raise tape.TornError(f"the tape has what no daemon writes, behind #{self.order}: {error!r}") from error
             if whole:
                 self._entry, self._at = next(self._entries, None), 0
             self.table.changes.gather().clear()
@@ -238,11 +245,14 @@ class Replayer:
 def times(part: memoryview) -> list[tuple[int, int]]:
     """Return number and time (CLOCK_BOOTTIME, ns; 0: not told) of each record of a part."""
     found, at = [], 0
-    while at < len(part):
-        flags, _ = _RING_HEAD.unpack_from(part, at)
-        if not flags & _DISCARD:
-            found.append(_NUMBER_AND_TIME(part, at + _RING_HEAD.size))
-        at += _RING_HEAD.size + tape.padded(flags & _LENGTH)
+    try:
+        while at < len(part):
+            flags, _ = _RING_HEAD.unpack_from(part, at)
+            if not flags & _DISCARD:
+                found.append(_NUMBER_AND_TIME(part, at + _RING_HEAD.size))
+            at += _RING_HEAD.size + tape.padded(flags & _LENGTH)
+    except struct.error as error:
+        raise tape.TornError(f"a part of the tape is not whole: {error}") from error
     return found
 
 

@@ -24,6 +24,8 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from agent.errors import CkptreeError
+
 PART: Final = 64
 CLOCK: Final = 65
 END: Final = 66
@@ -34,8 +36,8 @@ MONOTONIC: Final = struct.Struct("<Q")
 Data = memoryview | bytes
 
 
-class TornError(ValueError):
-    """A tape that is no sequence of whole entries."""
+class TornError(CkptreeError):
+    """A tape that is no sequence of whole entries, or whose entries no daemon writes."""
 
 
 class TapeEntry(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import zstandard
 
-from agent.recorder import segment
+from agent.recorder import segment, tape
 
 
 class TapeSegment:
@@ -60,6 +60,15 @@ class TapeSegment:
         """CLOCK_BOOTTIME of the last part of its tape, or look at the clocks, ns."""
         return max((block.last_ns for block in self.tapes), default=self.facts.boottime_ns)
 
+    @property
+    def ended(self) -> bool:
+        """True where the daemon ended in order at its end."""
+        content = self.content(self.tapes[-1]) if self.tapes else None
+        try:
+            return content is not None and any(entry.kind == tape.END for entry in tape.entries(content))
+        except tape.TornError:
+            return False
+
     def joins(self, before: "TapeSegment | None") -> bool:
         """Return True if it goes on from the end of another one, without an input between."""
         return (
@@ -70,12 +79,22 @@ class TapeSegment:
             and self.facts.first == before.next
         )
 
+    @property
+    def is_sound(self) -> bool:
+        """True where no block of its tape is damaged; what a writer that was broken off left of a last one is none."""
+        blocks = self.blocks[:-1] if self.blocks[-1:] == [None] else self.blocks
+        return all(block is not None and (block.kind != segment.TAPE or self.is_whole(block)) for block in blocks)
+
+    def is_whole(self, block: segment.Block) -> bool:
+        """Return True if the stored bytes of a block are those that were written."""
+        return self._data is not None and segment.is_whole(self._data[block.at : block.end], block)
+
     def content(self, block: segment.Block) -> bytes | None:
         """Return the content of a block; None where it is damaged."""
         if self._data is None:
             return None
         stored = self._data[block.at : block.end]
-        if not segment.is_whole(stored, block):
+        if not self.is_whole(block):
             return None
         if block.codec == segment.PLAIN:
             return bytes(stored)

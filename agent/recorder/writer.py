@@ -93,7 +93,9 @@ class TapeWriter:
         while self._pipes:  # a keyframe may be on its way still
             for key, _ in self._selector.select():
                 key.data()
-        self._sync(time.monotonic())
+        self._close()
+        self._selector.close()
+        self._control.close()
 
     def _wait_s(self) -> float | None:
         now = time.monotonic()

@@ -60,7 +60,8 @@ def image_at(table: ProcessTable, live: Snapshot, root: int) -> bytes:
     return checkpoint.dumps(Snapshot(**parts))
 
 
-def _differs(table: ProcessTable, each: Taken) -> bool:
+def differs(table: ProcessTable, each: Taken) -> bool:
+    """Return True if the tree of a snapshot has another image in a table of the past."""
     live = registry.load(each.data)
     return image_at(table, live, each.root) != checkpoint.dumps(live)
 
@@ -78,13 +79,13 @@ def different(recording: Recording, snapshots: Sequence[Taken], *, alone: int = 
     replayer = recording.replayer(recording.at_order(wanted[0].order)) if wanted else None
     for number, each in enumerate(wanted):
         instant = recording.at_order(each.order) if not number % alone else None
-        if instant is not None and _differs(recording.table_at(instant).table, each):
+        if instant is not None and differs(recording.table_at(instant).table, each):
             found.append(f"#{each.order}, from the keyframe before it")
         if replayer is not None:
             replayer.advance(each.order)
             if replayer.order != each.order:
                 found.append(f"#{each.order}: the replay ends at #{replayer.order}")
-            elif _differs(replayer.table, each):
+            elif differs(replayer.table, each):
                 found.append(f"#{each.order}")
     return found
 

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recording gives the state of every point of it; where it is damaged it says so, and never gives another state."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from agent.errors import CkptreeError
+from agent.recorder import folder
+from agent.recorder.facts import Instant
+from agent.recorder.recording import NoRecordingError, NoSuchInstantError, Recording
+from tests.support.taped import Truth, a_recording, replayed, state_of
+
+_SECOND_NS = 1_000_000_000
+
+
+def last_at_each(truths: list[Truth]) -> list[Truth]:
+    """Return the last truth of each number: what the watch did before the next record counts."""
+    return list({(each.run, each.order): each for each in truths}.values())
+
+
+def wrong(recording: Recording, truth: Truth) -> str:
+    """Return what is wrong with the state that a recording gives; empty: it is the true one, or none is given."""
+    try:
+        found = replayed(recording, truth)
+    except NoSuchInstantError:
+        return ""
+    if found is None or found.reasons:
+        return ""
+    return "" if state_of(found.table, found.stream) == truth.state else f"#{truth.order} of run {truth.run}"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Truth]]:
+    """A recording of two runs, and the truth about it."""
+    place = tmp_path_factory.mktemp("recording")
+    return place, last_at_each(a_recording(place))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_point_is_there(tmp_path: Path, seed: int) -> None:
+    """With numbers lost, records that came too early, gaps, and keyframes that are missing."""
+    truths = last_at_each(a_recording(tmp_path, seed))
+    recording = Recording(tmp_path)
+    known = [each for each in truths if any(run.first.order <= each.order for run in recording.runs)]
+
+    assert len(recording.runs) == 2
+    for truth in known:
+        found = recording.table_at(Instant(truth.run, truth.order, 0, 0, 0))
+        assert state_of(found.table, found.stream) == truth.state, truth.order
+
+
+def test_a_replay_may_stop_at_any_number_and_go_on(made: tuple[Path, list[Truth]]) -> None:
+    """In steps of one number it comes to the same states as at once."""
+    place, truths = made
+    recording = Recording(place)
+    first = recording.runs[0].first
+    states = {each.order: each.state for each in truths if not each.run}
+    replayer = recording.replayer(first)
+    end = recording.gaps[0].first if recording.gaps else recording.runs[0].last.order
+    met = 0
+    for order in range(first.order, end + 1):
+        replayer.advance(order)
+        if replayer.order == order in states and not replayer.stream.suspect:
+            met += 1
+            assert state_of(replayer.table, replayer.stream) == states[order], order
+
+    assert met > 5
+
+
+def test_the_time_of_a_point_finds_it(made: tuple[Path, list[Truth]]) -> None:
+    """Right behind its last record, before the next one."""
+    place, truths = made
+    recording = Recording(place)
+    found = []
+    for truth in truths:
+        if truth.run == len(recording.runs) - 1 and truth.time_ns <= recording.until_ns and not truth.lost:
+            instant = recording.at_time(truth.time_ns)
+            found.append(instant.order == truth.order or bool(instant.missing))
+
+    assert len(found) > 10
+    assert all(found)
+
+
+def test_no_byte_of_a_recording_can_be_flipped_unnoticed(tmp_path: Path, made: tuple[Path, list[Truth]]) -> None:
+    """Whatever is given is the truth, or it is said that something is missing."""
+    place, truths = made
+    chance = random.Random(4)
+    for _ in range(100):
+        target = tmp_path / "copy"
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(place, target)
+        victim = chance.choice(folder.stored(target)).path
+        data = bytearray(victim.read_bytes())
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        victim.write_bytes(data)
+        recording = Recording(target)
+        for truth in chance.sample(truths, 8):
+            assert wrong(recording, truth) == ""
+
+
+def test_no_segment_can_be_missing_unnoticed(tmp_path: Path, made: tuple[Path, list[Truth]]) -> None:
+    """Nor two of them; an instant of a missing one is none, or it is named."""
+    place, truths = made
+    names = [each.path.name for each in folder.stored(place)]
+    assert len(names) > 4
+    for name in names:
+        target = tmp_path / name
+        shutil.copytree(place, target)
+        (target / name).unlink()
+        recording = Recording(target)
+        assert [line for truth in truths if (line := wrong(recording, truth))] == []
+        if name not in (names[0], names[-1]):
+            here = [each.facts.sequence for each in recording.segments]
+            assert here != list(range(here[0], here[-1] + 1))
+            assert recording.gaps
+
+
+def test_a_recording_that_is_cut_short_anywhere_is_true_up_to_there(
+    tmp_path: Path, made: tuple[Path, list[Truth]]
+) -> None:
+    """As after a power cut: the last segment ends within a block."""
+    place, truths = made
+    chance = random.Random(7)
+    for number in range(30):
+        target = tmp_path / str(number)
+        shutil.copytree(place, target)
+        last = folder.stored(target)[-1].path
+        size = chance.randrange(1, last.stat().st_size)
+        with last.open("r+b") as file:
+            file.truncate(size)
+        recording = Recording(target)
+        assert [line for truth in truths if (line := wrong(recording, truth))] == []
+        for truth in truths:
+            if truth.time_ns > recording.until_ns + _SECOND_NS:
+                with pytest.raises(NoSuchInstantError):
+                    recording.at_time(truth.time_ns)
+
+
+def at_time(recording: Recording, time_ns: int) -> tuple[int, bytes] | None:
+    """Return number and state of a time; None where the recording does not have it, or says that something is missing."""
+    try:
+        instant = recording.at_time(time_ns)
+        found = recording.table_at(instant)
+    except NoSuchInstantError:
+        return None
+    return None if found.reasons else (instant.order, state_of(found.table, found.stream))
+
+
+def test_a_time_in_a_damaged_part_is_named(tmp_path: Path, made: tuple[Path, list[Truth]]) -> None:
+    """What the whole recording says of a time, the damaged one says too, or it says that something is missing."""
+    place, truths = made
+    chance = random.Random(9)
+    whole = Recording(place)
+    times = [each.time_ns for each in chance.sample(truths, 25)]
+    told = {each: found for each in times if (found := at_time(whole, each)) is not None}
+    named = 0
+    assert len(told) > 10
+    for number in range(40):
+        target = tmp_path / str(number)
+        shutil.copytree(place, target)
+        victim = chance.choice(folder.stored(target)).path
+        data = bytearray(victim.read_bytes())
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        victim.write_bytes(data)
+        recording = Recording(target)
+        for time_ns, expected in told.items():
+            found = at_time(recording, time_ns)
+            named += found is None
+            assert found in (None, expected)
+
+    assert named
+
+
+def test_a_folder_without_a_segment_is_no_recording(tmp_path: Path) -> None:
+    """The error has the exit code of a root that is not there."""
+    with pytest.raises(NoRecordingError, match="no recording") as caught:
+        Recording(tmp_path)
+
+    assert isinstance(caught.value, CkptreeError)
+    assert caught.value.exit_code == 4
