@@ -23,7 +23,8 @@ from agent.restart.contents import resumer
 from agent.restart.contents.addresses import mapped, special_areas
 from agent.restart.contents.contents import Contents
 from agent.restart.contents.hostfacts import HostFacts
-from agent.restart.contents.images import PAGE, Images
+from agent.restart.contents.images import Images
+from agent.restart.contents.pageruns import PAGE
 from agent.restart.contents.refusals import Refused
 from agent.restart.planning.criuforecast import forecast
 from agent.restart.planning.plan import Plan

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
+from agent.restart.contents.images import Images, ProcessImage
+from agent.restart.contents.pageruns import PAGE, PageRun
 from agent.restart.contents.socketoptions import LISTEN
 from exporters.criu.filemessages import REMAP_LINKED
 from exporters.criu.memorymessages import (

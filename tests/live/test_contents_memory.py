@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from agent.restart.contents.images import PAGE, Images
+from agent.restart.contents.images import Images
+from agent.restart.contents.pageruns import PAGE
 from exporters.criu import criuschema, imagefile, imagefolder
 from exporters.criu.imagefolder import ImageFolder, one
 from exporters.criu.memorymessages import AREA_GUARD, IN_PARENT, PRESENT

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent.restart.contents import vdso
-from agent.restart.contents.images import PAGE, Images
+from agent.restart.contents.images import Images
+from agent.restart.contents.pageruns import PAGE
 from exporters.criu.memorymessages import AREA_VDSO
 from tests.live.daemons import ckptree
 from tests.live.standing import Standing, dumped, restored

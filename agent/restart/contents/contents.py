@@ -28,9 +28,10 @@ from agent.restart.contents.filelocks import FileLocks
 from agent.restart.contents.filters import Filters
 from agent.restart.contents.ghostfiles import GhostFiles
 from agent.restart.contents.hostfacts import HostFacts
-from agent.restart.contents.images import Images, PageRun, ProcessImage
+from agent.restart.contents.images import Images, ProcessImage
 from agent.restart.contents.memory import AddressSpace
 from agent.restart.contents.pagereads import PageFiles
+from agent.restart.contents.pageruns import PageRun
 from agent.restart.contents.programs import Programs, TreeContents
 from agent.restart.contents.refusals import ContentRefusal, Refused
 from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedMemory
@@ -125,7 +126,7 @@ class Contents:
     @property
     def page_bytes(self) -> int:
         """Bytes of pages that the tasks will read."""
-        private = sum(run.size for memory in self._memories.values() for run in memory.runs)
+        private = sum(memory.runs.size for memory in self._memories.values())
         return private + self._memory_objects.page_bytes + self._systemv.page_bytes
 
     def refuse(self, pid: int, refused: Refused) -> None:

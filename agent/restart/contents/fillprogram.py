@@ -342,7 +342,8 @@ class ProcessProgram:
                 self._state, first + len(operations), *places, script.count, actor, script.first, 0
             )
             operations += script.code
-        made = b"".join((starts, operations, bytes(data - slots), self._data)).ljust(self.size, b"\0")
+        parts = starts, operations, bytes(data - slots), self._data
+        made = b"".join((*parts, bytes(self.size - sum(map(len, parts)))))
         for script in self.scripts:
             script.end_part()
         self._first_slot = self._slots

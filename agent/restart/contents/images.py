@@ -12,9 +12,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agent.errors import FormatError
+from agent.restart.contents.pageruns import PAGE, PageRun, PageRuns
 from agent.restart.contents.refusals import Refused
 from exporters.criu import imagefile, imagefolder
 from exporters.criu.criuschema import DEAD
@@ -23,26 +24,9 @@ from exporters.criu.memorymessages import IN_PARENT, LAZY, PRESENT
 
 Message = Any
 
-PAGE: Final = 4096
 _LAZY: Final = "they were left to a server of pages (criu dump --lazy-pages): dump without that option"
 _MOST_PARENTS: Final = 64
 """Folders of a chain of dumps; a link that leads back to its own folder ends there."""
-
-
-class PageRun(NamedTuple):
-    """Consecutive pages whose bytes are consecutive in a file.
-
-    Attributes:
-        address: of the first page.
-        size: bytes.
-        file: path of the file.
-        offset: of the first byte in it.
-    """
-
-    address: int
-    size: int
-    file: Path
-    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +134,11 @@ class Images:
             FormatError: a page is said to be in an earlier dump that does not have it, or in none.
             Refused: pages were not dumped.
         """
-        return list(self._runs(name, 0))
+        return list(self.page_runs(name))
+
+    def page_runs(self, name: str) -> Iterator[PageRun]:
+        """Yield what `pages` returns, so that no more than the caller keeps is in memory."""
+        return self._runs(name, 0)
 
     def _runs(self, name: str, depth: int) -> Iterator[PageRun]:
         file = self._folders[depth].open(name) if depth < len(self._folders) else None
@@ -163,7 +151,7 @@ class Images:
             head: Message = next(entries).message
             source = self._folders[depth].path / f"pages-{head.pages_id}.img"
             offset = 0
-            earlier: list[PageRun] | None = None
+            earlier: PageRuns | None = None
             for entry in entries:
                 message: Message = entry.message
                 count = message.nr_pages if message.HasField("nr_pages") else message.compat_nr_pages
@@ -171,7 +159,7 @@ class Images:
                 flags = message.flags if message.HasField("flags") else IN_PARENT if message.in_parent else PRESENT
                 if flags & IN_PARENT:
                     if earlier is None:
-                        earlier = list(self._runs(name, depth + 1))
+                        earlier = PageRuns(self._runs(name, depth + 1))
                     yield from _within(earlier, int(message.vaddr), size, name, entry.offset)
                 elif flags & LAZY and not flags & PRESENT:
                     raise Refused("pages", f"{message.vaddr:#x}", "lazy", _LAZY)
@@ -226,10 +214,10 @@ def _chain(path: Path) -> Iterator[ImageFolder]:
         yield ImageFolder(path)
 
 
-def _within(runs: list[PageRun], address: int, size: int, name: str, offset: int) -> Iterator[PageRun]:
+def _within(runs: PageRuns, address: int, size: int, name: str, offset: int) -> Iterator[PageRun]:
     """Yield the parts of runs, which are in order, that are in a range of addresses, which they must cover."""
     at, end = address, address + size
-    place = max(bisect.bisect_right(runs, at, key=lambda run: run.address) - 1, 0)
+    place = max(bisect.bisect_right(runs.addresses, at) - 1, 0)
     while at < end and place < len(runs) and runs[place].address <= at:
         run = runs[place]
         skip = at - run.address

@@ -11,7 +11,7 @@ from typing import Any, Final
 from agent.restart.contents import vdso
 from agent.restart.contents.addresses import AddressRange, Specials
 from agent.restart.contents.fillprogram import About, FillScript
-from agent.restart.contents.images import PageRun
+from agent.restart.contents.pageruns import PageRun
 from agent.restart.contents.refusals import Refused
 from exporters.criu.memorymessages import AREA_VDSO
 

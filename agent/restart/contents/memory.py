@@ -18,9 +18,10 @@ from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import About, Argument, Data, FillScript, ProcessProgram
 from agent.restart.contents.hostfacts import MADV_GUARD_INSTALL
 from agent.restart.contents.hugepages import page_size
-from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
+from agent.restart.contents.images import Images, ProcessImage
 from agent.restart.contents.kernelareas import KernelAreas
 from agent.restart.contents.pagereads import merge_pages, read_pages
+from agent.restart.contents.pageruns import PAGE, PageRun, PageRuns
 from agent.restart.contents.privateareas import Inherited, PrivateArea
 from agent.restart.contents.refusals import Refused
 from exporters.criu.memorymessages import (
@@ -99,7 +100,7 @@ class AddressSpace:
             vma for vma in self._vmas if vma.status & AREA_REGULAR and not vma.status & (SPECIAL | AREA_GUARD)
         ]
         self._check()
-        pages = images.pages(f"pagemap-{process.pid}.img")
+        pages = images.page_runs(f"pagemap-{process.pid}.img")
         vdso_pages, self.ring_runs, self.runs = self._sorted(pages)
         self.rings = [vma for vma in self._vmas if vma.status & AREA_AIORING]
         special = [vma for vma in self._vmas if vma.status & (AREA_VDSO | AREA_VVAR)]
@@ -165,16 +166,12 @@ class AddressSpace:
 
     def pages_of(self, area: AddressRange) -> list[PageRun]:
         """Return the pages of an area."""
-        first = bisect.bisect_left(self._addresses, area.start)
-        return self.runs[first : bisect.bisect_left(self._addresses, area.end, first)]
-
-    @cached_property
-    def _addresses(self) -> list[int]:
-        return [run.address for run in self.runs]
+        first = bisect.bisect_left(self.runs.addresses, area.start)
+        return self.runs[first : bisect.bisect_left(self.runs.addresses, area.end, first)]
 
     def page_files(self) -> list[str]:
         """Return the paths of the files that its pages are in."""
-        return list(dict.fromkeys(str(run.file) for run in (*self.runs, *self.ring_runs)))
+        return list(dict.fromkeys(map(str, (*self.runs.files, *(run.file for run in self.ring_runs)))))
 
     def check_vdso(self, specials: Specials, read: "Callable[[PageRun], bytes]") -> None:
         """Compare the kernel's special areas with those of the image; see `KernelAreas.check`.
@@ -340,11 +337,11 @@ class AddressSpace:
             if not vma.status & (SPECIAL | AREA_AIORING | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | ANON_SHARED):
                 raise Refused(*_place(vma), "area", f"its status {vma.status:#x} has no meaning here")
 
-    def _sorted(self, runs: list[PageRun]) -> tuple[list[PageRun], list[PageRun], list[PageRun]]:
+    def _sorted(self, runs: Iterable[PageRun]) -> tuple[list[PageRun], list[PageRun], PageRuns]:
         """Return the pages of the vdso, of rings, and those of the regular areas; areas must cover all."""
         vdso: list[PageRun] = []
         rings: list[PageRun] = []
-        mine: list[PageRun] = []
+        mine = PageRuns()
         at = 0
         vmas = [vma for vma in self._vmas if not vma.status & AREA_GUARD]
         for run in runs:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from agent.restart.contents.fillprogram import MOST_HELPERS, Argument, Data, FillScript
-from agent.restart.contents.images import PAGE, PageRun
+from agent.restart.contents.pageruns import PAGE, PageRun
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _LEAST: Final = 16 << 20
 """Bytes of a part that is worth a helper process."""
 
+_MOST_SPANS: Final = 1 << 14
 Span = tuple[int, int]
 """An address and a number of bytes."""
 
@@ -59,11 +60,16 @@ class PageFiles:
 
 
 def reads(runs: Iterable[PageRun], shift: int = 0) -> Iterator[PageRead]:
-    """Yield the reads of pages, each of as many as are consecutive in a file; `shift` is added to their addresses."""
+    """Yield the reads of pages, each of as many as are consecutive in a file, up to a number that takes little memory.
+
+    Args:
+        runs: the pages.
+        shift: added to their addresses.
+    """
     spans: list[Span] = []
     path, first, end = "", 0, 0
     for run in runs:
-        if str(run.file) != path or run.offset != end:
+        if run.offset != end or len(spans) == _MOST_SPANS or str(run.file) != path:
             if spans:
                 yield PageRead(path, first, spans)
             spans, path, first, end = [], str(run.file), run.offset, run.offset

@@ -4,7 +4,7 @@
 from typing import NamedTuple
 
 from agent.restart.contents.addresses import AddressRange
-from agent.restart.contents.images import PageRun
+from agent.restart.contents.pageruns import PageRun
 
 
 class PrivateArea(NamedTuple):

@@ -20,7 +20,7 @@ from agent.restart.contents.fillprogram import About, Argument
 from agent.restart.contents.fillsection import FillProgram
 from agent.restart.contents.holder import Holder, keep_high, open_high
 from agent.restart.contents.hugepages import page_size, size_flags
-from agent.restart.contents.images import PAGE, Images, PageRun
+from agent.restart.contents.images import Images
 from agent.restart.contents.memory import (
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -32,6 +32,7 @@ from agent.restart.contents.memory import (
     FileKey,
 )
 from agent.restart.contents.pagereads import read_pages
+from agent.restart.contents.pageruns import PAGE, PageRun
 from agent.restart.contents.refusals import Refused
 
 MEMFD_DESCRIPTOR: Final = 18

@@ -19,10 +19,10 @@ from functools import cache
 from typing import Final, NamedTuple
 
 from agent.restart.contents.addresses import AddressRange, hole
-from agent.restart.contents.images import PAGE, PageRun
 from agent.restart.contents.memory import AddressSpace
 from agent.restart.contents.openfiles import open_flags
 from agent.restart.contents.pagereads import reads
+from agent.restart.contents.pageruns import PAGE, PageRun
 from agent.restart.contents.privateareas import Inherited, PrivateArea
 from agent.restart.contents.refusals import Refused
 

@@ -19,9 +19,10 @@ from agent.restart.contents.fillsection import FillProgram
 from agent.restart.contents.holder import Holder, open_high, write_file
 from agent.restart.contents.hostfacts import CAP_SYS_ADMIN, HostFacts
 from agent.restart.contents.hugepages import page_size, size_flags
-from agent.restart.contents.images import PAGE, Images, PageRun
+from agent.restart.contents.images import Images
 from agent.restart.contents.memory import MREMAP_MOVE, PROT_EXEC, PROT_READ, PROT_WRITE, AddressSpace
 from agent.restart.contents.pagereads import read_pages
+from agent.restart.contents.pageruns import PAGE, PageRun
 from agent.restart.contents.refusals import Refused
 
 IPC_CREAT, IPC_EXCL = 0o1000, 0o2000

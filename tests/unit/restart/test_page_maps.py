@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from agent.errors import FormatError
-from agent.restart.contents.images import PAGE, Images, PageRun
+from agent.restart.contents.images import Images
 from agent.restart.contents.pagereads import parts, reads
+from agent.restart.contents.pageruns import PAGE, PageRun
 from agent.restart.contents.refusals import Refused
 from exporters.criu import criuschema, imagefile
 from exporters.criu.memorymessages import IN_PARENT, LAZY, PRESENT

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from agent.restart.contents import staging
 from agent.restart.contents.addresses import AddressRange
-from agent.restart.contents.images import PAGE, PageRun
 from agent.restart.contents.memory import AddressSpace
+from agent.restart.contents.pageruns import PAGE, PageRun, PageRuns
 from agent.restart.contents.privateareas import Inherited, PrivateArea
 from agent.restart.contents.staging import HEAD, READ, Stage
 
@@ -23,7 +23,7 @@ class Memory(AddressSpace):
         self._program = program
         self._area = area
         self.areas = [area]
-        self.runs = []
+        self.runs = PageRuns()
         for number, (page, value) in enumerate(sorted(pages.items())):
             run = PageRun(area.start + page * PAGE, PAGE, file, number * PAGE)
             self.runs.append(run)

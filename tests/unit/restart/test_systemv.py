@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from agent.restart.contents.hostfacts import HostFacts
-from agent.restart.contents.images import PageRun
+from agent.restart.contents.pageruns import PageRun
 from agent.restart.contents.systemv import SystemV
 from exporters.criu.criuschema import messages
 

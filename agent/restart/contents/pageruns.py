@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of pages, and many of them in little memory: a memory may have as many as it has pages."""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, overload
+
+PAGE: Final = 4096
+
+
+class PageRun(NamedTuple):
+    """Consecutive pages whose bytes are consecutive in a file.
+
+    Attributes:
+        address: of the first page.
+        size: bytes.
+        file: path of the file.
+        offset: of the first byte in it.
+    """
+
+    address: int
+    size: int
+    file: Path
+    offset: int
+
+
+class PageRuns(Sequence[PageRun]):
+    """Runs in order, each in some 30 bytes.
+
+    Args:
+        runs: the runs.
+
+    Attributes:
+        addresses: their addresses.
+    """
+
+    def __init__(self, runs: Iterable[PageRun] = ()) -> None:
+        self.addresses = array("Q")
+        self._sizes = array("Q")
+        self._offsets = array("Q")
+        self._places = array("I")
+        self._files: dict[Path, int] = {}
+        for run in runs:
+            self.append(run)
+
+    def append(self, run: PageRun) -> None:
+        """Add a run behind all others."""
+        self.addresses.append(run.address)
+        self._sizes.append(run.size)
+        self._offsets.append(run.offset)
+        self._places.append(self._files.setdefault(run.file, len(self._files)))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all runs."""
+        return sum(self._sizes)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that the runs are in."""
+        return [*self._files]
+
+    def between(self, first: int, last: int) -> Iterator[PageRun]:
+        """Yield the runs of some places."""
+        files = self.files
+        for place in range(first, last):
+            file = files[self._places[place]]
+            yield PageRun(self.addresses[place], self._sizes[place], file, self._offsets[place])
+
+    def __len__(self) -> int:
+        return len(self.addresses)
+
+    def __iter__(self) -> Iterator[PageRun]:
+        return self.between(0, len(self))
+
+    @overload
+    def __getitem__(self, place: int) -> PageRun: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[PageRun]: ...
+
+    def __getitem__(self, place: int | slice) -> PageRun | list[PageRun]:
+        if isinstance(place, slice):
+            first, last, _ = place.indices(len(self))
+            return list(self.between(first, last))
+        at = range(len(self))[place]
+        return next(self.between(at, at + 1))
