@@ -127,7 +127,7 @@ endef
 HELPER := agent/restart/helper/ckptree-rebuild
 
 # All C files but those of bpf/include, where bcc finds what a kernel's own would have.
-C_FILES := $(foreach place,agent/restart/helper bpf tests/bench tests/hostile tests/live,$(wildcard $(place)/*.[ch]))
+C_FILES := $(foreach place,agent/restart/helper bpf tests/bench tests/hostile tests/live tests/support,$(wildcard $(place)/*.[ch]))
 
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md SECURITY.md CHANGELOG.md

@@ -26,8 +26,9 @@ _ENTERED_S: Final = 20.0
 _REMOVED_S: Final = 20.0
 _ENTER: Final = """
 set -eu
-root=$1 scratch=$2
-shift 2
+root=$1 scratch=$2 own=$3
+shift 3
+[ -z "$own" ] || echo 0 > "$own/cgroup.procs"
 mount --make-rprivate /
 mount --rbind / "$root/host"
 mount -t proc proc "$root/host/proc"
@@ -42,7 +43,9 @@ mount -t proc proc "$root/proc"
 cd "$root"
 pivot_root . .
 umount -l .
-exec env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
+set -- env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
+[ -n "$own" ] || exec "$@"
+exec unshare --cgroup sh -c 'umount -R "$0" && mount -t cgroup2 none "$0" && exec "$@"' /sys/fs/cgroup "$@"
 """
 
 
@@ -74,7 +77,7 @@ def prepared(scratch: Path) -> Path:
 
 
 @contextmanager
-def running(root: Path, scratch: Path, script: str, made: Sequence[str] = ()) -> Iterator[int]:
+def running(root: Path, scratch: Path, script: str, made: Sequence[str] = (), own: Path | None = None) -> Iterator[int]:
     """Run a shell's script in a root, for the time of the block; yield the pid of its first process's parent.
 
     All of it is gone at the end.
@@ -84,8 +87,13 @@ def running(root: Path, scratch: Path, script: str, made: Sequence[str] = ()) ->
         scratch: from `prepared`; what the script prints is in its file ``log``.
         script: of a shell.
         made: names of the cgroups, at the top of hierarchies, that the script makes.
+        own: a new cgroup of version 2 for the script, which sees it as the root of the only hierarchy; None: the script
+            sees those of the host.
     """
     words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _ENTER, "sh", str(root), str(scratch)]
+    words.append(str(own or ""))
+    if own is not None:
+        own.mkdir()
     with (scratch / "log").open("wb") as log:
         words += ["sh", "-c", f": >/run/entered\n{script}"]
         outer = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
@@ -99,9 +107,8 @@ def running(root: Path, scratch: Path, script: str, made: Sequence[str] = ()) ->
     finally:
         outer.kill()  # unshare waits with SIGTERM blocked; --kill-child ends its child with it
         outer.wait(20)
-        for one in cgroups.hierarchies():
-            for name in made:
-                _remove(one.mount / name)
+        for folder in [one.mount / name for one in cgroups.hierarchies() for name in made] + ([own] if own else []):
+            _remove(folder)
 
 
 def _remove(folder: Path) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cluster of Slurm on this machine: munged, slurmctld, and a slurmd for each of two nodes, from Debian's packages.
 
-Both nodes are this host, on loopback ports of their own. Slurm's plugin for cgroups is that of the version that the host
-has mounted, and jobs are tracked by cgroups.
+Both nodes are this host, on loopback ports of their own, and jobs are tracked by cgroups. With cgroups of version 2 all
+of it is in a cgroup of its own, whose namespace has no other process: else Slurm would not manage it.
 """
 
 import os
@@ -18,6 +18,7 @@ from agent.proc import cgroups
 from tests.support import debianroot
 
 _PACKAGES: Final = ("munge", "slurm-client", "slurm-wlm-basic-plugins", "slurmctld", "slurmd")
+_SOURCE: Final = Path(__file__).with_name("onlyunified.c")
 _PATIENCE_S: Final = 90.0
 # slurmstepd asks after the name of the program that it is part of, which Debian's alternatives set.
 _SCRIPT: Final = """
@@ -25,7 +26,7 @@ munged --foreground --force --num-threads 1 --key-file /etc/munge/munge.key --so
 until [ -e /run/munge/munge.socket.2 ]; do sleep 0.05; done
 slurmctld -D -c &
 for node in {nodes}; do
-    slurmd -D -N $node &
+    {preload} slurmd -D -N $node &
 done
 exec sleep 10000
 """
@@ -64,12 +65,14 @@ class Cluster(NamedTuple):
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
+def cluster(folder: Path, version: int | None = None) -> Iterator[Cluster]:
     """Start a cluster for the time of the block.
 
     Args:
         folder: a new one for its files.
+        version: of cgroups, one of `versions`; None: the first of them.
     """
+    version = versions()[0] if version is None else version
     root = debianroot.unpacked("slurm", _PACKAGES)
     for program in ("slurmctld", "slurmd", "slurmstepd"):
         link = root / "usr/sbin" / program
@@ -77,9 +80,15 @@ def cluster(folder: Path) -> Iterator[Cluster]:
             link.symlink_to(f"{program}-wlm")
     scratch = debianroot.prepared(folder / "scratch")
     nodes = tuple(f"n{os.getpid()}x{number}" for number in (1, 2))
-    _configure(scratch, nodes)
-    script = _SCRIPT.format(nodes=" ".join(nodes))
-    with debianroot.running(root, scratch, script, [f"slurm_{node}" for node in nodes]) as outer:
+    _configure(scratch, nodes, version)
+    preload, own = "", None
+    if version != 1:
+        library = scratch / "var/lib/onlyunified.so"
+        subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, _SOURCE, "-ldl"], check=True)
+        preload = "LD_PRELOAD=/var/lib/onlyunified.so"
+        own = next(one.mount for one in cgroups.hierarchies() if one.options is None) / f"ckptree-{os.getpid()}"
+    script = _SCRIPT.format(nodes=" ".join(nodes), preload=preload)
+    with debianroot.running(root, scratch, script, [f"slurm_{node}" for node in nodes], own) as outer:
         deadline = time.monotonic() + _PATIENCE_S
         found = Cluster(nodes, outer, scratch)
         while True:
@@ -90,7 +99,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
                 check=False,
                 timeout=60,
             )
-            if ran.stdout.split() == ["idle", "2"]:
+            if ran.stdout.split() == ["idle", str(len(nodes))]:
                 break
             log = (scratch / "log").read_text()
             assert time.monotonic() < deadline, f"{ran.stdout}{ran.stderr}{log}"
@@ -98,7 +107,14 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         yield found
 
 
-def _configure(scratch: Path, nodes: tuple[str, ...]) -> None:
+def versions() -> list[int]:
+    """Return the versions of cgroups that Slurm can use here: of version 1 it needs the controller ``freezer``."""
+    mounted = cgroups.hierarchies()
+    first = any(one.options and "freezer" in one.options for one in mounted)
+    return [*([1] if first else []), *([2] if any(one.options is None for one in mounted) else [])]
+
+
+def _configure(scratch: Path, nodes: tuple[str, ...], version: int) -> None:
     etc = scratch / "etc"
     for place in ("etc/munge", "etc/slurm", "run/munge", "var/lib/munge", "var/log/munge", "var/spool/ctld"):
         (scratch / place).mkdir(parents=True)
@@ -134,7 +150,6 @@ def _configure(scratch: Path, nodes: tuple[str, ...]) -> None:
         lines.append(f"NodeName={node} NodeHostname={os.uname().nodename} NodeAddr=127.0.0.1 Port={port} CPUs=8")
     lines.append("PartitionName=all Nodes=ALL Default=YES State=UP")
     (etc / "slurm/slurm.conf").write_text("".join(f"{line}\n" for line in lines))
-    version = 1 if any(one.options and "freezer" in one.options for one in cgroups.hierarchies()) else 2
     (etc / "slurm/cgroup.conf").write_text(
         "CgroupPlugin=cgroup/v1\n" if version == 1 else "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\n"
     )
