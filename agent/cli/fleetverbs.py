@@ -10,7 +10,7 @@ import typer
 
 from agent.cli import terminal
 from agent.cli.fileverbs import AsJson
-from agent.cli.options import Mode, ModeName, Nats
+from agent.cli.options import At, Mode, ModeName, Nats
 from agent.cli.terminal import say
 from agent.errors import INCOMPLETE, CkptreeError, UsageError
 
@@ -85,6 +85,7 @@ def snapshot(
     deadline: Annotated[
         float, typer.Option(metavar="S", help="Be done, or give up, within so many seconds.", min=0.1, max=3600.0)
     ] = 10.0,
+    at: At = None,
     key: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="The id of the request: the same id is the same set.")
     ] = None,
@@ -114,6 +115,7 @@ def snapshot(
         mode=mode.value,
         with_argv=with_argv,
         job=job or "",
+        past_ns=_past_ns(at, with_argv=with_argv),
     )
     with sets.opened(output, nats) as place:
         there = _within(lambda: _same(place, wanted), began_s + deadline, "was not reached")
@@ -122,6 +124,21 @@ def snapshot(
     _report(there, place.shown, as_json=as_json)
     if not there.complete and not allow_incomplete:
         raise typer.Exit(INCOMPLETE)
+
+
+def _past_ns(at: str | None, *, with_argv: bool) -> int | None:
+    """Return the instant of the past, CLOCK_REALTIME of this host, nanoseconds; None: now."""
+    from agent.cli import recorded
+    from agent.recorder.instant import ClockTime
+
+    if at is None:
+        return None
+    if with_argv:
+        raise UsageError("--with-argv is read from /proc, which has no past: leave it out, or --at")
+    moment = recorded.moment(at)
+    if not isinstance(moment, ClockTime):
+        raise UsageError(f"--at {at}: the numbers of records are a host's own: name a time")
+    return moment.realtime_ns
 
 
 def _roots_of_job(text: str, root: str | None) -> dict[str, str]:

@@ -64,6 +64,7 @@ class Wanted(NamedTuple):
         mode: of the snapshots, as ``ckptree snapshot`` has it.
         with_argv: have the relays add arguments and environment, as far as their rights go.
         job: the job that has these hosts; empty for none.
+        past_ns: the instant, from recordings, by the requester's CLOCK_REALTIME; None: now.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Wanted(NamedTuple):
     mode: str = "auto"
     with_argv: bool = False
     job: str = ""
+    past_ns: int | None = None
 
 
 class Ask(NamedTuple):
@@ -209,6 +211,7 @@ class Gathering:
             "root": each.root,
             "mode": wanted.mode,
             "with_argv": wanted.with_argv,
+            "past": wanted.past_ns is not None,
             "left_ns": self._deadline_ns - now_ns,
         }
         if each.phase is HostPhase.CUTTING and self._at_ns is not None and each.clock is not None:
@@ -231,7 +234,8 @@ class Gathering:
             ready = self._in(HostPhase.READY)
             # Each must have the message before the instant, with some room.
             bounds = [each.clock.bound_ns for each in ready.values() if each.clock is not None]
-            self._at_ns = now_ns + _LEAD_NS + 2 * max(bounds, default=0)
+            soon_ns = now_ns + _LEAD_NS + 2 * max(bounds, default=0)
+            self._at_ns = soon_ns if self._wanted.past_ns is None else self._wanted.past_ns
             for host in ready:
                 self._enter(host, HostPhase.CUTTING)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
 from agent import rootname
-from agent.errors import CkptreeError, NoSuchRootError
+from agent.errors import CkptreeError, HostError, NoSuchRootError, UsageError
 from agent.proc import topmost
 from agent.proc.host import boot_id
 from agent.protocol.client import Answer, Client
@@ -52,6 +52,22 @@ class Cut(NamedTuple):
     reasons: tuple[str, ...]
 
 
+class Wish(NamedTuple):
+    """A snapshot that is asked for.
+
+    Attributes:
+        root: as the caller has named it.
+        mode: as ``ckptree snapshot`` has it.
+        with_argv: add arguments and environments, as far as this process may read them.
+        past: take it from the daemon's recording.
+    """
+
+    root: str
+    mode: str
+    with_argv: bool
+    past: bool
+
+
 class Work(Protocol):
     """The work that a relay has done on its host. All but `host` may take a while, and are called in threads."""
 
@@ -61,11 +77,11 @@ class Work(Protocol):
     def tasks(self) -> int | None:
         """Count the tasks that the daemon watches; None: it does not answer."""
 
-    def check(self, root: str, timeout_s: float) -> None:
+    def check(self, root: str, timeout_s: float, *, past: bool) -> None:
         """Find the process that a ROOT means; CkptreeError: there is none, or several, or no daemon."""
 
-    def cut(self, root: str, mode: str, at_ns: int, *, with_argv: bool, timeout_s: float) -> Cut:
-        """Take a snapshot at a time of the host's CLOCK_REALTIME; one that is over means now."""
+    def cut(self, wish: Wish, at_ns: int, timeout_s: float) -> Cut:
+        """Take a snapshot at a time of the host's CLOCK_REALTIME; one that is over means now, if not the past is meant."""
 
     def taken(self, numbers: Sequence[int]) -> dict[int, str]:
         """Return which numbers are in use in this process's pid namespace, each with its holder."""
@@ -95,47 +111,55 @@ class DaemonWork:
         except CkptreeError:
             return None
 
-    def check(self, root: str, timeout_s: float) -> None:
+    def check(self, root: str, timeout_s: float, *, past: bool) -> None:
         """Find the process that a ROOT means.
 
         Args:
             root: as the caller has named it.
             timeout_s: for the daemon's answer.
+            past: the process was there at another time: it is not looked for.
 
         Raises:
-            CkptreeError: there is none, or several, or the daemon does not answer.
+            CkptreeError: there is none, or several, or the daemon does not answer, or has no recording.
         """
         meant = rootname.parse_target(root)
         with Client(self._socket, timeout_s) as client:
-            client.hello()
-        topmost.answered(meant, _is_there)
+            features = client.hello().features
+        if not past:
+            topmost.answered(meant, _is_there)
+        elif "past" not in features:
+            raise HostError("the daemon has no recording: see [record] in its configuration")
+        elif not isinstance(meant, rootname.RootName):
+            raise UsageError(
+                f"{meant}: a recording has no cgroups: name the root by the pid that it had, or pidns:INUM"
+            )
 
-    def cut(self, root: str, mode: str, at_ns: int, *, with_argv: bool, timeout_s: float) -> Cut:
+    def cut(self, wish: Wish, at_ns: int, timeout_s: float) -> Cut:
         """Take a snapshot.
 
         Args:
-            root: as the caller has named it.
-            mode: as ``ckptree snapshot`` has it.
-            at_ns: when, by the host's CLOCK_REALTIME; a time that is over means now.
-            with_argv: add arguments and environments, as far as this process may read them.
+            wish: the snapshot.
+            at_ns: when, by the host's CLOCK_REALTIME; a time that is over means now, or the past where that is wished.
             timeout_s: for the daemon's answer.
 
         Raises:
             CkptreeError: it cannot be taken.
         """
-        meant = rootname.parse_target(root)
+        meant = rootname.parse_target(wish.root)
         with Client(self._socket, timeout_s) as client:
             client.hello()
+            if wish.past:
+                return _past(client.snapshot(str(wish.root), mode=wish.mode, at={"time_ns": at_ns}))
             if (left_ns := at_ns - self._clock()) > 0:
                 time.sleep(left_ns / 1e9)
 
             def ask(pid: str) -> tuple[int, Answer, int]:
                 before_ns = self._clock()
-                answer = client.snapshot(pid, mode=mode)
+                answer = client.snapshot(pid, mode=wish.mode)
                 return before_ns, answer, self._clock()
 
             before_ns, answer, after_ns = topmost.answered(meant, ask)
-            data = _with_strings(answer.data, client) if with_argv else answer.data
+            data = _with_strings(answer.data, client) if wish.with_argv else answer.data
         return Cut(data, before_ns, after_ns, answer.tasks, answer.complete, answer.reasons)
 
     def taken(self, numbers: Sequence[int]) -> dict[int, str]:
@@ -143,6 +167,21 @@ class DaemonWork:
         from agent.restart.rebuild.preflight import holders_of
 
         return holders_of(numbers)
+
+
+def _past(answer: Answer) -> Cut:
+    """Return a snapshot from a recording, whose image says when it is true.
+
+    Raises:
+        CkptreeError: the image does not say so.
+    """
+    from exporters import registry
+
+    at = registry.load(answer.data).at
+    if at is None:
+        raise CkptreeError("the daemon's answer has no instant of its recording: it is of another version")
+    before_ns, after_ns = at.time_ns - at.uncertain_ns, at.time_ns + at.uncertain_ns
+    return Cut(answer.data, before_ns, after_ns, answer.tasks, answer.complete, answer.reasons)
 
 
 def _is_there(root: str) -> None:

@@ -19,7 +19,7 @@ from agent.daemon.journal import Journal
 from agent.errors import BusyError, CkptreeError, NoSuchRootError, NotPermittedError, UsageError
 from agent.fleet import lasting, messages, natsserver
 from agent.fleet.cuts import Cuts, Entry
-from agent.fleet.hostwork import Clock, Cut, Work
+from agent.fleet.hostwork import Clock, Cut, Wish, Work
 from agent.fleet.manifest import hash_of
 from agent.fleet.messages import Message
 from agent.fleet.relayedrestarts import RelayedRestarts
@@ -237,16 +237,17 @@ class HostRelay:
     async def _arm(self, request: Message, _received_ns: int) -> Message:
         self._permit("snapshot")
         key, asked, left_ns = _asked(request)
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._work.check, asked[0], left_ns / 1e9)
+        check = partial(self._work.check, asked.root, left_ns / 1e9, past=asked.past)
+        await asyncio.get_running_loop().run_in_executor(self._threads, check)
         self._cuts.entered(key, asked, left_ns, time.monotonic_ns())
-        self._log.info(audit.line("arm", id=key, root=asked[0], mode=asked[1], result="ok"))
+        self._log.info(audit.line("arm", id=key, root=asked.root, mode=asked.mode, result="ok"))
         return {"ready": True}
 
     async def _cut(self, request: Message, received_ns: int) -> Message:
         self._permit("snapshot")
         key, asked, left_ns = _asked(request)
         at_ns = request.get("at_ns")
-        if not isinstance(at_ns, int) or at_ns - received_ns > left_ns:
+        if not isinstance(at_ns, int) or at_ns - received_ns > left_ns or (asked.past and at_ns < 0):
             raise UsageError("at_ns: expected a time before the deadline, by this host's clock")
         entry = self._cuts.entered(key, asked, left_ns, time.monotonic_ns())
         if entry.work is None:
@@ -255,13 +256,13 @@ class HostRelay:
         return {**answer, "data": entry.data if len(entry.data) <= messages.MOST_INLINE else b""}
 
     async def _take(
-        self, key: str, asked: tuple[str, str, bool], at_ns: int, left_ns: int, entry: Entry[asyncio.Task[Message]]
+        self, key: str, asked: Wish, at_ns: int, left_ns: int, entry: Entry[asyncio.Task[Message]]
     ) -> Message:
         """Take the snapshot of an id; return the answer to its cut, without the image."""
-        root, mode, with_argv = asked
+        root, mode = asked.root, asked.mode
         try:
             await asyncio.sleep(max(0.0, (at_ns - self._clock()) / 1e9 - _EARLY_S))
-            cut = partial(self._work.cut, root, mode, at_ns, with_argv=with_argv, timeout_s=left_ns / 1e9)
+            cut = partial(self._work.cut, asked, at_ns, left_ns / 1e9)
             taken: Cut = await asyncio.get_running_loop().run_in_executor(self._threads, cut)
             self._cuts.keep(entry, taken.data)
         except CkptreeError:
@@ -311,12 +312,12 @@ class HostRelay:
         return {"numbers": list(found), "holders": list(found.values())}
 
 
-def _asked(request: Message) -> tuple[str, tuple[str, str, bool], int]:
+def _asked(request: Message) -> tuple[str, Wish, int]:
     """Return the id of a request for a snapshot, its object, and the time that is left, nanoseconds."""
     root, left_ns = request.get("root"), request.get("left_ns")
-    mode, with_argv = request.get("mode", "auto"), request.get("with_argv", False)
-    if not isinstance(root, str) or mode not in _MODES or not isinstance(with_argv, bool):
-        raise UsageError("expected a root, a mode and with_argv")
+    mode, with_argv, past = request.get("mode", "auto"), request.get("with_argv", False), request.get("past", False)
+    if not isinstance(root, str) or mode not in _MODES or not isinstance(with_argv, bool) or not isinstance(past, bool):
+        raise UsageError("expected a root, a mode, with_argv and past")
     if not isinstance(left_ns, int) or not 0 < left_ns <= _LONGEST_NS:
         raise UsageError(f"left_ns: expected a number up to {_LONGEST_NS}")
-    return messages.checked_id(request.get("id")), (root, mode, with_argv), left_ns
+    return messages.checked_id(request.get("id")), Wish(root, mode, with_argv, past), left_ns

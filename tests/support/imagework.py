@@ -13,7 +13,7 @@ from pathlib import Path
 from agent.daemon.journal import Journal
 from agent.errors import CkptreeError, NoSuchRootError
 from agent.fleet import relaysettings
-from agent.fleet.hostwork import Cut, HostAbout
+from agent.fleet.hostwork import Cut, HostAbout, Wish
 from agent.fleet.relay import HostRelay
 
 IMAGE = Path(__file__).parents[2] / "docs" / "example" / "web.ckpt"
@@ -39,27 +39,19 @@ class ImageWork:
         """Count its tasks."""
         return 1
 
-    def check(self, root: str, timeout_s: float) -> None:  # noqa: ARG002 - a real host's is called so
+    def check(self, root: str, timeout_s: float, *, past: bool) -> None:  # noqa: ARG002 - a real host's is called so
         """Refuse the roots that are not there."""
         if root == "none":
             raise NoSuchRootError("there is no process none")
         if root == "crash":
             raise ZeroDivisionError
 
-    def cut(
-        self,
-        root: str,
-        mode: str,  # noqa: ARG002 - as above
-        at_ns: int,
-        *,
-        with_argv: bool,  # noqa: ARG002 - as above
-        timeout_s: float,  # noqa: ARG002 - as above
-    ) -> Cut:
+    def cut(self, wish: Wish, at_ns: int, timeout_s: float) -> Cut:  # noqa: ARG002 - as above
         """Wait for the instant, and return the image."""
         time.sleep(max(0.0, (at_ns - time.time_ns()) / 1e9))
         before_ns = time.time_ns()
         time.sleep(self._took_s)
-        if root == "late":
+        if wish.root == "late":
             raise CkptreeError("it is gone meanwhile")
         return Cut(self._data, before_ns, time.time_ns(), 1, complete=True, reasons=())
 

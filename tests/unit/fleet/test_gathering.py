@@ -321,3 +321,16 @@ def test_the_offset_of_the_narrower_measurement_is_written() -> None:
 def test_the_text_of_a_result_has_no_bytes_of_images() -> None:
     """Python's asyncio.run() makes a text of its result: with the images of many hosts that takes seconds."""
     assert len(repr(answered_cut().result())) < 100
+
+
+def test_an_instant_of_the_past_is_told_by_the_hosts_own_clock() -> None:
+    """It is five seconds ahead. The relay is told that the past is meant, from the beginning."""
+    gathering = Gathering(wanted_of(["a"])._replace(past_ns=START - 9000 * MS), START)
+    (arm,) = gathering.due(START)
+    ahead = START + 5000 * MS
+    gathering.answered(arm.number, {"received_ns": ahead, "answered_ns": ahead}, START)
+    (cut,) = gathering.due(START)
+
+    assert arm.message["past"] is cut.message["past"] is True
+    assert cut.message["at_ns"] == START - 4000 * MS
+    assert gathering.result().made.at_ns == START - 9000 * MS
