@@ -260,6 +260,10 @@ class Gathering:
             each.absent_ns = now_ns
         elif now_ns - each.absent_ns >= _ABSENT_NS:
             self._enter(host, HostPhase.MISSING, _ABSENT)
+            return
+        if each.awaited == number:  # no answer will come, and the relay may be back at any moment
+            each.tries = 0
+            heapq.heappush(self._again, (now_ns + _AGAIN_NS, number, host))
 
     def refused(self, number: int, reason: str) -> None:
         """Take the relay's word that it will not, or cannot, do what a message asks for."""

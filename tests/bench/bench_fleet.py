@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -141,7 +142,7 @@ def measured(
     """Measure a case."""
     rows = []
     for number in range(rounds):
-        key = f"{case}-{number}".replace(" ", "-")
+        key = re.sub(r"\W+", "-", f"{case} {number}")
         wanted = Wanted(key, dict.fromkeys(names, roots), int(DEADLINE_S * 1e9))
         rows.append(one_round(url, key, wanted, after))
     gathered, whole, skew, missing = (list(column) for column in zip(*rows, strict=True))
