@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ TIMES = int(os.environ.get("CKPTREE_FLEET_FAULTS", "2"))
 TOP = Path(__file__).parents[2]
 HOSTS = ("a", "b", "c")
 DEADLINE_S = 4.0
-SLACK_S = 4.0
+SLACK_S = 5.0
 """For the start of the program, on a busy machine."""
 
 again = pytest.mark.parametrize("nth", range(TIMES))
@@ -65,10 +66,20 @@ class Snapshot:
             stderr=subprocess.PIPE,
         )
 
+        self._took_s = 0.0
+        self._waiting = threading.Thread(target=self._wait, daemon=True)
+        self._waiting.start()
+
+    def _wait(self) -> None:
+        """Note the moment of its end, however late the test asks for it."""
+        self._process.wait()
+        self._took_s = time.monotonic() - self.began_s
+
     def ended(self) -> Ran:
         """Wait for its end, which may not be later than its deadline."""
         out, err = self._process.communicate(timeout=60)
-        assert time.monotonic() - self.began_s < DEADLINE_S + SLACK_S
+        self._waiting.join()
+        assert self._took_s < DEADLINE_S + SLACK_S
         assert b"Traceback" not in err, err.decode()
         return Ran(self._process.returncode, out, err.decode())
 
