@@ -68,8 +68,14 @@ def test_a_walk_enters_each_room_once(title: str) -> None:
     assert len(rooms) == len(set(rooms)), rooms
 
 
-def test_the_four_walks_are_there() -> None:
-    """They are those of an event, of a request, of an image and of contents."""
+def test_the_five_walks_are_there() -> None:
+    """They are those of an event, of a request, of an image, of a set and of contents."""
     assert sorted(WALKS) == [
-        *("The life of a fork record", "The life of a request", "The life of an image", "The life of contents"),
+        *(
+            "The life of a fork record",
+            "The life of a request",
+            "The life of a set",
+            "The life of an image",
+            "The life of contents",
+        ),
     ]
