@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _QUIET_S: Final = 0.5
 _MOST_AT_ONCE: Final = 64
-_LONGEST_S: Final = 1.0
 _NOBODY: Final = "503"
 """The status with which the server says that nobody listens to a subject (NATS ADR-22)."""
 
@@ -200,7 +199,7 @@ async def opened(url: str, timeout_s: float = natsserver.CONNECT_S) -> AsyncIter
         said.append(error)
 
     try:
-        client = await asyncio.wait_for(lasting.connected(url, "ckptree fleet", note), timeout_s)
+        client = await lasting.connected(url, "ckptree fleet", note, attempt_s=timeout_s)
     except lasting.failures() as error:
         reason = said[-1] if said else error
         words = str(reason).removeprefix("nats: ") or f"no answer within {timeout_s:g} s"
@@ -208,5 +207,4 @@ async def opened(url: str, timeout_s: float = natsserver.CONNECT_S) -> AsyncIter
     try:
         yield FleetClient(client)
     finally:
-        with contextlib.suppress(*lasting.failures()):
-            await asyncio.wait_for(client.close(), _LONGEST_S)
+        await natsserver.close(client)

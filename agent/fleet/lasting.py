@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections to NATS that last: one that breaks is made again, for ever, and subscriptions stay through that."""
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _CONNECT_S: Final = 2
 _PAUSE_S: Final = 0.25
+_ATTEMPT_S: Final = 10.0
 _PING_S: Final = 5
 _UNANSWERED: Final = 2
 """Pings without an answer, after which a connection counts as broken: a server that hangs sends nothing."""
@@ -29,8 +31,9 @@ async def connected(
     environment: Mapping[str, str] = os.environ,
     closed: Told | None = None,
     again: Told | None = None,
+    attempt_s: float = _ATTEMPT_S,
 ) -> "Client":
-    """Connect, however long that takes.
+    """Connect. A server that is away is tried again, until the time is over.
 
     Args:
         url: from `natsserver.server_of`.
@@ -39,11 +42,12 @@ async def connected(
         environment: has the credentials, as agent.fleet.natsserver takes them.
         closed: is told when the server has ended the connection for good: it refuses this user.
         again: is told when a connection was made again.
+        attempt_s: for the first connection.
 
     Raises:
         HostError: the library is not installed.
         CkptreeError: credentials cannot be read.
-        natsserver errors of `failures`: the server refuses this user.
+        errors of `failures`: the server is away, or refuses this user.
     """
     try:
         from nats.aio.client import Client
@@ -53,7 +57,7 @@ async def connected(
     if (context := natsserver.tls(url, environment)) is not None:
         options["tls"] = context
     client = Client()
-    await client.connect(
+    connecting = client.connect(
         url.split(","),
         error_cb=note,
         closed_cb=closed,
@@ -66,6 +70,12 @@ async def connected(
         max_outstanding_pings=_UNANSWERED,
         **options,
     )
+    try:
+        # The library may wait for ever for the end of an attempt whose TLS has failed.
+        await asyncio.wait_for(connecting, attempt_s)
+    except BaseException:
+        await natsserver.close(client)
+        raise
     return client
 
 

@@ -37,6 +37,8 @@ _EARLY_S: Final = 0.01
 _LONGEST_NS: Final = 3600_000_000_000
 _TEND_S: Final = 1.0
 _RETRY_S: Final = 0.5
+_STUCK_S: Final = 30.0
+"""Without a connection for so long, the library's attempts are given up for new ones: one may wait for ever."""
 _TASKS_S: Final = 1.0
 
 _MODES: Final = ("auto", "container", "subtree")
@@ -108,17 +110,23 @@ class HostRelay:
                 return
             client = await connecting
             gone = asyncio.create_task(closed.wait())
+            connected_s = time.monotonic()
             while not self._ended.is_set() and not closed.is_set():
                 await asyncio.wait({gone, ending}, return_when=asyncio.FIRST_COMPLETED, timeout=_TEND_S)
+                if client.is_connected:
+                    connected_s = time.monotonic()
+                elif time.monotonic() - connected_s > _STUCK_S:
+                    break
                 self._cuts.forget(time.monotonic_ns())
                 if self._restarts is not None:
                     self._restarts.forget(time.monotonic_ns())
                 self._log.tend()
             gone.cancel()
             ending.cancel()
-            if not closed.is_set():
-                await client.close()
-            else:  # the server has refused what this process is or does: an administrator may mend that meanwhile
+            await natsserver.close(client)
+            if (
+                closed.is_set()
+            ):  # the server has refused what this process is or does: an administrator may mend that meanwhile
                 await asyncio.sleep(_RETRY_S)
 
     async def _connected(self, closed: asyncio.Event) -> "Client":

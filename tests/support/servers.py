@@ -161,6 +161,15 @@ def registry(folder: Path, settings: str = "") -> Iterator[Server]:
         yield server
 
 
+def a_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate of 127.0.0.1, signed by itself; return it and its key."""
+    certificate, key = folder / "server.pem", folder / "server.key"
+    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run([*words, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    return certificate, key
+
+
 def _started(words: Sequence[str], environment: Mapping[str, str] | None) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections to a real NATS server: addresses, credentials, TLS, permissions."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,20 +62,11 @@ def test_the_option_comes_before_the_variable() -> None:
     assert natsserver.server_of("tls://b:1,nats://c", {"CKPTREE_NATS": "nats://a"}) == "tls://b:1,nats://c"
 
 
-def a_certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate of 127.0.0.1, signed by itself; return it and its key."""
-    certificate, key = folder / "server.pem", folder / "server.key"
-    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
-    subprocess.run([*words, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
-    return certificate, key
-
-
 def test_tls_holds_where_the_address_or_the_authority_asks_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server whose certificate no known authority has signed is refused."""
-    certificate, key = a_certificate(tmp_path)
+    certificate, key = servers.a_certificate(tmp_path)
     with servers.nats(tmp_path / "data", "--tls", "--tlscert", str(certificate), "--tlskey", str(key)) as server:
         with pytest.raises(natsserver.NatsError, match="certificate verify failed"):
             NatsStore(f"tls://{server.address}", "b")

@@ -19,7 +19,7 @@ from agent.fleet import messages, natsserver
 from agent.fleet.manifest import hash_of
 from tests.support import servers
 from tests.support.imagework import IMAGE
-from tests.support.relays import RelayProcess, a_relay, await_line
+from tests.support.relays import RelayProcess, a_relay, await_line, settings
 
 pytestmark = pytest.mark.slow
 
@@ -187,20 +187,41 @@ def test_a_relay_without_a_configuration_is_seen_and_that_is_all(server: servers
     assert {answer["kind"] for answer in refused} == {"not-permitted"}
 
 
+@contextlib.contextmanager
+def a_waiting_relay(folder: Path, nats: str, more: str = "") -> Iterator[RelayProcess]:
+    """Run a relay whose server is not there yet."""
+    config, log = settings(folder, "a", nats, more=more), folder / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen([sys.executable, "-m", "agent", "relay", "--config", config], stderr=out)
+    try:
+        yield RelayProcess("a", process, log, ())
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_relay_waits_for_its_server(tmp_path: Path) -> None:
     """It is started first, and connects when there is one."""
     port = servers.free_port()
-    with contextlib.ExitStack() as stack:
-        config = tmp_path / "a.toml"
-        config.write_text(f'[relay]\nnats = "nats://127.0.0.1:{port}"\nhost = "a"\n')
-        log = tmp_path / "log"
-        with log.open("wb") as out:
-            process = subprocess.Popen([sys.executable, "-m", "agent", "relay", "--config", config], stderr=out)
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        waiting = RelayProcess("a", process, log, ())
-        await_line(waiting, 1, "Connect call failed")
-        stack.enter_context(servers.nats(tmp_path / "nats", port=port))
-        await_line(waiting, 1)
-        process.terminate()
-        assert process.wait(10) == 0
+    with a_waiting_relay(tmp_path, f"nats://127.0.0.1:{port}") as relay:
+        await_line(relay, 1, "Connect call failed")
+        with servers.nats(tmp_path / "nats", port=port):
+            await_line(relay, 1)
+            relay.process.terminate()
+            assert relay.process.wait(10) == 0
+
+
+def test_a_relay_waits_for_a_server_that_it_trusts(tmp_path: Path) -> None:
+    """The one that is there has another certificate. The relay connects to none of whom it does not know."""
+    port = servers.free_port()
+    for name in ("other", "right"):
+        (tmp_path / name).mkdir()
+    other, right = (servers.a_certificate(tmp_path / name) for name in ("other", "right"))
+    tls = [["--tls", "--tlscert", str(certificate), "--tlskey", str(key)] for certificate, key in (other, right)]
+    with a_waiting_relay(tmp_path, f"tls://127.0.0.1:{port}", f'tls_ca = "{right[0]}"\n') as relay:
+        with servers.nats(tmp_path / "one", *tls[0], port=port):
+            await_line(relay, 1, "certificate verify failed")
+            time.sleep(1)
+            assert "listening on" not in relay.log.read_text()
+        with servers.nats(tmp_path / "two", *tls[1], port=port):
+            await_line(relay, 1)
