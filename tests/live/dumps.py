@@ -33,6 +33,7 @@ def program(command: Sequence[str | Path], folder: Path, **more: Any) -> Iterato
     This process takes its orphans, so that no zombie keeps a pid that a restart needs.
     """
     orphans.adopt(wanted=True)
+    others = set(psutil.Process().children())
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, **more
@@ -49,6 +50,9 @@ def program(command: Sequence[str | Path], folder: Path, **more: Any) -> Iterato
         with suppress(ChildProcessError):
             while True:
                 os.waitpid(-process.pid, 0)
+        for each in set(psutil.Process().children()) - others:  # orphans of other groups
+            with suppress(ChildProcessError):
+                os.waitpid(each.pid, 0)
         orphans.adopt(wanted=False)
 
 

@@ -78,6 +78,11 @@ _GONE: Final = re.compile(rb"(?:\.ckptree-\d+-[0-9a-f]+)$")
 """The end of the path of a deleted file that another file has by now."""
 _O_TMPFILE: Final = 0o20200000
 """Of a file that never had a name; it is made again with one, which is deleted."""
+_O_LARGEFILE: Final = 0o100000
+"""Every open() of a 64-bit kernel sets it; the ioctl() by which tmux opens a terminal does not."""
+_CHARACTERS: Final = 19
+_ANONYMOUS: Final = b"/dev/zero"
+"""The name of the memory that mmap() makes without a file; CRIU may describe it as a memfd."""
 _CHILD_STOPPED: Final = (17, 5)
 """SIGCHLD and its code: a parent hears once more that its child is stopped."""
 _U64: Final = (1 << 64) - 1
@@ -142,7 +147,11 @@ class _Dump:
         if entry.HasField("epfd"):
             found["epfd"]["tfd"] = sorted(found["epfd"].get("tfd", ()), key=lambda each: int(each["tfd"]))
         if entry.HasField("tty"):
+            found["tty"]["flags"] &= ~_O_LARGEFILE
             found["terminal"] = _document(self.terminals[int(entry.tty.tty_info_id)])
+            for modes in (value for name, value in found["terminal"].items() if name.startswith("termios")):
+                # CRIU copies the 19 control characters as they lie in memory, four into each number.
+                modes["c_cc"] = b"".join(int(each).to_bytes(4, "little") for each in modes["c_cc"])[:_CHARACTERS]
         if entry.HasField("reg"):
             found["reg"]["flags"] &= ~_O_TMPFILE
             found["reg"]["name"] = self.path(entry)
@@ -159,6 +168,8 @@ class _Dump:
         entry = self.inodes[identity]
         found = {"first at": self.named("inode", identity, place), **_document(entry)}
         found["pages"] = _pages(self.images.pages(f"pagemap-shmem-{entry.shmid}.img"))
+        if bytes(entry.name) == _ANONYMOUS:  # no program can tell whose it is
+            found = {name: value for name, value in found.items() if name not in ("uid", "gid")}
         return found
 
 

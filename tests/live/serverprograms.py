@@ -183,9 +183,7 @@ def _answered(folder: Path) -> int:
 
 SERVERS: Final = {
     "redis": RealProgram(_redis, _answered, _ask_redis, _judge_counted, begun=3, further=3),
-    "redis, TCP": RealProgram(
-        _redis_of_tcp, _answered, _ask_redis, _judge_counted, begun=3, further=3, suite=NEWER
-    ),
+    "redis, TCP": RealProgram(_redis_of_tcp, _answered, _ask_redis, _judge_counted, begun=3, further=3, suite=NEWER),
     "nginx": RealProgram(
         _nginx, _answered, lambda folder: _note(folder, _page(folder)), _judge_pages, begun=3, further=20
     ),

@@ -132,15 +132,31 @@ def restored(
         yield standing
 
 
-def dumped_at_a_stop(pid: int, images: Path, socket: Path, *options: str, suite: str = SUITE) -> Path:
-    """Have CRIU dump a tree all of whose processes are stopped by SIGSTOP; return the folder of the images."""
+def dumped_at_a_stop(
+    pid: int, images: Path, socket: Path, *options: str, suite: str = SUITE, before: Sequence[str] = ()
+) -> Path:
+    """Have CRIU dump a tree all of whose processes are stopped by SIGSTOP; return the folder of the images.
+
+    Args:
+        pid: of the root.
+        images: the folder.
+        socket: of the daemon.
+        options: of criu.
+        suite: the suite of Debian whose criu dumps.
+        before: words in front of criu's command.
+    """
     eventually(lambda: _stop(pid), "all processes are stopped")  # one may end meanwhile, or have a child
-    return dump(pid, images, socket, *options, suite=suite)
+    return dump(pid, images, socket, *options, suite=suite, before=before)
 
 
 @contextmanager
 def alike(
-    images: Path, socket: Path, *options: str, restart: Sequence[str] = (), suite: str = SUITE
+    images: Path,
+    socket: Path,
+    *options: str,
+    restart: Sequence[str] = (),
+    suite: str = SUITE,
+    before: Sequence[str] = (),
 ) -> Iterator[Mapping[str, Any]]:
     """Restart a tree that was dumped at a stop, with its pids, and yield the ready line once all processes go on.
 
@@ -152,13 +168,15 @@ def alike(
         options: of criu.
         restart: options of restart.
         suite: the suite of Debian whose criu dumps.
+        before: words in front of criu's command.
     """
     with restarted(images, "--no-pidns", *restart) as ready:
         root = int(ready["root"])
         processes = _processes(root)
         for each in processes:
             eventually(lambda: _is_stopped(each), f"process {each} is stopped")  # noqa: B023 - called at once
-        again = dump(root, images.with_name(f"{images.name}.again"), socket, "--leave-running", *options, suite=suite)
+        folder = images.with_name(f"{images.name}.again")
+        again = dump(root, folder, socket, "--leave-running", *options, suite=suite, before=before)
         found = differences(images, again)
         assert not found, "\n".join(found)
         for each in processes:

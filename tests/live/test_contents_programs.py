@@ -55,6 +55,8 @@ def test_a_stopped_program_is_the_same_in_a_second_dump(name: str, daemon_socket
     real = PROGRAMS[name]
     with short_folder() as folder:
         with running(real, folder) as pid:
-            images = dumped_at_a_stop(pid, folder / "images", daemon_socket, *real.options, suite=real.suite)
-        with alike(images, daemon_socket, *real.options, restart=real.restart, suite=real.suite):
+            images = dumped_at_a_stop(
+                pid, folder / "images", daemon_socket, *real.options, suite=real.suite, before=real.before
+            )
+        with alike(images, daemon_socket, *real.options, restart=real.restart, suite=real.suite, before=real.before):
             pass
