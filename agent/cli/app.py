@@ -229,11 +229,12 @@ def _report(taken: "Taken") -> None:
 
 
 _VERBS: Final = {
-    "fileverbs": ("show", "check", "diff", "convert", "plan"),
+    "fileverbs": ("show", "check", "convert", "plan"),
+    "diffverb": ("diff",),
     "restartverb": ("restart",),
     "treeverb": ("tree",),
     "doctorverb": ("doctor",),
-    "pastverbs": ("events",),
+    "pastverbs": ("events", "history"),
     "exportverb": ("export",),
     "daemonverbs": ("watch", "status", "metrics"),
     "hookverb": ("hook",),

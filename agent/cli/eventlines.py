@@ -38,6 +38,9 @@ _UNASKED = {
     "dropped": "{} left out, because they were not read in time",
     "hidden": "a task of the tree is not yours: its events are not told",
     "end": "the root is gone",
+    "gap": "the recording has no records of what comes now: {why}",
+    "clock": "the clock was set",
+    "suspend": "the host slept",
 }
 
 
@@ -46,7 +49,8 @@ def as_line(event: Event) -> str:
     head = _head(event, event.kind)
     if event.task is None:
         text = _UNASKED.get(event.kind, "")
-        return f"{head} {text.format(count(event.details.get('count', 0), 'event'))}".rstrip()
+        said = text.format(count(event.details.get("count", 0), "event"), why=event.details.get("why", ""))
+        return f"{head} {said}".rstrip()
     marks = [mark for mark in ("entered", "assumed") if event.details.get(mark)]
     said = ", ".join([*marks, *(part for part in _details(event, event.task) if part)])
     return f"{head} {_task(event.task)}" + (f": {said}" if said else "")
@@ -157,6 +161,8 @@ def _details(event: Event, task: EventTask) -> list[str]:
     match event.kind:
         case "exec":
             return [_arguments(told["arguments"], cut=told["arguments_cut"])] if "arguments" in told else []
+        case "present":
+            return [f"there already, child of {told['parent']}", *_ids(event)]
         case "birth":
             parent, creator = told["parent"], told["creator"]
             kin = f"child of {parent}" if task.pid == task.tid else f"thread of {task.pid}"

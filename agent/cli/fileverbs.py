@@ -10,9 +10,9 @@ import typer
 
 from agent import bounded
 from agent.cli import allowance, storefiles, terminal
-from agent.cli.options import Format, Nats, TcpClose, TcpEstablished
+from agent.cli.options import At, Folder, Format, ModeName, Nats, Socket, SourceName, TcpClose, TcpEstablished
 from agent.cli.terminal import say
-from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, RefusedError, UsageError
+from agent.errors import CkptreeError, FormatError, NotRebuildableError, RefusedError, UsageError
 from exporters.criu import PREFIX
 
 if TYPE_CHECKING:
@@ -50,12 +50,14 @@ MOST_BYTES = 256 << 20
 """Bound of a file. A task takes some 200 bytes in an image, and with its environment some thousands."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_FILE = "A snapshot in any format that can be read, - for standard input, criu:DIR for a folder of CRIU images, or an "
-_FILE += "address in a store: nats://BUCKET/NAME, s3://BUCKET/KEY, oci://REGISTRY/REPO:TAG."
-File = Annotated[str, typer.Argument(metavar="FILE", help=_FILE)]
+FILE_HELP = (
+    "A snapshot in any format that can be read, - for standard input, criu:DIR for a folder of CRIU images, or an "
+)
+FILE_HELP += "address in a store: nats://BUCKET/NAME, s3://BUCKET/KEY, oci://REGISTRY/REPO:TAG."
+File = Annotated[str, typer.Argument(metavar="FILE", help=FILE_HELP)]
 
 
-def _confine(*files: str | None) -> None:
+def confine(*files: str | None) -> None:
     """Fetch files that lie in stores, and give up the rights that a verb which only reads does not need: the files may
     be untrusted."""
     storefiles.fetch(*files)
@@ -64,7 +66,8 @@ def _confine(*files: str | None) -> None:
     confine_root()
 
 
-def _read(file: str) -> bytes:
+def read_named(file: str) -> bytes:
+    """Return the bytes of a file, or of standard input."""
     if isinstance(file, storefiles.StoredFile):
         storefiles.fetch(file)
         return file.data or b""
@@ -76,7 +79,7 @@ def _read(file: str) -> bytes:
         with Path(file).open("rb") as opened:
             return bounded.read(opened, MOST_BYTES)
     except bounded.TooLargeError as error:
-        raise FormatError(_name(file), str(error)) from None
+        raise FormatError(shown_name(file), str(error)) from None
     except IsADirectoryError:
         raise CkptreeError(f"cannot read {file}: {_folder(file)}") from None
     except OSError as error:
@@ -95,15 +98,15 @@ def _load(file: str, data: bytes) -> "Snapshot":
     from exporters import registry
     from exporters.image import checkpoint
 
-    with allowance.bounded(_name(file), len(data)):
+    with allowance.bounded(shown_name(file), len(data)):
         try:
             if registry.recognize(data).name != "ckpt":
                 return registry.load(data)
             reading = checkpoint.read(data)
         except FormatError as error:
-            raise FormatError(f"{_name(file)}: {error.path}", error.message, error.offset) from error
+            raise FormatError(f"{shown_name(file)}: {error.path}", error.message, error.offset) from error
     for line in _left_out(reading.foreign):
-        say(f"{_name(file)}: {line} not known here and left out")
+        say(f"{shown_name(file)}: {line} not known here and left out")
     return reading.snapshot
 
 
@@ -150,14 +153,14 @@ def load_file(file: str, *keys: Path, of_set: str | None = None) -> "Snapshot":
             raise UsageError(f"{file} has no tree.ckpt, which a key could have signed")
         file = str(tree)
     storefiles.fetch(file, signed=bool(keys))
-    data = signed = _read(file)
+    data = signed = read_named(file)
     named = file
     if of_set is not None:
         from agent.cli.setverbs import check_image
 
         storefiles.fetch(of_set, signed=bool(keys))
-        named, signed = of_set, _read(of_set)
-        check_image(data, _name(file), signed, of_set)
+        named, signed = of_set, read_named(of_set)
+        check_image(data, shown_name(file), signed, of_set)
     for key in keys:
         from agent.cli import signature
 
@@ -165,14 +168,27 @@ def load_file(file: str, *keys: Path, of_set: str | None = None) -> "Snapshot":
     return _load(file, data)
 
 
-def _name(file: str) -> str:
+def shown_name(file: str) -> str:
+    """Return the name of a file, for people."""
     return "standard input" if file == "-" else file
 
 
-def show(file: File, nats: Nats = None, as_json: AsJson = False) -> None:
-    """Show what is in a snapshot, as a tree."""
+def show(
+    file: File,
+    at: At = None,
+    record: Folder = None,
+    socket: Socket = None,
+    nats: Nats = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in a snapshot, as a tree; with --at, in the tree of the process FILE as it was then."""
+    if at is not None or record is not None:
+        from agent.cli import treeverb
+
+        treeverb.tree(file, ModeName.AUTO, SourceName.AUTO, at, record, socket, as_json)
+        return
     file = storefiles.named(file, nats)
-    _confine(file)
+    confine(file)
     from exporters import registry
     from exporters.drawing import treeview
 
@@ -188,7 +204,7 @@ def show(file: File, nats: Nats = None, as_json: AsJson = False) -> None:
 def check(file: File, nats: Nats = None, as_json: AsJson = False) -> None:
     """Find everything that is wrong with a file. Exit code 8 where anything is an error; warnings alone are 0."""
     file = storefiles.named(file, nats)
-    _confine(file)
+    confine(file)
     from exporters.checking.check import check as find_all
     from exporters.content import findings
     from exporters.content.wording import count
@@ -201,8 +217,8 @@ def check(file: File, nats: Nats = None, as_json: AsJson = False) -> None:
         if not criusource.has_contents(folder):
             say(f"{file}: the tree alone: it has no inventory.img, which each dump of criu has")
     else:
-        data = _read(file)
-        with allowance.bounded(_name(file), len(data)):
+        data = read_named(file)
+        with allowance.bounded(shown_name(file), len(data)):
             found = find_all(data)
     errors = sum(one.severity == "error" for one in found)
     if as_json:
@@ -212,56 +228,13 @@ def check(file: File, nats: Nats = None, as_json: AsJson = False) -> None:
         about = f" (tags {', '.join(map(str, one.pids))})" if one.pids else ""
         terminal.tell(f"{one.severity} {one.name}{where}{about}: {one.text}")
     numbers = f"{count(errors, 'error')}, {count(len(found) - errors, 'warning')}"
-    say(f"{_name(file)}: {numbers if found else 'sound'}")
+    say(f"{shown_name(file)}: {numbers if found else 'sound'}")
     if errors:
         raise typer.Exit(FormatError.exit_code)
 
 
-def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help=_FILE)],
-    b: Annotated[str, typer.Argument(metavar="B", help=_FILE)],
-    map_: Annotated[
-        str | None,
-        typer.Option(
-            "--map",
-            help="Compare with B, rebuilt from A with other pids: FILE has what restart --no-pids --json printed.",
-            metavar="FILE",
-        ),
-    ] = None,
-    nats: Nats = None,
-    as_json: AsJson = False,
-) -> None:
-    """Compare the trees of two snapshots. Exit code 0 where they are equal, 1 where not.
-
-    Equal are two with the same pid objects and the same tasks, in the same tree, thread groups, process groups,
-    sessions and pid namespaces, with the same states, exit codes (but for whether a core was dumped), exit signals and
-    subreaper flags. Births, times, names and owners are no part of it.
-    """
-    a, b = storefiles.named(a, nats), storefiles.named(b, nats)
-    map_ = None if map_ is None else storefiles.named(map_, nats)
-    _confine(a, b, map_)
-    from exporters.comparing import difference, renumbering
-
-    if (a, b, map_).count("-") > 1:
-        raise UsageError("standard input cannot be more than one of A, B and the map")
-    try:
-        numbers = renumbering.parse(_read(map_)) if map_ is not None else None
-        found = difference.difference(load_file(a), load_file(b), numbers)
-    except FormatError as error:
-        if map_ is not None and (error.path == "map" or error.path.startswith("map.")):
-            raise FormatError(f"{_name(map_)}: {error.path}", error.message, error.offset) from error
-        raise
-    if as_json:
-        terminal.tell_json(difference.to_document(found))
-    else:
-        for line in difference.lines(found, unicode=terminal.unicode()):
-            terminal.tell(line)
-    if not found.equal:
-        raise typer.Exit(DIFFERENT)
-
-
 def convert(
-    source: Annotated[str, typer.Argument(metavar="IN", help=_FILE)],
+    source: Annotated[str, typer.Argument(metavar="IN", help=FILE_HELP)],
     target: Annotated[
         str, typer.Argument(metavar="OUT", help="A file or an address in a store, or - for standard output.")
     ],
@@ -325,7 +298,7 @@ def plan(
     if restorer is Restorer.CRIU:
         if fmt not in (PlanFormat.TEXT, PlanFormat.JSON) or not pidns or not pids:
             raise UsageError("--for criu takes -f text or json, and neither --no-pidns nor --no-pids")
-        _confine(file)
+        confine(file)
         loaded = load_file(file)
         from agent.cli import criuplan
 
@@ -348,7 +321,7 @@ def plan(
         with_contents=images is not None, tcp_established=tcp_established, tcp_close=tcp_close
     )
     if images is None:
-        _confine(file)  # what contents need is asked of the host: files, addresses
+        confine(file)  # what contents need is asked of the host: files, addresses
     loaded = load_file(file)
     warn_of_doubt(loaded)
     from agent.restart import planview

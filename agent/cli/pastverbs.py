@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs that ask a recording alone: events, history."""
 
+import json
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -68,18 +69,42 @@ def events(
     kinds = chosen_kinds(kind)
     if root is not None:
         recorded.check_root(root, "")
-    recorded.check_folder(record, socket)
-    if record is None:
-        raise UsageError("name a folder with --record")
-    told = recorded.told(record, since, until, root=root, kinds=kinds, present=fmt is EventsFormat.PERFETTO or None)
-    if fmt is EventsFormat.PERFETTO:
-        writing.write_stream(output, _trace(told), is_binary=True)
-    else:
-        shortened = output == "-" and sys.stdout.isatty()
-        lines = _lines(told, as_json=as_json or fmt is EventsFormat.JSON, shortened=shortened)
-        writing.write_stream(output, (terminal.without_del(line).encode() for line in lines))
+    is_trace = fmt is EventsFormat.PERFETTO
+    with recorded.told(record, socket, since, until, root=root, kinds=kinds, present=is_trace or None) as told:
+        if is_trace:
+            writing.write_stream(output, _trace(told), is_binary=True)
+        else:
+            shortened = output == "-" and sys.stdout.isatty()
+            lines = _lines(told, as_json=as_json or fmt is EventsFormat.JSON, shortened=shortened)
+            writing.write_stream(output, (terminal.without_del(line).encode() for line in lines))
     if told.missing and not allow_incomplete:
         raise typer.Exit(INCOMPLETE)
+
+
+def history(
+    pid: Annotated[
+        int, typer.Argument(metavar="PID", help="A pid or tid, as the initial pid namespace counts.", min=1)
+    ],
+    since: Since = None,
+    until: Until = None,
+    record: Folder = None,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell each life that a number has had: its birth, programs, sessions, groups, parents, death and reap."""
+    from agent.cli import recorded
+    from agent.cli.eventlines import as_json as as_object
+    from agent.cli.eventlines import as_line
+
+    lives = recorded.lives(record, socket, since, until, pid)
+    if as_json:
+        terminal.tell_json({"pid": pid, "lives": [[json.loads(as_object(event)) for event in life] for life in lives]})
+        return
+    for place, life in enumerate(lives):
+        if place:
+            terminal.tell("")
+        for event in life:
+            terminal.tell(as_line(event))
 
 
 def _lines(told: "Told", *, as_json: bool, shortened: bool) -> "Iterator[str]":

@@ -10,6 +10,7 @@ from agent import rootname
 from agent.cli.options import SourceName
 from agent.cli.sources import Options, Taken, made, opened, received
 from agent.errors import HostError, UsageError
+from agent.protocol import codec
 from agent.protocol.client import Client
 from agent.recorder import instant
 from agent.recorder.instant import said_point
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from agent.cli.sources import Source
     from agent.protocol.client import Event
     from agent.recorder.recording import Recording
+
+_LONGEST_S = 3600.0  # between two parts of an answer: nothing may have happened for long
 
 
 def check_root(root: str, at: str | None) -> rootname.Target:
@@ -185,11 +188,60 @@ def question(since: str | None, until: str | None, last_ns: int | None = None, *
     return asked | {key: value for key, value in others.items() if value is not None}
 
 
-def told(folder: Path, since: str | None, until: str | None, **others: Any) -> Told:
-    """Ask the recording in a folder for events."""
-    from agent.recorder import answers
-    from agent.recorder.past import Enquirer
+@contextmanager
+def told(
+    folder: Path | None, socket: Path | None, since: str | None, until: str | None, **others: Any
+) -> "Iterator[Told]":
+    """Ask for events, for the time of the block.
 
-    recording = open_folder(folder)
-    asked = question(since, until, recording.runs[-1].last.time_ns, arguments=True, **others)
-    return Told(answers.events(recording, asked, Enquirer()), has_arguments=True)
+    Args:
+        folder: of a recording; None: the daemon's own.
+        socket: of the daemon.
+        since, until: TIMEs.
+        others: further keys of the question.
+    """
+    check_folder(folder, socket)
+    if folder is not None:
+        from agent.recorder import answers
+        from agent.recorder.past import Enquirer
+
+        recording = open_folder(folder)
+        asked = question(since, until, recording.runs[-1].last.time_ns, arguments=True, **others)
+        yield Told(answers.events(recording, asked, Enquirer()), has_arguments=True)
+        return
+    asked = question(since, until, **others)
+    with Client(socket, _LONGEST_S) as client:
+        client.need_past()
+        has_arguments = "arguments" in client.hello().features
+        yield Told(_batches(client, asked | {"arguments": has_arguments}), has_arguments=has_arguments)
+
+
+def _batches(client: Client, asked: dict[str, Any]) -> "Iterator[list[dict[str, Any]]]":
+    """Yield the events that a daemon tells of the past."""
+    answer = client.request("events", **asked)
+    yield answer["events"]
+    while answer.get("more"):
+        answer = client.receive()
+        codec.raise_failure(answer)
+        yield answer["events"]
+
+
+def lives(
+    folder: Path | None, socket: Path | None, since: str | None, until: str | None, number: int
+) -> "list[list[Event]]":
+    """Ask for the lives of a number; arguments as of `told`."""
+    from agent.protocol.replies import event_of
+
+    check_folder(folder, socket)
+    if folder is not None:
+        from agent.recorder import answers
+        from agent.recorder.past import Enquirer
+
+        recording = open_folder(folder)
+        asked = question(since, until, recording.runs[-1].last.time_ns, pid=number)
+        found = answers.history(recording, asked, Enquirer())
+    else:
+        with Client(socket, _LONGEST_S) as client:
+            client.need_past()
+            found = client.request("history", **question(since, until, pid=number))["lives"]
+    return [[event_of(said) for said in life] for life in found]

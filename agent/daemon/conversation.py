@@ -131,10 +131,12 @@ class Conversation:
         self._asked = request is not None
         return request
 
-    def reply(self, payload: bytes, now_s: float) -> None:
-        """Queue the packed answer to the last request."""
-        self._asked = False
+    def reply(self, payload: bytes, now_s: float, *, last: bool = True) -> None:
+        """Queue the packed answer to the last request, or a part of it, behind which others follow."""
         self._put(payload, now_s)
+        if not last:
+            return
+        self._asked = False
         self.closing = self._half_closed and not self._decoder.complete
 
     def tell(self, next_order: int, now_s: float) -> None:

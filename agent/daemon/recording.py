@@ -72,7 +72,7 @@ class Recorder:
                 "a recording is compressed by Python's zstandard, which is missing: install python3-zstandard, or "
                 "ckptree[record]; or leave out the recording"
             )
-        self._place, self._max_bytes, self._max_age_s, self._log = place, max_bytes, max_age_s, log
+        self.place, self._max_bytes, self._max_age_s, self._log = place, max_bytes, max_age_s, log
         self._host = asdict(host.header())
         self._boot_id = host.boot_id()
         self._watch: Watch | None = None
@@ -100,7 +100,7 @@ class Recorder:
         passed = (self._channel.memory, self._channel.bell, theirs.fileno())
         above = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD + len(passed)) for fd in passed]
         numbers = range(_FIRST_FD, _FIRST_FD + len(passed))
-        arguments = [sys.executable, "-P", "-c", _PROGRAM, _TOP, os.fspath(self._place), *map(str, numbers)]
+        arguments = [sys.executable, "-P", "-c", _PROGRAM, _TOP, os.fspath(self.place), *map(str, numbers)]
         arguments += [str(self._max_bytes), str(self._max_age_s)]
         moves = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(above, numbers, strict=True)]
         self._writer = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=moves)
@@ -211,7 +211,7 @@ class Recorder:
             if said["error"]:
                 self._stop(f"{_FAILED}: {said['error']}")
                 if not before:
-                    self._log.warning(f"the recording stops: {self._place}: {said['error']}")
+                    self._log.warning(f"the recording stops: {self.place}: {said['error']}")
             else:
                 self._rest_s = _LEAST_REST_S
 
@@ -236,7 +236,7 @@ class Recorder:
         """Return the state of the recording, for status and metrics."""
         told = self._told
         return {
-            "folder": os.fspath(self._place),
+            "folder": os.fspath(self.place),
             "state": "recording" if self._tap is not None and self._tap.whole else f"stopped: {self._why or _BEHIND}",
             "active": int(self._tap is not None and self._tap.whole),
             "bytes": told.get("bytes", 0),

@@ -18,12 +18,13 @@ from agent.access import Policy, Viewer
 from agent.capture.watch import Watch
 from agent.daemon.conversation import READ_BYTES, Conversation
 from agent.daemon.endpoint import PeerProcess, credentials
+from agent.daemon.enquiries import Awaiting, Enquiries, is_of_past
 from agent.daemon.fairness import FairShares
 from agent.daemon.journal import Journal
 from agent.daemon.listeners import Acceptor, Listener
 from agent.daemon.service import Service
 from agent.daemon.worker import Worker
-from agent.errors import BusyError
+from agent.errors import BusyError, CkptreeError
 from agent.protocol import codec
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Server:
         self._ready: deque[Peer] = deque()
         self._waiting: list[Peer] = []
         self._shares = FairShares()
+        self._enquiries = Enquiries(selector)
         self._gone: list[Asker] = []
         self._next_check = 0.0
         self._acceptor = Acceptor(listeners, selector, self._receive)
@@ -106,6 +108,7 @@ class Server:
         """
         verb = "clients"
         self._acceptor.wake(time.monotonic())
+        self._enquiries.tend()
         if not self.worker.busy:
             self._forget()
             self.service.feed.settle()
@@ -163,17 +166,43 @@ class Server:
 
     def _answer(self, peer: "Peer", request: codec.Message) -> str:
         verb = codec.verb(request)
-
         begin = time.monotonic()
+        asker = peer.talk.asker
+        if is_of_past(request):
+            if self.service.is_heavy(request):
+                self.worker.start(
+                    verb, lambda: self.service.answer(request, asker), lambda found: self._enquire(peer, found, begin)
+                )
+            else:
+                self._enquire(peer, self.service.answer(request, asker), begin)
+            return verb
 
         def work() -> bytes:
-            return self.service.packed(request, peer.talk.asker)
+            return self.service.packed(request, asker)
 
         if self.service.is_heavy(request):
             self.worker.start(verb, work, lambda payload: self._reply(peer, payload, begin))
         else:
             self._reply(peer, work(), begin)
         return verb
+
+    def _enquire(self, peer: "Peer", found: codec.Message, begin_s: float) -> None:
+        """Begin to answer a question about the past; or answer why not."""
+        account = peer.viewer.account
+
+        def done(result: str, spent_s: float) -> None:
+            if not peer.viewer.privileged:
+                self._shares.spend(account, spent_s, time.monotonic())
+            self.service.note_enquiry(found, peer.talk.asker, begin_s, result)
+
+        if found["ok"] and peer in self._peers:
+            try:
+                self._enquiries.begin(found, Awaiting(peer, self._peers, self._attend), peer.viewer, done)
+            except CkptreeError as error:
+                found = codec.failure(error)
+            else:
+                return
+        self._reply(peer, codec.pack(found), begin_s)
 
     def _reply(self, peer: "Peer", payload: bytes, begin_s: float) -> None:
         now = time.monotonic()

@@ -21,7 +21,7 @@ from agent.daemon.asker import Asker, Clients
 from agent.daemon.audit import Audit
 from agent.daemon.journal import Journal
 from agent.daemon.quota import check_subscriptions, check_unsent
-from agent.errors import CkptreeError, NotPermittedError, UsageError
+from agent.errors import CkptreeError, HostError, NotPermittedError, UsageError
 from agent.events import eventfacts
 from agent.events.feed import Feed
 from agent.events.subscriber import ARGUMENTS, KINDS, Subscriber
@@ -89,11 +89,13 @@ class Service:
             "strings": self._strings,
             "status": self._status,
             "metrics": self._metrics,
+            "events": self._enquiry,
+            "history": self._enquiry,
         }
 
     def is_heavy(self, request: codec.Message) -> bool:
         """Return True if the answer may take so long that the worker is to make it."""
-        return codec.verb(request) in ("snapshot", "subscribe", "strings") and self.watch.is_busy
+        return codec.verb(request) not in ("hello", "status", "metrics", "other") and self.watch.is_busy
 
     def rest(self) -> None:
         """Do the watch's periodic work, and free what is kept for further snapshots."""
@@ -135,18 +137,21 @@ class Service:
     def _hello(self, request: codec.Message, asker: Asker) -> codec.Message:
         asker.protocol = codec.common_version(request.get("protocols"))
         viewer = asker.viewer
+        offered = _FEATURES if self.recorder is None else (*_FEATURES, "past")
         return {
             "protocol": asker.protocol,
             "protocols": list(codec.PROTOCOLS),
             "version": VERSION,
             "boot_id": self.snapshots.boot_id,
-            "features": [each for each in _FEATURES if each not in _OF_ROOT or viewer.uid == 0],
+            "features": [each for each in offered if each not in _OF_ROOT or viewer.uid == 0],
             "formats": list(registry.LOSSLESS),
             "events": list(KINDS),
             "peer": {"pid": viewer.pid, "uid": viewer.uid, "gid": viewer.gid, "sees": viewer.scope},
         }
 
     def _snapshot(self, request: codec.Message, asker: Asker) -> codec.Message:
+        if request.get("at") is not None:
+            return self._enquiry(request, asker)
         mode = codec.choice(request, "mode", ("auto", "container", "subtree"))
         fmt = codec.choice(request, "format", registry.LOSSLESS)
         dialect = cast("Dialect", codec.choice(request, "dialect", get_args(Dialect)))
@@ -164,7 +169,7 @@ class Service:
             raise
         elapsed = self._written("snapshot", request, asker, begin, said, "ok")
         self._seconds.add(elapsed / 1e9)
-        answer = {"data": data, **_about(snapshot), "order": snapshot.completeness.order, "elapsed_ns": elapsed}
+        answer = {"data": data, **codec.about(snapshot), "order": snapshot.completeness.order, "elapsed_ns": elapsed}
         return answer | {"outer": outer} if request.get("outer") else answer
 
     def _strings(self, request: codec.Message, asker: Asker) -> codec.Message:
@@ -248,7 +253,7 @@ class Service:
             raise
         said["tasks"] = len(snapshot.tasks)
         elapsed = self._written("subscribe", request, asker, begin, said, "ok")
-        return {"snapshot": data, **_about(snapshot), "elapsed_ns": elapsed}
+        return {"snapshot": data, **codec.about(snapshot), "elapsed_ns": elapsed}
 
     def _status(self, _request: codec.Message, asker: Asker) -> codec.Message:
         watch = self.watch
@@ -311,6 +316,21 @@ class Service:
             **self._recording(),
             "loop": self.turns.data(),
         }
+
+    def _enquiry(self, request: codec.Message, asker: Asker) -> codec.Message:
+        """Return the question about the past in a request, for agent.daemon.enquiries."""
+        if self.recorder is None:
+            raise HostError("this daemon records nothing: see [record] in its configuration (docs/recording.md)")
+        check_unsent(self._unsent_of(asker.viewer.account), asker.viewer)
+        namespace = self._caller(asker).pid.namespace
+        question = {**request, "namespace": namespace.identity, "boot_id": self.snapshots.boot_id}
+        return {"folder": os.fspath(self.recorder.place), "question": question}
+
+    def note_enquiry(self, found: codec.Message, asker: Asker, begin_s: float, result: str) -> None:
+        """Write the audit line of a question about the past."""
+        question = found["question"]
+        begin_ns = time.perf_counter_ns() - int((time.monotonic() - begin_s) * 1e9)
+        self._written(f"past {codec.verb(question)}", question, asker, begin_ns, {}, result)
 
     def _recording(self) -> codec.Message:
         return {"recording": self.recorder.figures()} if self.recorder is not None else {}
@@ -378,16 +398,3 @@ class Service:
 
 def _sees(viewer: Viewer) -> Sees | None:
     return None if viewer.privileged else viewer.sees_ids
-
-
-def _about(snapshot: Snapshot) -> codec.Message:
-    completeness = snapshot.completeness
-    return {
-        "complete": completeness.complete,
-        "reasons": list(completeness.reasons),
-        "verified": completeness.verified,
-        "squashed": list(snapshot.squashed),
-        "entered": list(snapshot.entered),
-        "tasks": len(snapshot.tasks),
-        "kernel_threads_left_out": completeness.kernel_threads_left_out,
-    }

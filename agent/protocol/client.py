@@ -201,7 +201,7 @@ class Client:
             CkptreeError: see `request`.
         """
         if at is not None:
-            self._need_past()
+            self.need_past()
         answer = self.request(
             "snapshot",
             root=root,
@@ -215,7 +215,7 @@ class Client:
         with self._of_another_version():
             return answer_of(answer, answer["data"])
 
-    def _need_past(self) -> None:
+    def need_past(self) -> None:
         """Refuse a question about the past where the daemon has none."""
         if "past" not in self.hello().features:
             raise HostError(

@@ -26,7 +26,7 @@ docs/protocol.md has every argument and every result of each verb.
 import itertools
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
@@ -43,10 +43,13 @@ from agent.errors import (
     VersionError,
 )
 
+if TYPE_CHECKING:
+    from agent.model import Snapshot
+
 PROTOCOLS = (1, 1)
 """Oldest and newest version that this program speaks."""
 
-VERBS = ("snapshot", "hello", "subscribe", "strings", "status", "metrics")
+VERBS = ("snapshot", "hello", "subscribe", "strings", "status", "metrics", "events", "history")
 
 MAX_REQUEST = 1 << 16
 MAX_PARTS = 1000  # lists and maps in a request
@@ -277,6 +280,20 @@ def shown_area(request: Message, key: str) -> tuple[bytes | None, int]:
     ):
         raise UsageError(f"{key}: expected the first bytes of it, and the size of all of it")
     return value[0], value[1]
+
+
+def about(snapshot: "Snapshot") -> Message:
+    """Return what an answer tells of a snapshot beside its bytes."""
+    completeness = snapshot.completeness
+    return {
+        "complete": completeness.complete,
+        "reasons": list(completeness.reasons),
+        "verified": completeness.verified,
+        "squashed": list(snapshot.squashed),
+        "entered": list(snapshot.entered),
+        "tasks": len(snapshot.tasks),
+        "kernel_threads_left_out": completeness.kernel_threads_left_out,
+    }
 
 
 def failure(error: CkptreeError) -> Message:

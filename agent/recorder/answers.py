@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast, get_args
 
 from agent import rootname
-from agent.errors import UsageError
+from agent.errors import HostError, UsageError
 from agent.events.subscriber import KINDS
 from agent.model import Dialect, Snapshot
 from agent.recorder import past
 from agent.recorder.facts import Instant
+from agent.recorder.history import NumberHistory
 from agent.recorder.instant import MOST_NS, ClockTime, RecordNumber, Time
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
@@ -68,6 +69,16 @@ def events(recording: Recording, question: Question, enquirer: Enquirer) -> Iter
         present=bool(question.get("present")),
     )
     return Retelling(recording, asked, enquirer).batches()
+
+
+def history(recording: Recording, question: Question, enquirer: Enquirer) -> list[list[Said]]:
+    """Return the events of each life of a number; errors as of history.NumberHistory."""
+    number = question.get("pid")
+    if type(number) is not int or not 0 < number < 2**32:
+        raise UsageError("pid: expected a number")
+    if enquirer.namespace:
+        raise HostError("history: numbers of another pid namespace than the initial one cannot be looked up")
+    return NumberHistory(recording, span(recording, question), number, enquirer).lives()
 
 
 def span(recording: Recording, question: Question) -> tuple[Instant, Instant]:

@@ -35,25 +35,31 @@ class Enquirer:
     Attributes:
         viewer: its credentials.
         namespace: identity of the pid namespace in which its numbers count; 0: the initial one.
+        boot_id: of the boot that has this namespace.
     """
 
     viewer: Viewer = EVERYBODY
     namespace: int = 0
+    boot_id: str = ""
 
     @property
     def sees(self) -> Sees | None:
         """A test that it may see a task of these ids; None: it may see all."""
         return None if self.viewer.privileged else self.viewer.sees_ids
 
-    def space(self, table: ProcessTable) -> PidNamespace:
+    def space(self, table: ProcessTable, boot_id: str) -> PidNamespace:
         """Return its pid namespace, in a table of the past.
+
+        Args:
+            table: the table.
+            boot_id: of the boot that it is of.
 
         Raises:
             NoSuchRootError: there was no such namespace then.
         """
         if not self.namespace:
             return table.pids.initial
-        found = table.pids.namespaces.get(self.namespace)
+        found = table.pids.namespaces.get(self.namespace) if boot_id == self.boot_id else None
         if found is None:
             raise NoSuchRootError("the pid namespace of this process, in which a pid counts, did not exist then")
         return found
@@ -105,9 +111,9 @@ def snapshot(
     replayed = recording.table_at(instant)
     table = replayed.table
     sees = reader.sees
-    root = lookup.process(
-        table, wanted.root, reader.space(table), None if sees is None else lambda task: sees(task.ids)
-    )
+    boot_id = recording.runs[instant.run].boot_id
+    seen = None if sees is None else lambda task: sees(task.ids)
+    root = lookup.process(table, wanted.root, reader.space(table, boot_id), seen)
     mode = select.resolve_mode(root, wanted.mode)
     members = select.members(root)
     if sees is not None:
@@ -126,7 +132,7 @@ def snapshot(
         ancestors=chosen.ancestors,
         squashed=chosen.squashed,
         entered=chosen.entered,
-        boot_id=recording.runs[instant.run].boot_id,
+        boot_id=boot_id,
         header=header(recording),
         completeness=Completeness(
             verified="no" if doubtful else "numbering",

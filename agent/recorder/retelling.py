@@ -116,6 +116,10 @@ class Retelling:
 
     # ---- the beginning -----------------------------------------------------------------------------------------------
 
+    @property
+    def _boot_id(self) -> str:
+        return self._recording.runs[self._run].boot_id
+
     def _limit(self) -> int:
         until = self._span.until
         return until.order if until.run == self._run else _EVERY
@@ -125,10 +129,10 @@ class Retelling:
         reader, table = self._reader, self._replay.table
         wanted, sees = self._span.root, reader.sees
         if wanted is None:
-            return (), reader.space(table)
+            return (), reader.space(table, self._boot_id)
         while True:
             try:
-                namespace = reader.space(table)
+                namespace = reader.space(table, self._boot_id)
                 seen = None if sees is None else lambda task: sees(task.ids)
                 return (lookup.process(table, wanted, namespace, seen),), namespace
             except NoSuchRootError:
@@ -213,7 +217,7 @@ class Retelling:
             self._say("end")
             self._over = True
         else:
-            self._listen(roots, self._reader.space(replay.table))
+            self._listen(roots, self._reader.space(replay.table, self._boot_id))
             after = bridge.Side(self._feed.told, self._listener.namespace)
             bridge.cross(before, after, self._listener, *when, same_boot=same_boot)
             self._say("resync")

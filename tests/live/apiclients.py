@@ -2,13 +2,17 @@
 """Clients of the daemon's socket that others can reach."""
 
 import contextlib
+import json
 import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+from agent.errors import CkptreeError
 from agent.protocol.client import Client
 from tests.live.daemons import PATIENCE_S, Daemon
 
@@ -36,3 +40,28 @@ def is_live(daemon: Daemon, within_s: float = 5.0) -> bool:
     with Client(daemon.socket, PATIENCE_S) as client:
         client.snapshot(str(os.getpid()))
     return time.monotonic() - begin < within_s
+
+
+def as_user(uid: int, gid: int, groups: list[int], script: Callable[[], Any]) -> Any:
+    """Run a function in a child of a user, and return its result, through JSON; its imports must be loaded already."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups(groups)
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+            try:
+                said = json.dumps(script())
+            except CkptreeError as error:
+                said = json.dumps([type(error).__name__, str(error)])
+            os.write(writer, said.encode())
+        except BaseException:  # noqa: BLE001 - pytest is the parent's
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(said)

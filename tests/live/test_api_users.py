@@ -11,8 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -22,38 +21,13 @@ from agent.daemon.server import MAX_CLIENTS_PER_USER
 from agent.environment import private_socket
 from agent.errors import BusyError, CkptreeError, HostError, NotPermittedError
 from agent.protocol.client import Client
-from tests.live.apiclients import an_open_folder, is_live
+from tests.live.apiclients import an_open_folder, as_user, is_live
 from tests.live.daemons import PATIENCE_S, Daemon, a_daemon
 
 pytestmark = pytest.mark.live
 
 
 NOBODY = 65534
-
-
-def as_user(uid: int, gid: int, groups: list[int], script: Callable[[], Any]) -> Any:
-    """Run a function in a child of a user, and return its result, through JSON; its imports must be loaded already."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups(groups)
-            os.setresgid(gid, gid, gid)
-            os.setresuid(uid, uid, uid)
-            try:
-                said = json.dumps(script())
-            except CkptreeError as error:
-                said = json.dumps([type(error).__name__, str(error)])
-            os.write(writer, said.encode())
-        except BaseException:  # noqa: BLE001 - pytest is the parent's
-            traceback.print_exc()
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        said = pipe.read()
-    os.waitpid(child, 0)
-    return json.loads(said)
 
 
 def test_a_child_that_goes_on_with_a_connection_from_a_pid_namespace_sees_nothing(

@@ -130,3 +130,27 @@ def test_a_question_that_makes_no_sense_is_a_usage_error(story: Story, arguments
     ran = story.asks("tree", *arguments)
     assert (ran.code, ran.out) == (2, b"")
     assert said in ran.err
+
+
+def test_two_times_of_a_tree_are_compared(story: Story) -> None:
+    """Before its end it was whole; the children went first."""
+    same = story.asks("diff", str(story.root), "--from", story.at, "--to", story.at)
+    assert (same.code, same.out.splitlines()[0]) == (0, b"equal")
+    events = story.asks("events", str(story.root), "--since", story.at, "--kind", "reap", "--json")
+    last = json.loads(events.out.splitlines()[0])["order"] + 1
+    found = story.asks("diff", str(story.root), "--from", story.at, "--to", f"#{last}", "--json")
+    document = json.loads(found.out)
+    assert found.code in (1, 6), found.err
+    assert document["equal"] is False
+    assert len(document["gone"]) >= 1
+    for wrong in (("--from", "-1m"), ("--to", "-1m"), ("2", "--from", "-2m", "--to", "-1m"), ()):
+        ran = story.asks("diff", str(story.root), *wrong)
+        assert (ran.code, ran.out) == (2, b""), wrong
+
+
+def test_show_takes_a_time_too(story: Story) -> None:
+    """It prints what `tree` prints."""
+    shown = story.asks("show", str(story.root), "--at", story.at)
+    assert shown.code == 0, shown.err
+    assert shown.out == story.asks("tree", str(story.root), "--at", story.at).out
+    assert b"from a recording, before record" in shown.out

@@ -107,3 +107,36 @@ def test_a_recording_opens_in_perfetto(tmp_path: Path) -> None:
     lived = [row for row in programs if row["parent"] == shell.pid]
     assert [row["name"] for row in lived] == ["sleep"]
     assert 200 <= int(lived[0]["ms"] or 0) < 1000
+
+
+def test_the_life_of_a_number_is_told_from_its_birth_on(tmp_path: Path) -> None:
+    """Of an orphan: the times at which it got a session, programs and another parent."""
+    place = tmp_path / "recording"
+    with a_daemon(tmp_path, "--record", place):
+        script = "setsid sh -c 'sleep 0.4; exec true orphan' & echo $!; exec sleep 0.1"
+        with subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True) as shell:
+            assert shell.stdout
+            orphan = int(shell.stdout.readline())
+            shell.wait()
+        time.sleep(1)
+    ran = ckptree("history", str(orphan), "--record", place, "--json")
+    assert ran.code == 0, ran.err
+    ((*life,),) = json.loads(ran.out)["lives"]
+    kinds = [event["event"] for event in life]
+    assert kinds[0] == "birth"
+    assert (life[0]["parent"], life[0]["creator"]) == (shell.pid, shell.pid)
+    assert [event["arguments"] for event in life if event["event"] == "exec"] == [
+        ["setsid", "sh", "-c", "sleep 0.4; exec true orphan"],
+        ["sh", "-c", "sleep 0.4; exec true orphan"],
+        ["true", "orphan"],
+    ]
+    assert {"setsid", "reparent", "death"} <= set(kinds)
+    (moved,) = [event for event in life if event["event"] == "reparent"]
+    assert moved["parent"] != shell.pid
+    assert not moved.get("assumed"), "the exit of the old parent is recorded, so the time is known"
+    orders = [event["order"] for event in life]
+    assert orders == sorted(orders)
+    watched = ckptree("events", "--record", place, "--json", "--kind", "reparent")
+    (exact,) = [each for line in watched.out.splitlines() if (each := json.loads(line)).get("tid") == orphan]
+    assert (exact["order"], exact["parent"]) == (moved["order"], moved["parent"])
+    assert ckptree("history", "4194303", "--record", place).code == 4

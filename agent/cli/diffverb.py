@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ckptree diff``: two snapshots, or one tree at two times of a recording."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent.cli import storefiles, terminal
+from agent.cli.fileverbs import FILE_HELP, AsJson, confine, load_file, read_named, shown_name
+from agent.cli.options import TIME_HELP, Folder, Nats, Socket, SourceName
+from agent.cli.terminal import say
+from agent.errors import DIFFERENT, INCOMPLETE, FormatError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exporters.comparing.difference import Difference
+
+_ANSWER_S = 30.0
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help=FILE_HELP)],
+    b: Annotated[str | None, typer.Argument(metavar="B", help=FILE_HELP)] = None,
+    map_: Annotated[
+        str | None,
+        typer.Option(
+            "--map",
+            help="Compare with B, rebuilt from A with other pids: FILE has what restart --no-pids --json printed.",
+            metavar="FILE",
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--from", help=f"Compare the tree of process A as it was then: {TIME_HELP}", metavar="TIME"),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", help="Compare it with the same tree at this time.", metavar="TIME")
+    ] = None,
+    record: Folder = None,
+    socket: Socket = None,
+    nats: Nats = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the trees of two snapshots. Exit code 0 where they are equal, 1 where not.
+
+    Equal are two with the same pid objects and the same tasks, in the same tree, thread groups, process groups,
+    sessions and pid namespaces, with the same states, exit codes (but for whether a core was dumped), exit signals and
+    subreaper flags. Births, times, names and owners are no part of it.
+
+    With --from and --to there is no B: two trees of a recording are compared.
+    """
+    if since is not None or until is not None:
+        if since is None or until is None or b is not None or map_ is not None:
+            raise UsageError("--from and --to compare two times of one tree: give both, and neither B nor --map")
+        _of_times(a, (since, until), record, socket, as_json=as_json)
+        return
+    if b is None:
+        raise UsageError("diff compares two: name B, or two times of process A with --from and --to")
+    if record is not None or socket is not None:
+        raise UsageError("--record and --socket are for two times of a tree: name them with --from and --to")
+    a, b = storefiles.named(a, nats), storefiles.named(b, nats)
+    map_ = None if map_ is None else storefiles.named(map_, nats)
+    confine(a, b, map_)
+    from exporters.comparing import difference, renumbering
+
+    if (a, b, map_).count("-") > 1:
+        raise UsageError("standard input cannot be more than one of A, B and the map")
+    try:
+        numbers = renumbering.parse(read_named(map_)) if map_ is not None else None
+        found = difference.difference(load_file(a), load_file(b), numbers)
+    except FormatError as error:
+        if map_ is not None and (error.path == "map" or error.path.startswith("map.")):
+            raise FormatError(f"{shown_name(map_)}: {error.path}", error.message, error.offset) from error
+        raise
+    _tell(found, as_json=as_json)
+
+
+def _tell(found: "Difference", *, as_json: bool) -> None:
+    """Print a difference, and end with its exit code."""
+    from exporters.comparing import difference
+
+    if as_json:
+        terminal.tell_json(difference.to_document(found))
+    else:
+        for line in difference.lines(found, unicode=terminal.unicode()):
+            terminal.tell(line)
+    if not found.equal:
+        raise typer.Exit(DIFFERENT)
+
+
+def _of_times(root: str, times: "Sequence[str]", record: Path | None, socket: Path | None, *, as_json: bool) -> None:
+    """Compare a tree at two times."""
+    from agent.cli import recorded
+    from agent.proc import topmost
+    from exporters.comparing import difference
+
+    found, reasons = [], []
+    for each in times:
+        meant = recorded.check_root(root, each)
+        with recorded.opened_at(each, record, SourceName.AUTO, socket, _ANSWER_S) as where:
+            taken = topmost.answered(meant, where.snapshot)
+            found.append(taken.load())
+        if not taken.complete:
+            reasons.append(f"{each}: {'; '.join(taken.reasons) or 'not verified'}")
+    for reason in reasons:
+        say(f"incomplete: {reason}")
+    try:
+        _tell(difference.difference(found[0], found[1]), as_json=as_json)
+    except typer.Exit:
+        if not reasons:
+            raise
+    if reasons:
+        raise typer.Exit(INCOMPLETE)
