@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.live.dumps import NEWER
-from tests.live.realprograms import RealProgram, Words, number_in, words_told
+from tests.live.realprograms import OWN_TERMINALS, RealProgram, Words, number_in, words_told
 from tests.live.serverprograms import SERVERS
 from tests.support import suitepackages
 
@@ -206,6 +206,7 @@ PROGRAMS: Final = {
         _numbered,
         options=("--tcp-established", "--network-lock", "skip"),
         restart=("--tcp-established",),
+        within=OWN_TERMINALS,
         suite=NEWER,
     ),
     "node": RealProgram(

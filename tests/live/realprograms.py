@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tests.live.dumps import dump, eventually, program, restarted
 from tests.support import suitepackages
@@ -34,6 +34,7 @@ class RealProgram(NamedTuple):
         options: of criu.
         before: words in front of criu's command.
         restart: options of restart.
+        within: words in front of restart.
         suite: of the criu that dumps it.
         env: variables beside this process's.
         ends: it ends by itself.
@@ -48,9 +49,18 @@ class RealProgram(NamedTuple):
     options: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()
     suite: str = suitepackages.SUITE
     env: Mapping[str, str] = {}
     ends: bool = False
+
+
+OWN_TERMINALS: Final = (
+    *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
+    'mount -t devpts -o newinstance,ptmxmode=666 devpts /dev/pts && exec "$@"',
+    "sh",
+)
+"""Words in front of a command that then has a devpts whose numbers are free, whatever terminals this host has meanwhile."""
 
 
 @contextmanager
@@ -88,17 +98,17 @@ def dumped(real: RealProgram, pid: int, folder: Path, daemon: Path) -> Path:
 
 
 @contextmanager
-def gone_on(real: RealProgram, folder: Path, *options: str, before: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
+def gone_on(real: RealProgram, folder: Path, *options: str) -> Iterator[Mapping[str, Any]]:
     """Restart a program from the images in its folder, see that it goes on, yield the ready line, end it, and judge.
 
     Args:
         real: the program.
         folder: its own.
         options: of restart.
-        before: words in front of its command.
     """
     earlier = real.count(folder)
-    with restarted(folder / "images", *real.restart, *options, ended=real.ends, before=before) as ready:
+    images = folder / "images"
+    with restarted(images, *real.restart, *options, ended=real.ends, before=real.within) as ready:
         root = Path("/proc", str(ready["tasks"][0]["pid"]), "exe")
 
         def has_gone_on() -> bool:

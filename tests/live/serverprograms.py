@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.live.dumps import NEWER
-from tests.live.realprograms import RealProgram, Words, number_in, words_told
+from tests.live.realprograms import OWN_TERMINALS, RealProgram, Words, number_in, words_told
 from tests.support import suitepackages
 
 
@@ -208,6 +208,7 @@ SERVERS: Final = {
         lambda folder: [*_tmux(folder), "-D", "-f", "/dev/null"],
         lambda folder: words_told(folder).count("runs"),
         _ask_tmux,
+        within=OWN_TERMINALS,
         begun=1,
         further=1,
     ),

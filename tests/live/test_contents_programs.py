@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real programs that run on after a dump by CRIU and a restart: judged by what they then do."""
 
+import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -36,13 +38,32 @@ def test_a_client_of_redis_stays_connected_and_others_connect(daemon_socket: Pat
     assert after == before + 1 + real.further + 1
 
 
+def test_a_terminal_whose_number_is_taken_is_restored_in_a_devpts_of_its_own(daemon_socket: Path) -> None:
+    """Without one it is refused, by its path."""
+    real = PROGRAMS["tmux"]
+    with short_folder() as folder, ExitStack() as opened:
+        with running(real, folder) as pid:
+            dumped(real, pid, folder, daemon_socket)
+        for _ in range(64):  # of the first free number each
+            for descriptor in os.openpty():
+                opened.callback(os.close, descriptor)
+        refused = pytest.raises(AssertionError, match=r"ended with 7.*/dev/pts/\d+ is another terminal")
+        with refused, gone_on(real._replace(within=()), folder):
+            pass
+        with gone_on(real, folder):
+            pass
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "Python, 3 threads",
         "bash pipeline",
+        "sqlite, WAL",
+        "sqlite, journal",
         "multiprocessing",
         "redis",
+        "redis, TCP",
         "nginx",
         "node",
         "gunicorn",

@@ -69,7 +69,10 @@ class TerminalFiles(FileKind):
         elif info.type == PTY:
             if Path(f"/dev/pts/{info.pty.index}").exists():
                 rule = "number"
-                text = f"/dev/pts/{info.pty.index} is another terminal meanwhile: end the program that has it"
+                text = (
+                    f"/dev/pts/{info.pty.index} is another terminal meanwhile: end the program that has it, or restart "
+                    f"among mounts with a new /dev/pts, as docs/restart.md tells"
+                )
         elif info.type == CTTY:
             if self._of_session(int(info.sid)) is None and not self._caller:
                 rule, text = "outside", f"{name} is a terminal outside the tree: use --shell-job"
