@@ -70,6 +70,7 @@ class HostRelay:
         self._threads = threads or ThreadPoolExecutor(_THREADS, "work")
         self._cuts: Cuts[asyncio.Task[Message]] = Cuts()
         self._busy: set[asyncio.Task[None]] = set()
+        self._refusals = audit.Refusals()
         self._host = work.host()
         self._tasks: tuple[float, int | None] | None = None
         self._ended = asyncio.Event()
@@ -206,13 +207,20 @@ class HostRelay:
                 "received_ns": received_ns,
             }
         except CkptreeError as error:
-            self._log.warning(audit.line(verb, result="refused", reason=str(error)))
+            self._note_refusal(verb, error)
             answer = messages.failure(error)
         except Exception as error:  # noqa: BLE001 - a fault in the answer to one request must not end the relay
             self._log.error(f"{verb}: {type(error).__name__}: {error}")
             answer = messages.failure(CkptreeError("the relay failed: its log says more"))
         answer["answered_ns"] = self._clock()
         await self._respond(request, answer)
+
+    def _note_refusal(self, verb: str, error: CkptreeError) -> None:
+        """Write that a request was refused. Many could fill a log: beyond some in a minute they are counted."""
+        unwritten = self._refusals.admit(0, time.monotonic())
+        if unwritten is not None:
+            more = {"unwritten": unwritten} if unwritten else {}
+            self._log.warning(audit.line(verb, result="refused", reason=str(error), **more))
 
     async def _respond(self, request: "Request", answer: Message) -> None:
         # ValueError: the request names nobody to answer to.

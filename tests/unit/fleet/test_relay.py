@@ -164,6 +164,24 @@ def test_no_message_ends_a_relay(server: servers.Server, relay: RelayProcess) ->
     assert psutil.Process(relay.process.pid).memory_info().rss < 200 << 20
 
 
+def test_a_flood_of_refused_requests_fills_no_log(server: servers.Server, tmp_path: Path) -> None:
+    """The daemon's bound is the relay's, too: sixty lines in a minute."""
+    with a_relay(tmp_path, "quiet", f"nats://{server.address}", image=True) as quiet:
+        for number in range(100):
+            sent(server, ("image", messages.pack({"id": f"x{number}", "offset": 0})), host="quiet")
+        assert quiet.log.read_text().count('result="refused"') == 60
+
+
+def test_a_host_without_a_daemon_is_seen(server: servers.Server, tmp_path: Path) -> None:
+    """It has no count of tasks, and refuses snapshots with the reason."""
+    with a_relay(tmp_path, "alone", f"nats://{server.address}"):
+        (hello,) = sent(server, ("hello", messages.pack({})), host="alone")
+        (armed,) = sent(server, ("arm", messages.pack(a_cut("x"))), host="alone")
+
+    assert (hello["host"], hello["tasks"]) == ("alone", None)
+    assert (armed["kind"], "no daemon" in armed["error"]) == ("no-daemon", True), armed
+
+
 def test_a_flood_is_refused_and_takes_bounded_memory(server: servers.Server, relay: RelayProcess) -> None:
     """Requests beyond the bound are told so."""
     before = psutil.Process(relay.process.pid).memory_info().rss
