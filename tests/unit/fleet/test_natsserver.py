@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections to a real NATS server: addresses, credentials, TLS, permissions."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,3 +131,17 @@ def test_a_user_who_may_not_purge_replaces_objects_all_the_same(
                 store.create("a", b"3")
         with NatsStore(f"nats://{server.address}", "other") as store, pytest.raises(StoreError, match="no answer"):
             store.put("a", b"1")
+
+
+def test_a_connection_that_has_broken_is_closed() -> None:
+    """The library raises what it finds then."""
+
+    class Broken:
+        """A connection whose other end is gone."""
+
+        async def close(self) -> None:
+            """Find that out."""
+            raise ConnectionResetError("Connection lost")
+
+    broken: Any = Broken()
+    asyncio.run(natsserver.close(broken))
