@@ -7,7 +7,7 @@ Two programs run in each tree. With CKPTREE_PROGRAMS=all every program of tests/
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,9 +23,11 @@ from tests.support import suitepackages
 
 # unshare says that its child was killed, so it and the tree do not write to the same file. With a death signal, which CRIU
 # restores, a tree would end with CRIU.
+_CONTAINER: Final = ("unshare", "--pid", "--fork", "sh", "-c", 'exec setsid "$@" >output 2>&1', "sh")
 _WITHIN: Final = {
     "subtree": (),
-    "container": ("unshare", "--pid", "--fork", "sh", "-c", 'exec setsid "$@" >output 2>&1', "sh"),
+    "container": _CONTAINER,
+    "inner container": ("unshare", "--pid", "--fork", *_CONTAINER),
 }
 _TREE: Final = ("ready", "scriptedtree")
 """The names of the processes around the program."""
@@ -35,7 +37,8 @@ class Place(NamedTuple):
     """A place of a program in a tree.
 
     Attributes:
-        mode: ``subtree``, or ``container``, whose root is the init of a pid namespace.
+        mode: ``subtree``; ``container``, whose root is the init of a pid namespace; or ``inner container``, whose pid
+            namespace is within another one.
         script: of scriptedtree.c; the program is the node that calls exec.
         criu: what CRIU may do with it.
     """
@@ -50,6 +53,7 @@ _REFUSED, _STUCK = frozenset({"refused"}), frozenset({"refused", "hangs"})
 PLACES: Final = {
     "a session": Place("subtree", "fork 0 1; setsid 1; exec 1", _RIGHT),
     "a pid namespace": Place("container", "fork 0 1; setsid 1; exec 1", _RIGHT),
+    "a pid namespace within another": Place("inner container", "fork 0 1; setsid 1; exec 1", _RIGHT),
     "an orphan of a session whose leader is gone": Place(
         "subtree", "subreaper 0; fork 0 1; setsid 1; fork 1 2; exit 1 0; wait 0 1; exec 2", _WRONG
     ),
@@ -104,8 +108,17 @@ def placed(real: RealProgram, folder: Path, tree: Path, mode: str, script: str) 
 
     with running(real, folder, within) as pid:
         started = psutil.Process(pid)
-        eventually(lambda: "ready" in {each.name() for each in (started, *started.children())}, "the tree is made")
-        yield next(each.pid for each in (started, *started.children()) if each.name() == "ready")
+        eventually(lambda: _ready(started) > 0, "the tree is made")
+        yield _ready(started)
+
+
+def _ready(started: psutil.Process) -> int:
+    """Return the pid of the root of a tree that is made, else 0."""
+    for each in (started, *started.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            if each.name() == "ready":
+                return each.pid
+    return 0
 
 
 def around(rows: dict[int, Row]) -> dict[int, Row]:
@@ -138,7 +151,7 @@ def test_criu_does_with_the_same_dump_what_it_does_with_such_a_tree(
         with placed(real, folder, tree, place.mode, place.script) as root:
             before = around(tree_rows(root))
             images = dumped(real, root, folder, daemon_socket)
-        trial = criutrials.restore(suitepackages.criu(real.suite), images, place.mode)
+        trial = criutrials.restore(suitepackages.criu(real.suite), images, place.mode.rpartition(" ")[2])
         assert trial.rows or trial.outcome != "ok", "the tree ended before anybody looked"
         found = trial.outcome if trial.outcome != "ok" else "right" if around(trial.rows) == before else "wrong"
         assert found in place.criu, (trial.said, trial.rows)
