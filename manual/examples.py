@@ -14,12 +14,23 @@ OF_COMMAND: Final = (
         ["ckptree snapshot unit:nginx --with-argv -f html -o nginx.html"],
     ),
     (
+        "Take a snapshot of a container of podman, and look at the tasks of a Slurm job's step:",
+        ["ckptree snapshot podman:web -o web.ckpt", "ckptree tree slurm:4711.0"],
+    ),
+    (
         "Find out what has changed since:",
         ["ckptree snapshot 8033 -o later.ckpt", "ckptree diff web.ckpt later.ckpt"],
     ),
     (
         "Print what is started and what ends below a process, for people and for a program:",
         ["ckptree watch 8033 --kind exec,death", "ckptree watch 8033 --kind exec,death --json"],
+    ),
+    (
+        "Send what is started and what ends to a collector of OpenTelemetry, or write it as documents for Elasticsearch:",
+        [
+            "ckptree export otlp --kind exec,death --endpoint http://127.0.0.1:4318",
+            "ckptree export ecs --kind exec,death",
+        ],
     ),
     (
         "Find out how the tree would be rebuilt, and rebuild it with a command in each process:",
