@@ -16,6 +16,7 @@ from agent.restart.contents import (
     fileowners,
     filters,
     hugepages,
+    openfiles,
     pathaccess,
     taskchecks,
     treechecks,
@@ -115,13 +116,22 @@ class Contents:
         with PageFiles() as files:
             return Stage(self._memories, files.read, self._early_path)
 
-    def _early_path(self, identity: int) -> bytes | None:
-        """Return the path of a mapped file; None of one that is made later, or that a user could lead elsewhere."""
+    def _early_path(self, identity: int, flags: int) -> bytes | None:
+        """Return the path of a mapped file; None of one that is made later, or that a user could lead elsewhere.
+
+        A file that cannot be opened with these flags is left to its process, which names it when it fails.
+        """
         entry = self._images.files.get(identity)
         if entry is None or not entry.HasField("reg") or self.ghosts.made_later(identity):
             return None
         path = bytes(entry.reg.name)
-        return None if pathaccess.process_of(path) is not None or pathaccess.changeable_folder(path) else path
+        if pathaccess.process_of(path) is not None or pathaccess.changeable_folder(path):
+            return None
+        try:
+            os.close(os.open(path, openfiles.open_flags(flags) | os.O_CLOEXEC))
+        except OSError:
+            return None
+        return path
 
     @property
     def page_bytes(self) -> int:

@@ -35,7 +35,7 @@ READ: Final = struct.Struct("=QQQII")
 _O_NOFOLLOW: Final = 0o400000
 
 Read = Callable[[PageRun], bytes]
-Path = Callable[[int], bytes | None]
+Path = Callable[[int, int], bytes | None]
 
 
 class _Chosen(NamedTuple):
@@ -65,7 +65,8 @@ class Stage:
     Args:
         memories: of its processes, parents first.
         read: reads the bytes of a run.
-        path_of: returns the path of a file by its number; None of one that must not be opened before the tree is built.
+        path_of: returns the path of a file by its number, and the flags that it is opened with; None of one that cannot or
+            must not be opened before the tree is built.
 
     Attributes:
         place: the addresses of the stage; None where nothing is worth it.
@@ -142,7 +143,7 @@ class Stage:
         areas = {pid: {each.range.start: each for each in self._memories[pid].private_areas()} for pid in others}
         chosen = []
         for area in self._memories[base].private_areas():
-            path = b"" if area.file is None else self._path_of(area.file[0])
+            path = b"" if area.file is None else self._path_of(*area.file)
             if path is None:
                 continue
             theirs = self._memories[base].pages_of(area.range)
@@ -166,7 +167,7 @@ class Stage:
         if one.file is None or other.file is None:
             return one.file is other.file
         alike = one.range == other.range and one.offset == other.offset and one.file[1] == other.file[1]
-        return alike and self._path_of(one.file[0]) == self._path_of(other.file[0])
+        return alike and self._path_of(*one.file) == self._path_of(*other.file)
 
     def _alike(self, both: list[PageRun], theirs: list[PageRun]) -> bool:
         """Return True if there are pages that the base has, too, and one of a sample of many is equal."""

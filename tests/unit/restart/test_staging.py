@@ -49,7 +49,7 @@ def read(run: PageRun) -> bytes:
 
 def staged(memories: dict[int, Memory]) -> Stage:
     """Return the stage of processes; file 5 must not be opened early, and from 8 on all are one."""
-    return Stage(memories, read, lambda identity: None if identity == 5 else b"/lib/%d" % min(identity, 8))
+    return Stage(memories, read, lambda identity, _flags: None if identity == 5 else b"/lib/%d" % min(identity, 8))
 
 
 def pages(runs: list[PageRun]) -> list[int]:
