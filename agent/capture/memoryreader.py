@@ -285,7 +285,7 @@ class _Reader:
         table.idle = idle
         table.astray = _bool(astray)
         table.doubts.update(dict.fromkeys(self._of(doubts)))
-        table.unknown.update(unknown)
+        table.unknown.update(dict.fromkeys(unknown))
         table.surprises.update({_at(self._tasks, index): _at(SURPRISES, what) for index, what in surprises})
         table.unlisted = set(self._of(unlisted))
         for index, ties in noted:

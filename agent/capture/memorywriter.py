@@ -223,7 +223,7 @@ class _Writer:
             *(counts.repairs, [counts.kinds[kind] for kind in SURPRISES], counts.assumed, table.idle),
             table.astray,
             [number(task) for task in table.doubts],
-            sorted(table.unknown),
+            list(table.unknown),
             [[number(task), SURPRISES.index(what)] for task, what in table.surprises.items()],
             [number(task) for task in sorted(table.unlisted, key=lambda task: (task.pid.numbers, task.start_ns))],
             [[number(task), ties] for task, ties in table.noted.items()],

@@ -13,12 +13,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
+from agent.capture import memorywriter
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchTimeError
 from agent.recorder import folder, segment, tape
 from agent.recorder.facts import Gap, Instant, NumberRun, Replayed
 from agent.recorder.replay import Replayer, times
 from agent.recorder.tapesegment import TapeSegment
+from agent.table import wire
 
 _UNWRITTEN_NS: Final = 1_000_000_000  # what is older is on disk, where the writer keeps up
 _DAMAGED: Final = "what lies between is damaged, or missing"
@@ -160,6 +162,10 @@ class Recording:
         mine = [each for each in self.segments if each.run == instant.run]
         for index in range(bisect_right([each.facts.first for each in mine], instant.order) - 1, -1, -1):
             begin = mine[index]
+            if (begin.facts.head_bytes, begin.facts.memory) != (wire.HEAD.size, memorywriter.VERSION):
+                raise NoSuchInstantError(
+                    f"#{instant.order}: ckptree {begin.facts.by} has recorded it in another format"
+                )
             keyframe = begin.keyframe()
             if keyframe is not None:
                 try:

@@ -177,7 +177,7 @@ class Handlers:
         task.creator = creator
         if creator is None and by_tid:
             self._creatorless.setdefault(by_address, {})[task] = None
-            self._table.unknown.add(by_address)
+            self._table.unknown[by_address] = None
         elif creator is not None and creator.creator is not None and history.is_gone(creator.creator):
             self._contract(creator)
 

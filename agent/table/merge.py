@@ -59,7 +59,7 @@ class Merge:
         pid = self._numbers.get(state.tid)
         task = pid.task if pid is not None and pid.identity == state.pid else None
         if task is None and state.kind == Kind.GROUP and state.flags & EXITING and not state.flags & EXITED:
-            self._unknown.add(state.task)  # moved within its exit: the kernel is asked if it stays as a zombie
+            self._unknown[state.task] = None  # moved within its exit: the kernel is asked if it stays as a zombie
             return None
         if task is None:
             task = self._enter(state, data, at)
@@ -150,7 +150,7 @@ class Merge:
         )
         if known is None or known.address != state.parent or not rules.may_have(known, leader):
             if parent is not None and state.parent_tid:  # ask about the new parent first, then about the child again
-                self._unknown.add(state.parent)
+                self._unknown[state.parent] = None
                 self._doubts[leader] = None
             return
         # Between its exit event and exit_notify() the kernel's record still names a dead parent.
@@ -170,7 +170,7 @@ class Merge:
                 rules.attach_pid(pid)
                 rules.detach_pid(pid)  # frees the numbers: the thread is not entered yet
                 self._leaderless.setdefault(state.leader, set()).add(state.task)
-                self._unknown.add(state.leader)
+                self._unknown[state.leader] = None
                 return None
         self._table.counts.assumed += 1
         task = TaskStruct(pid, state.start_ns, state.task, state.flags & ~_NOT_FROM_RECORDS)
@@ -203,7 +203,7 @@ class Merge:
             return reaper
         if tid:  # 0 is the idle task, parent of init and kthreadd
             self._orphans.setdefault(address, {})[task] = None
-            self._unknown.add(address)
+            self._unknown[address] = None
         return None
 
     def gather(self, task: TaskStruct) -> None:
@@ -219,4 +219,4 @@ class Merge:
                 child.creator = task
                 task.flags |= CREATED
                 self._touch(child)
-        self._unknown |= self._leaderless.pop(task.address, set())
+        self._unknown.update(dict.fromkeys(sorted(self._leaderless.pop(task.address, ()))))

@@ -70,7 +70,7 @@ class ProcessTable:
         self.pids: Final = PidSpace(self._bury)
         self.doubts: Final[dict[TaskStruct, None]] = {}
         self.lingering: Final[dict[PidNamespace, dict[TaskStruct, None]]] = {}
-        self.unknown: Final[set[int]] = set()
+        self.unknown: Final[dict[int, None]] = {}
         self.surprises: Final[dict[TaskStruct, Surprise]] = {}
         self.moved: Final[dict[TaskStruct, int]] = {}
         self.astray = False
@@ -120,8 +120,9 @@ class ProcessTable:
             return []
         self.note(Input.TAKE, most)
         questions: list[tuple[int, int]] = []
-        while self.unknown and len(questions) < most:
-            questions.append((self.unknown.pop(), 0))
+        for address in list(itertools.islice(self.unknown, most)):
+            del self.unknown[address]
+            questions.append((address, 0))
         doubts = list(itertools.islice(self.doubts, most - len(questions)))
         for task in doubts:
             del self.doubts[task]

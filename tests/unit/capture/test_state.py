@@ -93,7 +93,7 @@ def some_memory() -> tuple[Watched, bytes]:
     kernel.fork(shell)
     pair.ask()
     pair.table.question(pair.task(inner))
-    pair.table.unknown.add(1 << 63)
+    pair.table.unknown[1 << 63] = None
     pair.table.moved[pair.task(inner)] = 77
     pair.table.contracting = pair.task(inner)
     held: list[bytes] = []

@@ -14,6 +14,7 @@ from agent.daemon.listeners import PRIVATE_NAME
 from agent.environment import private_socket
 from agent.errors import HostError, UsageError
 from agent.fleet import relaysettings
+from bpf import compiler
 
 UNITS = Path(__file__).parents[3] / "systemd"
 SERVICE = UNITS / "ckptree.service"
@@ -208,9 +209,11 @@ def test_three_capabilities_are_given_and_no_other_can_be_had(service: configpar
 
 
 def test_what_is_loaded_the_services_user_cannot_write(service: configparser.SectionProxy) -> None:
-    """Root compiles, outside of the sandbox; the daemon's user has no folder for it."""
+    """Root compiles, outside of the sandbox; the daemon's user has no folder but that of its recording."""
     assert service["ExecStartPre"] == "-+/usr/bin/ckptree daemon --compile"
-    assert not {"CacheDirectory", "StateDirectory", "ReadWritePaths"} & set(service)
+    assert not {"CacheDirectory", "ReadWritePaths"} & set(service)
+    assert service["StateDirectory"] == "ckptree"
+    assert not compiler._CACHE.is_relative_to("/var/lib/ckptree")
 
 
 def test_the_configuration_that_comes_along_is_taken_and_says_the_defaults(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_parent_that_is_not_known_is_asked_about_by_address_and_linked_when_it
     child = pair.kernel.fork(parent)
 
     assert pair.task(child).parent is None
-    assert pair.table.unknown == {parent.address}
+    assert list(pair.table.unknown) == [parent.address]
 
     pair.ask()
 
@@ -140,7 +140,7 @@ def test_a_thread_whose_leader_is_not_known_is_entered_after_it() -> None:
     thread = pair.kernel.thread(leader)
 
     assert pair.table.task(thread.tid) is None
-    assert pair.table.unknown == {leader.address}
+    assert list(pair.table.unknown) == [leader.address]
 
     pair.ask()
 
