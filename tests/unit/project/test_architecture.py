@@ -68,8 +68,8 @@ def test_a_walk_enters_each_room_once(title: str) -> None:
     assert len(rooms) == len(set(rooms)), rooms
 
 
-def test_the_five_walks_are_there() -> None:
-    """They are those of an event, of a request, of an image, of a set and of contents."""
+def test_the_six_walks_are_there() -> None:
+    """They are those of an event, of a recording, of a request, of an image, of a set and of contents."""
     assert sorted(WALKS) == [
         *(
             "The life of a fork record",
