@@ -73,6 +73,7 @@ def test_the_six_walks_are_there() -> None:
     assert sorted(WALKS) == [
         *(
             "The life of a fork record",
+            "The life of a recording",
             "The life of a request",
             "The life of a set",
             "The life of an image",
