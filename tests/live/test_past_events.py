@@ -140,3 +140,37 @@ def test_the_life_of_a_number_is_told_from_its_birth_on(tmp_path: Path) -> None:
     (exact,) = [each for line in watched.out.splitlines() if (each := json.loads(line)).get("tid") == orphan]
     assert (exact["order"], exact["parent"]) == (moved["order"], moved["parent"])
     assert ckptree("history", "4194303", "--record", place).code == 4
+
+
+def test_a_time_without_a_daemon_is_a_gap_in_the_events(tmp_path: Path) -> None:
+    """What changed meanwhile is told behind it, as assumed; the exit code is 6, of a tree of that time, too."""
+    place = tmp_path / "recording"
+    with subprocess.Popen(["sleep", "61"]) as first:
+        with a_daemon(tmp_path, "--record", place):
+            time.sleep(0.3)
+        first.kill()
+        first.wait()
+        with subprocess.Popen(["sleep", "62"]) as second:
+            time.sleep(1)
+            lost = ckptree("tree", str(first.pid), "--at", "-0s", "--record", place)
+            with a_daemon(tmp_path, "--record", place):
+                time.sleep(0.3)
+            second.kill()
+    assert lost.code == 4, "the recording has ended, and no daemon goes on with it yet"
+    ran = ckptree("events", "--record", place, "--json")
+    assert ran.code == 6, ran.err
+    events = [json.loads(line) for line in ran.out.splitlines()]
+    kinds = [event["event"] for event in events]
+    gap, resync = kinds.index("gap"), kinds.index("resync")
+    assert events[gap]["why"]
+    assert events[gap]["reboot"] is False
+    assert events[gap]["until_ns"] - events[gap]["time_ns"] > 900_000_000
+    between = {(each["event"], each["tid"], each.get("assumed")) for each in events[gap + 1 : resync]}
+    assert {("death", first.pid, True), ("reap", first.pid, True), ("birth", second.pid, True)} <= between
+    assert not [each for each in events[gap + 1 : resync] if each["event"] == "birth" and each["tid"] == 1]
+    assert ckptree("events", "--record", place, "--allow-incomplete").code == 0
+    middle = events[gap]["time_ns"] + 500_000_000
+    when = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(middle // 10**9))}.{middle % 10**9:09}Z"
+    ran = ckptree("tree", str(first.pid), "--at", when, "--record", place)
+    assert ran.code == 6, (ran.out, ran.err)
+    assert "incomplete: " in ran.err
