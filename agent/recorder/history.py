@@ -31,6 +31,7 @@ _RECORD: Final = wire.reader(wire.RECORD, "seq", "kind", "time_ns").unpack_from
 _TASK: Final = wire.TASK.unpack_from
 _STRINGS: Final = wire.reader(wire.RECORD_STRINGS, "argument", "start_ns", "tid", "kept", "size").unpack_from
 _OF_TASKS: Final = Kind.STATE.value
+_OF_GROUPS: Final = (Kind.SESSION, Kind.GROUP, Kind.SUBREAPER)
 _ENDS: Final = (Kind.GONE, Kind.FREE, Kind.RELEASE)
 _NAMES: Final = {
     Kind.FORK: "birth",
@@ -86,16 +87,21 @@ class NumberHistory:
             NotPermittedError: none that the client may see.
         """
         self._begin()
-        for run, seen in self._records(self._number, self._since, self._until):
+        found = [
+            (run, _kept(seen))
+            for run, seen in self._records(self._number, self._since, self._until)
+            if self._concerns(seen)
+        ]
+        for run, seen in sorted(found, key=lambda each: (each[0], each[1].order)):  # neighbours may have come swapped
             self._note(run, seen)
         self._end()
-        lives = [self._told(life) for life in self._lives.values()]
-        found = [life for life in lives if life]
-        if not found and self._hidden:
+        told = [self._told(life) for life in self._lives.values()]
+        lives = [life for life in told if life]
+        if not lives and self._hidden:
             raise NotPermittedError(f"not permitted: no task that has had number {self._number} was yours")
-        if not found:
+        if not lives:
             raise NoSuchRootError(f"no task has had number {self._number} in that time")
-        return sorted(found, key=lambda life: (life[0]["run"], life[0]["order"]))
+        return sorted(lives, key=lambda life: (life[0]["run"], life[0]["order"]))
 
     # ---- the records -----------------------------------------------------------------------------------------------
 
@@ -112,6 +118,17 @@ class NumberHistory:
                 if (since.run, since.order) <= (each.run, seen.order) < (until.run, until.order):
                     yield each.run, seen
 
+    def _concerns(self, seen: _Seen) -> bool:
+        """Return True if a record may be about the number: a record of a task that has it in some role, or its end."""
+        kind = seen.kind
+        if kind <= _OF_TASKS:
+            return kind in _OF_GROUPS or wire.TaskRecord(*_TASK(seen.data, seen.at)).tid == self._number
+        if kind in _ENDS:
+            return int(wire.END.unpack_from(seen.data, seen.at)[-2]) == self._number
+        if kind == Kind.WAITED:
+            return int(wire.CALL.unpack_from(seen.data, seen.at)[-1]) == self._number
+        return kind == Kind.STRINGS and int(_STRINGS(seen.data, seen.at)[2]) == self._number
+
     def _note(self, run: int, seen: _Seen) -> None:
         """Take a record, if it is about the number."""
         kind = seen.kind
@@ -119,6 +136,8 @@ class NumberHistory:
             task = wire.TaskRecord(*_TASK(seen.data, seen.at))
             if task.tid == self._number:
                 self._note_task(run, seen, task)
+            elif kind in _OF_GROUPS:
+                self._note_group(run, seen, task)
         elif kind in _ENDS:
             end = wire.END.unpack_from(seen.data, seen.at)
             start_ns, tid, code = end[-3], end[-2], end[-1]
@@ -137,6 +156,19 @@ class NumberHistory:
                         event["arguments"] = text.removesuffix(b"\0").split(b"\0")
                         event["arguments_cut"] = size > kept
                         break
+
+    def _note_group(self, run: int, seen: _Seen, task: wire.TaskRecord) -> None:
+        """Take a call that another thread of the number's process has made for the process."""
+        numbers = [wire.pid_state(seen.data, seen.at, role) for role in range(4)]
+        if _role(task, numbers, 1) != self._number:
+            return
+        lives = [life for (of, _), life in self._lives.items() if of == run and life[-1]["event"] != "reap"]
+        if lives:
+            event: Said = {"event": _NAMES[Kind(seen.kind)], "by": task.tid, "parent": task.parent_tid}
+            event |= {"pgid": _role(task, numbers, 2), "sid": _role(task, numbers, 3)}
+            if seen.kind == Kind.SUBREAPER:
+                event |= {"on": bool(task.flags & SUBREAPER)}
+            self._add(lives[-1], seen, event)
 
     def _note_wait(self, run: int, seen: _Seen) -> None:
         """Take a wait by the parent, which releases a process that has died."""
@@ -248,6 +280,12 @@ class NumberHistory:
         shown = [event for event in life if sees is None or sees((event["uid"], event["gid"]))]
         self._hidden |= len(shown) < len(life)
         return [{"tid": self._number, **event} for event in shown]
+
+
+def _kept(seen: _Seen) -> _Seen:
+    """Return a record with bytes of its own, so that it does not keep its block in memory."""
+    end = seen.at + wire.record_bytes(seen.data, seen.at, seen.kind)
+    return seen._replace(data=memoryview(bytes(seen.data[seen.at : end])), at=0)
 
 
 def _of_segment(of: TapeSegment, needle: bytes) -> Iterator[_Seen]:

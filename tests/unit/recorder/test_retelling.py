@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events and lives out of recordings of a simulated kernel, with gaps and losses, compared with the tables of then."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.access import Viewer
+from agent.errors import NoSuchRootError, UsageError
+from agent.recorder import answers, tape
+from agent.recorder.history import NumberHistory
+from agent.recorder.past import Enquirer
+from agent.recorder.recording import Recording
+from agent.recorder.retelling import EventSpan, Retelling
+from tests.support.taped import AHEAD_NS, BOOT_NS, Taped, a_recording
+
+Said = dict[str, Any]
+Key = tuple[int, int]
+
+
+def told(recording: Recording, span: EventSpan, enquirer: Enquirer | None = None) -> list[Said]:
+    """Return the events of a span."""
+    return [each for batch in Retelling(recording, span, enquirer or Enquirer()).batches() for each in batch]
+
+
+def whole(recording: Recording) -> EventSpan:
+    """Return a span from the beginning to the end, with the tasks that there are at the beginning."""
+    return EventSpan(recording.runs[0].first, recording.runs[-1].last, arguments=True, present=True)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_there_and_all_events_make_the_last_table(tmp_path: Path, seed: int) -> None:
+    """Across gaps and losses, each task is told once, with the parent, group and session that it has at the end."""
+    a_recording(tmp_path, seed)
+    recording = Recording(tmp_path)
+    events = told(recording, whole(recording))
+    here: dict[Key, Said] = {}
+    for event in events:
+        if "tid" not in event:
+            continue
+        key = (event["tid"], event["start_ns"])
+        if event["event"] == "birth":
+            assert key not in here
+            here[key] = {}
+        elif event["event"] == "reap":
+            del here[key]
+        leaders = {each[0]: each for each in here}
+        owner = leaders.get(event["pid"], key)  # a thread gives its process a session or a group
+        if owner in here:
+            here[owner] |= {name: event[name] for name in ("parent", "pgid", "sid") if name in event}
+    table = recording.table_at(recording.runs[-1].last).table
+    assert set(here) == {(task.pid.numbers[0], task.start_ns) for task in table.tasks()}
+    for task in table.tasks():
+        known = here[task.pid.numbers[0], task.start_ns]
+        leader = task.leader
+        if leader is task and leader.parent is not None and leader.pgid is not None and leader.sid is not None:
+            numbers = [each.numbers[0] for each in (leader.parent.pid, leader.pgid, leader.sid)]
+            assert [known["parent"], known["pgid"], known["sid"]] == numbers
+    assert "gap" in {event["event"] for event in events}
+    orders = [(event["order"], event["event"]) for event in events]
+    assert len(orders) > 100
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_history_has_what_the_events_have(tmp_path: Path, seed: int) -> None:
+    """Both are made of the same records, in different ways: by the feed over a replay, and by the records alone."""
+    taped = Taped(tmp_path, seed)
+    taped.mark(continues=False)
+    for step in range(30):
+        taped.step()
+        if step % 10 == 9:
+            taped.mark(continues=True)
+    taped.end()
+    recording = Recording(tmp_path)
+    span = whole(recording)
+    by_life: dict[Key, list[tuple[str, int]]] = defaultdict(list)
+    compared = ("birth", "exec", "death", "setsid", "setpgid", "subreaper")
+    for event in told(recording, span):
+        if event["event"] in compared and not event.get("assumed"):
+            by_life[event["tid"], event["start_ns"]].append((event["event"], event["order"]))
+    assert by_life
+    for number in {tid for tid, _ in by_life}:
+        lives = NumberHistory(recording, (span.since, span.until), number, Enquirer()).lives()
+        for life in lives:
+            own = {(each["event"], each["order"]) for each in life if not each.get("assumed")}
+            assert set(by_life[number, life[0]["start_ns"]]) <= own
+        assert {life[0]["start_ns"] for life in lives} >= {start_ns for tid, start_ns in by_life if tid == number}
+
+
+def test_a_step_of_the_clock_and_a_suspend_are_told_where_they_were(tmp_path: Path) -> None:
+    """The times behind a step are those of the new clock."""
+    taped = Taped(tmp_path, 1)
+    taped.mark(continues=False)
+    taped.step()
+    for step_ns, slept_ns in ((0, 0), (3_000_000_000, 0), (3_000_000_000, 7_000_000_000)):
+        now_ns = taped._now_ns
+        taped._channel.put(tape.CLOCK, now_ns + AHEAD_NS + step_ns, now_ns, tape.MONOTONIC.pack(now_ns - slept_ns - 1))
+        taped.step()
+    taped.end()
+    recording = Recording(tmp_path)
+    events = told(recording, whole(recording))
+    assert [event["by_ns"] for event in events if event["event"] == "clock"] == [3_000_000_000]
+    assert [event["asleep_ns"] for event in events if event["event"] == "suspend"] == [7_000_000_000]
+    assert events[0]["time_ns"] - events[0]["boottime_ns"] == AHEAD_NS
+    assert events[-1]["time_ns"] - events[-1]["boottime_ns"] == AHEAD_NS + 3_000_000_000
+    assert all(event["boottime_ns"] >= 0 for event in events)
+    assert events[-1]["boottime_ns"] > BOOT_NS
+
+
+def test_events_of_a_user_are_of_that_users_tasks(tmp_path: Path) -> None:
+    """By the ids that the tasks have at each event."""
+    a_recording(tmp_path, 1, runs=1)
+    recording = Recording(tmp_path)
+    everything = told(recording, whole(recording))
+    ids = {(event["uid"], event["gid"]) for event in everything if "uid" in event}
+    for uid, gid in ids:
+        enquirer = Enquirer(Viewer(0, uid, gid))
+        own = [event for event in told(recording, whole(recording), enquirer) if "uid" in event]
+        assert {(event["uid"], event["gid"]) for event in own} == {(uid, gid)}
+
+
+def test_a_question_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    """Whatever a client sends as one."""
+    a_recording(tmp_path, 2, runs=1)
+    recording = Recording(tmp_path)
+    last = recording.runs[0].last.order
+    for wrong in (
+        {"since": {"order": last}, "until": {"order": recording.runs[0].first.order}},
+        {"since": 3},
+        {"since": {"order": True}},
+        {"until": {"time_ns": -1}},
+        {"kinds": "birth"},
+        {"kinds": [["birth"]]},
+        {"root": 1.5},
+    ):
+        with pytest.raises(UsageError):
+            list(answers.events(recording, wrong, Enquirer()))
+    with pytest.raises(UsageError, match="pid: expected"):
+        answers.history(recording, {"pid": "1"}, Enquirer())
+    with pytest.raises(NoSuchRootError):
+        answers.history(recording, {"pid": 4_000_000}, Enquirer())
+    with pytest.raises(NoSuchRootError):
+        list(answers.events(recording, {"root": 4_000_000}, Enquirer()))
