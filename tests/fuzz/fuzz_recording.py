@@ -136,31 +136,43 @@ class Fuzzed:
         return True
 
 
-def main(arguments: list[str]) -> None:
-    """Run until the options say so, or until a fault."""
-    options = dict(each.lstrip("-").partition("=")[::2] for each in arguments)
-    runs, seed = int(options.get("runs", 10_000_000)), int(options.get("seed", time.time_ns()))
-    end = time.monotonic() + float(options.get("max_total_time", "inf"))
+def run(inputs: int, longest_s: float, seed: int) -> Counter[str]:
+    """Run so many inputs, or until the time is over; return what became of them.
+
+    Raises:
+        AssertionError: a fault; its seed and number have been printed.
+    """
+    end = time.monotonic() + longest_s
     counts = Counter[str]()
     told = time.monotonic()
     fuzzed = None
-    for number in range(runs):
-        if number % _AGE == 0:
-            if fuzzed is not None:
-                fuzzed.close()
-            fuzzed = Fuzzed(seed + number)
-        if fuzzed is None or time.monotonic() > end:
-            break
-        try:
-            counts[fuzzed.one(random.Random(f"{seed} {number}"))] += 1
-        except BaseException:
-            print(f"the fault is in input {number} of -seed={seed}", file=sys.stderr)
-            raise
-        if time.monotonic() - told > TELLING_S:
-            told = time.monotonic()
-            print(f"#{number} {dict(counts)}", file=sys.stderr)
-    if fuzzed is not None:
-        fuzzed.close()
+    try:
+        for number in range(inputs):
+            if time.monotonic() > end:
+                break
+            if fuzzed is None or number % _AGE == 0:
+                if fuzzed is not None:
+                    fuzzed.close()
+                fuzzed = Fuzzed(seed + number)
+            try:
+                counts[fuzzed.one(random.Random(f"{seed} {number}"))] += 1
+            except BaseException:
+                print(f"the fault is in input {number} of -seed={seed}", file=sys.stderr)
+                raise
+            if time.monotonic() - told > TELLING_S:
+                told = time.monotonic()
+                print(f"#{number} {dict(counts)}", file=sys.stderr)
+    finally:
+        if fuzzed is not None:
+            fuzzed.close()
+    return counts
+
+
+def main(arguments: list[str]) -> None:
+    """Run until the options say so, or until a fault."""
+    options = dict(each.lstrip("-").partition("=")[::2] for each in arguments)
+    inputs, seed = int(options.get("runs", 10_000_000)), int(options.get("seed", time.time_ns()))
+    counts = run(inputs, float(options.get("max_total_time", "inf")), seed)
     print(f"{counts.total()} inputs: {dict(counts)}")
 
 
