@@ -140,7 +140,9 @@ def _postgres(folder: Path) -> Words:
     programs, data = folder / _INSTALLED, folder / "own" / "data"
     made: Words = [*_NOBODY, programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync"]
     subprocess.run(made, cwd=folder / "own", stdin=subprocess.DEVNULL, capture_output=True, check=True)
-    server = (programs / "postgres", "-D", data, "-k", folder / "own", "-c", "listen_addresses=")
+    # Files in /dev/shm would not be carried with the folder.
+    options = ("-c", "listen_addresses=", "-c", "dynamic_shared_memory_type=sysv")
+    server = (programs / "postgres", "-D", data, "-k", folder / "own", *options)
     return ["unshare", "--ipc", *_NOBODY, *server]
 
 

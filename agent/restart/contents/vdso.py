@@ -27,6 +27,11 @@ _DT_HASH, _DT_STRTAB, _DT_SYMTAB = 4, 5, 6
 _STT_FUNC: Final = 2
 _X86_64: Final = 62
 _WORD: Final = 8
+_ALWAYS_SET: Final = 2
+_FLAG_BITS: Final = 22
+_CS_GS_FS: Final = 0xFFFF_FFFF_FFFF
+_USER_SEGMENTS: Final = (0x33, 0xE033)
+"""The code segment of 64-bit programs, natively and in a guest of Xen; the kernel saves zeros for the two others."""
 _WITHOUT_DATA: Final = ("sgx_enter_enclave", "futex_robust_list64_try_unlock", "futex_robust_list32_try_unlock")
 """Functions that read no data of their kernel, and work under any."""
 
@@ -143,7 +148,19 @@ def check_threads(old: bytes, area: AddressRange, threads: Mapping[int, int], st
     low, high = area.start, area.end
     for stack in stacks:
         words = array("Q", stack[: len(stack) // _WORD * _WORD])
-        for word in words:
-            if low <= word < high and any(word in body for body in bodies):
+        for at, word in enumerate(words):
+            if low <= word < high and any(word in body for body in bodies) and _is_frame(words[at + 1 : at + 3]):
                 text = "a signal handler will return into a function of the old kernel: dump again"
                 raise Refused("vdso", f"{word:#x}", "other-kernel", text)
+
+
+def _is_frame(behind: "array[int]") -> bool:
+    """Return True if the words behind an instruction pointer are those of a signal's frame: flags and segments.
+
+    They tell it from what the vdso's functions have left on the stack themselves. A 64-bit kernel writes them in
+    setup_sigcontext(), in arch/x86/kernel/signal_64.c; sigcontext.h has their order.
+    """
+    if len(behind) < 2:
+        return False
+    flags, segments = behind
+    return bool(flags & _ALWAYS_SET) and not flags >> _FLAG_BITS and segments & _CS_GS_FS in _USER_SEGMENTS

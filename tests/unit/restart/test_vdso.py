@@ -94,15 +94,20 @@ def test_a_function_without_room_for_a_jump_is_refused(code: bytes) -> None:
 
 
 def test_threads_and_handlers_within_the_old_vdso_are_refused(code: bytes) -> None:
-    """A word on a stack that points to the beginning of a function is no place to return to."""
+    """A word on a stack that points into a function is no place to return to, but for that of a signal's frame.
+
+    The functions of Linux 6.1 call others within the vdso, and leave such words on the stack.
+    """
     function = vdso.functions(code)["__vdso_clock_gettime"]
     start = AREA.start + function.offset
-    stack = struct.pack("<4Q", 1, start, AREA.start, start + function.size)
+    frame = struct.pack("<4Q", 0, start + 3, 0x246, 0x2B_0000_0000_0033)
+    stack = struct.pack("<8Q", 1, start, 0x246, 0x33, AREA.start, start + function.size, start + 3, 0x246)
+    vdso.check_threads(code, AREA, {5: 0x400000}, [stack, frame[:-8], struct.pack("<3Q", start + 3, 0x246, 0x10)])
     vdso.check_threads(code, AREA, {5: 0x400000}, [stack])
     with pytest.raises(Refused) as thread:
         vdso.check_threads(code, AREA, {5: 0x400000, 6: start + 3}, [stack])
     with pytest.raises(Refused) as handler:
-        vdso.check_threads(code, AREA, {5: 0x400000}, [stack, struct.pack("<QQ", 0, start + 3)])
+        vdso.check_threads(code, AREA, {5: 0x400000}, [stack, frame])
 
     assert thread.value.refusal[:3] == ("vdso", "thread 6", "other-kernel")
     assert handler.value.refusal[:3] == ("vdso", f"{start + 3:#x}", "other-kernel")
