@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -117,10 +118,12 @@ def snapshot(
         job=job or "",
         past_ns=_past_ns(at, with_argv=with_argv),
     )
-    with sets.opened(output, nats) as place:
-        there = _within(lambda: _same(place, wanted), began_s + deadline, "was not reached")
+    until_s = began_s + deadline
+    with ExitStack() as stack:
+        place = _within(lambda: stack.enter_context(sets.opened(output, nats)), until_s, "was not reached")
+        there = _within(lambda: _same(place, wanted), until_s, "was not reached")
         if there is None:
-            there = _gathered_into(place, wanted, began_s + deadline, nats, sign)
+            there = _gathered_into(place, wanted, until_s, nats, sign)
     _report(there, place.shown, as_json=as_json)
     if not there.complete and not allow_incomplete:
         raise typer.Exit(INCOMPLETE)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs of many hosts: wrong usage, a server that is away, and the ranks of a job."""
 
+import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +51,18 @@ def test_a_server_that_is_away_is_named(verb: str, tmp_path: Path) -> None:
 
     ran = here("fleet", verb, *more)
     assert (ran.returncode, "no NATS server is named" in ran.stderr.decode()) == (2, True)
+
+
+def test_a_store_that_says_nothing_is_given_up_at_the_deadline(tmp_path: Path) -> None:
+    """A server takes the connection, and no word comes of it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        words = ["--hosts", "a", "--root", "1", "--deadline", "1", "-o", "nats://sets/x"]
+        began_s = time.monotonic()
+        ran = here("fleet", "snapshot", *words, "--nats", f"nats://127.0.0.1:{silent.getsockname()[1]}")
+
+    assert ran.returncode == 1
+    assert "the store was not reached by the deadline" in ran.stderr.decode()
+    assert time.monotonic() - began_s < 4
 
 
 @pytest.mark.parametrize("verb", ["show", "check", "plan"])
