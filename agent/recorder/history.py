@@ -196,6 +196,8 @@ class NumberHistory:
         }
         if life is None:
             life = self._lives[key] = []
+        if not life and seen.kind != Kind.FORK:  # it is older than the run: a daemon that began behind a gap found it
+            self._add(life, seen, {"event": "present", "run": run, **state})
         event: Said = {"event": _NAMES[Kind(seen.kind)], "run": run, **state}
         if seen.kind == Kind.FORK:
             event |= {"creator": task.by_tid, "flags": list(flag_names(task.argument))}
@@ -205,10 +207,7 @@ class NumberHistory:
             event |= {"exit_code": task.exit_code, "group_dead": bool(task.argument)}
         elif seen.kind == Kind.SUBREAPER:
             event |= {"on": bool(task.flags & SUBREAPER)}
-        if life or seen.kind == Kind.FORK:
-            self._compare(life, seen.order, event)
-        else:
-            event["event"] = "present"
+        self._compare(life, seen.order, event)
         if event["event"] != "state":
             self._add(life, seen, event)
 

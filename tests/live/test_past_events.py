@@ -174,3 +174,22 @@ def test_a_time_without_a_daemon_is_a_gap_in_the_events(tmp_path: Path) -> None:
     ran = ckptree("tree", str(first.pid), "--at", when, "--record", place)
     assert ran.code == 6, (ran.out, ran.err)
     assert "incomplete: " in ran.err
+
+
+def test_a_life_that_goes_on_over_a_restart_of_the_daemon_is_told_with_its_death(tmp_path: Path) -> None:
+    """The second daemon saw no birth, and its first record of the task is the death."""
+    place = tmp_path / "recording"
+    with a_daemon(tmp_path, "--record", place):
+        lasting = subprocess.Popen(["sleep", "600"])
+        time.sleep(0.5)
+    with a_daemon(tmp_path, "--record", place):
+        lasting.kill()
+        lasting.wait()
+        time.sleep(0.5)
+    ran = ckptree("history", str(lasting.pid), "--record", place, "--json")
+    assert ran.code == 0, ran.err
+    first, second = json.loads(ran.out)["lives"]
+    assert first[0]["event"] == "birth"
+    assert second[0]["event"] == "present"
+    (death,) = [event for event in second if event["event"] == "death"]
+    assert death["signal"] == "SIGKILL"
