@@ -42,6 +42,8 @@ def hosts(nats: Nats = None, as_json: AsJson = False) -> None:
             return found, await asked.ask_all(messages.HELLO, {each.host: {} for each in found}, _HELLO_S)
 
     present, answers = asyncio.run(ask())
+    if not present:
+        say("no relay is connected to this NATS server: `ckptree relay` on a host connects it")
     rows: list[dict[str, Any]] = []
     for host, replied in answers.items():
         row = dict.fromkeys(("host", "version", "kernel", "tasks", "allow", "clock_offset_ns"))

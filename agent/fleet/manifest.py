@@ -18,6 +18,7 @@ from agent.fleet.clocks import Offset
 
 FORMAT: Final = "ckptree-set"
 VERSION: Final = 1
+_SINGLE: Final = "`ckptree show` reads a single image"
 MOST_BYTES: Final = 16 << 20
 """Bound of a manifest: 1000 hosts take 0.5 MB."""
 _HASH: Final = re.compile(r"sha256:[0-9a-f]{64}")
@@ -149,9 +150,10 @@ def loads(data: bytes) -> FleetSet:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise FormatError("set", f"it is no JSON: {error}") from error
+        why = error.msg if isinstance(error, json.JSONDecodeError) else "its bytes are no text"
+        raise FormatError("set", f"it is no JSON ({why}), and no set: {_SINGLE}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise FormatError("set.format", f"expected {FORMAT}: this is no set of images")
+        raise FormatError("set.format", f"expected {FORMAT}: this is no set of images: {_SINGLE}")
     if document.get("version") != VERSION:
         raise FormatError("set.version", f"expected {VERSION}: it is of another version of ckptree")
     hosts = tuple(_read_host(each, f"set.hosts[{at}]") for at, each in enumerate(_list(document, "hosts", "set")))

@@ -15,7 +15,7 @@ from agent.access import Viewer
 from agent.errors import NoSuchRootError
 from agent.model import At, Completeness, Dialect, Header, Snapshot
 from agent.recorder.facts import Instant
-from agent.recorder.instant import RecordNumber, Time
+from agent.recorder.instant import RecordNumber, Time, written
 from agent.recorder.recording import Recording
 from agent.rootname import RootName
 from agent.selection import lookup, select
@@ -113,7 +113,12 @@ def snapshot(
     sees = reader.sees
     boot_id = recording.runs[instant.run].boot_id
     seen = None if sees is None else lambda task: sees(task.ids)
-    root = lookup.process(table, wanted.root, reader.space(table, boot_id), seen)
+    try:
+        root = lookup.process(table, wanted.root, reader.space(table, boot_id), seen)
+    except NoSuchRootError as error:
+        number = wanted.root.number
+        advice = "" if wanted.root.namespace else f"; `ckptree history {number}` tells when a task had that number"
+        raise NoSuchRootError(f"{written(instant.time_ns)}: {error}{advice}") from error
     mode = select.resolve_mode(root, wanted.mode)
     members = select.members(root)
     if sees is not None:

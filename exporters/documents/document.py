@@ -21,6 +21,8 @@ from exporters.content.soundness import TAG_MAX, Fault, TaskIds, faults, first_f
 from exporters.content.unknown import put
 
 FORMAT = "ckptree"
+SET = "ckptree-set"
+"""The format of a set of images, in its manifest."""
 VERSION = 1
 
 _DIALECTS: tuple[Dialect, ...] = ("seed", "v23")
@@ -116,6 +118,8 @@ def path_of(fault: Fault) -> str:
 
 
 def _read_base(document: Fields) -> Base:
+    if document.whole.get("format") == SET:
+        raise FormatError("format", "this is a set of images of many hosts: `ckptree fleet show` reads it")
     document.word("format", (FORMAT,))
     document.integer("version", VERSION, VERSION)
     pids = list(document.maps("pids"))

@@ -26,7 +26,8 @@ class ContentRefusal(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"task {self.tag} ({self.pid}): {self.kind} {self.identity}: {self.text}"
+        where = f"task {self.tag} ({self.pid})" if self.tag else f"process {self.pid}"  # the tree may lack a process
+        return f"{where}: {self.kind} {self.identity}: {self.text}"
 
     @property
     def document(self) -> dict[str, object]:

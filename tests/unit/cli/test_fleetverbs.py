@@ -71,7 +71,16 @@ def test_a_file_that_is_no_set_is_refused(verb: str) -> None:
     ran = here("fleet", verb, str(IMAGE))
 
     assert ran.returncode == 8
-    assert "it is no JSON" in ran.stderr.decode()
+    assert "it is no JSON (its bytes are no text), and no set: `ckptree show` reads" in ran.stderr.decode()
+
+
+def test_a_verb_of_single_images_names_the_verb_for_a_set(tmp_path: Path) -> None:
+    """The manifest of a set is JSON with a format of its own."""
+    (tmp_path / "set").write_text('{"format": "ckptree-set", "version": 1}')
+    ran = here("show", str(tmp_path / "set"))
+
+    assert ran.returncode == 8
+    assert "this is a set of images of many hosts: `ckptree fleet show` reads it" in ran.stderr.decode()
 
 
 def test_a_rank_is_that_of_the_topmost_process_that_has_it() -> None:
