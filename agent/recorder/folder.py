@@ -61,6 +61,15 @@ def make(folder: Path) -> None:
         raise HostError(f"{folder}: no folder for the recording can be made: {error.strerror}") from error
 
 
+def sync(folder: Path) -> None:
+    """Have the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def lock(folder: Path) -> int:
     """Return the descriptor of the lock that the only writer of a folder holds, not held yet.
 

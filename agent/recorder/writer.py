@@ -240,6 +240,7 @@ class TapeWriter:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             self._file = os.open(self._path, flags, 0o600)
             self._write(segment.head(facts))
+            folder.sync(self._place)
             self._error = ""
         except OSError as error:
             self._fail(error)
