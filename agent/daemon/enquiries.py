@@ -226,7 +226,7 @@ class Enquiries:
         code = os.waitstatus_to_exitcode(status)
         result = "ok" if not code else "gone" if code == -signal.SIGKILL and enquiry.answered else f"code {code}"
         if not enquiry.answered:
-            is_late = code == -signal.SIGXCPU
+            is_late = code == -signal.SIGPROF
             text = (
                 "it takes more time than one question may have: ask about a shorter span" if is_late else "it broke off"
             )

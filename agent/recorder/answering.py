@@ -8,8 +8,10 @@ output.
 A daemon ends the process where the client goes away. The process bounds its own time and memory.
 """
 
+import contextlib
 import os
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -64,12 +66,20 @@ def main(argv: list[str]) -> int:
 
 
 def _be_modest(viewer: Viewer) -> None:
-    """Leave the processor to others, and bound time and memory."""
-    os.nice(_NICE)
+    """Leave the processor to others, and bound time and memory.
+
+    A service manager may forbid limits and priorities (systemd, @resources): the unit's own bounds hold then, and where its
+    memory runs short this process goes first.
+    """
     seconds = _MOST_CPU_S if viewer.privileged else _MOST_CPU_UNPRIVILEGED_S
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
-    resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, _MOST_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends the process
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, _MOST_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
 
 
 def _send(message: codec.Message) -> None:
