@@ -229,7 +229,8 @@ class NumberHistory:
             self._move(life, last, order, event)
         for key, kind in (("sid", "setsid"), ("pgid", "setpgid")):
             if event[key] != last[key] and event["event"] not in ("setsid", "setpgid"):
-                life.append({**event, "event": kind, "order": order, **_assumed(is_so=True), **_times(last)})
+                known = {**event, **_called(last), **_times(last)}
+                life.append({**known, "event": kind, "order": order, **_assumed(is_so=True)})
                 break
 
     def _move(self, life: list[Said], last: Said, order: int, event: Said) -> None:
@@ -237,6 +238,7 @@ class NumberHistory:
         run = event["run"]
         since = Instant(run, last["order"], 0, 0, 0)
         until = Instant(run, order, 0, 0, 0)
+        event = event | _called(last)
         moved = {**event, "event": "reparent", "order": order, **_assumed(is_so=True), **_times(last)}
         for _, seen in self._records(last["parent"], since, until):
             if seen.kind == Kind.EXIT and wire.TaskRecord(*_TASK(seen.data, seen.at)).tid == last["parent"]:
@@ -347,6 +349,10 @@ def _first(pid: Pid | None) -> int | None:
 
 def _assumed(is_so: bool) -> Said:  # noqa: FBT001 - it is the value
     return {"assumed": True} if is_so else {}
+
+
+def _called(of: Said) -> Said:
+    return {"uid": of["uid"], "gid": of["gid"], "comm": of["comm"]}
 
 
 def _times(of: Said) -> Said:

@@ -126,18 +126,28 @@ class Retelling:
 
     def _found(self) -> tuple[tuple[TaskStruct, ...], PidNamespace]:
         """Return the root, as soon as there is a process of its number, and the reader's pid namespace."""
-        reader, table = self._reader, self._replay.table
+        reader = self._reader
         wanted, sees = self._span.root, reader.sees
+        seen = None if sees is None else lambda task: sees(task.ids)
         if wanted is None:
-            return (), reader.space(table, self._boot_id)
+            return (), reader.space(self._replay.table, self._boot_id)
+        waited = False
         while True:
+            table = self._replay.table
             try:
                 namespace = reader.space(table, self._boot_id)
-                seen = None if sees is None else lambda task: sees(task.ids)
-                return (lookup.process(table, wanted, namespace, seen),), namespace
+                root = lookup.process(table, wanted, namespace, seen)
             except NoSuchRootError:
+                waited = True
                 if next(self._entries, None) is None:
                     raise
+                continue
+            if not waited or root.order < 0:
+                return (root,), namespace
+            # It was born within the part that has been applied: begin right behind its birth.
+            self._replay = self._recording.replayer(Instant(self._run, root.order + 1, 0, 0, 0))
+            self._entries = self._replay.steps(self._limit())
+            waited = False
 
     def _listen(self, roots: tuple[TaskStruct, ...], namespace: PidNamespace) -> None:
         replay = self._replay

@@ -14,6 +14,7 @@ from agent.recorder.history import NumberHistory
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
+from agent.rootname import RootName
 from tests.support.taped import AHEAD_NS, BOOT_NS, Taped, a_recording
 
 Said = dict[str, Any]
@@ -87,6 +88,29 @@ def test_a_history_has_what_the_events_have(tmp_path: Path, seed: int) -> None:
             own = {(each["event"], each["order"]) for each in life if not each.get("assumed")}
             assert set(by_life[number, life[0]["start_ns"]]) <= own
         assert {life[0]["start_ns"] for life in lives} >= {start_ns for tid, start_ns in by_life if tid == number}
+
+
+def test_a_root_that_is_born_later_is_followed_from_its_birth_on(tmp_path: Path) -> None:
+    """No birth of a child is missed, though the records of both were read from the ring at once."""
+    followed = 0
+    for seed in range(10):
+        (tmp_path / str(seed)).mkdir()
+        taped = Taped(tmp_path / str(seed), seed)
+        taped.mark(continues=False)
+        for _ in range(12):
+            taped.step()
+        taped.end()
+        recording = Recording(tmp_path / str(seed))
+        first, last = recording.runs[0].first, recording.runs[0].last
+        births = [each for each in told(recording, EventSpan(first, last)) if each["event"] == "birth"]
+        born = [each["tid"] for each in births if each["tid"] == each["pid"] and not each.get("assumed")]
+        for root in {number for number in born if born.count(number) == 1}:
+            children = [each["tid"] for each in births if each["parent"] == root and not each.get("assumed")]
+            below = told(recording, EventSpan(first, last, RootName(namespace=False, number=root)))
+            found = [each["tid"] for each in below if each["event"] == "birth" and each["parent"] == root]
+            assert [tid for tid in found if tid in children] == children
+            followed += len(children)
+    assert followed > 3
 
 
 def test_a_step_of_the_clock_and_a_suspend_are_told_where_they_were(tmp_path: Path) -> None:
