@@ -41,6 +41,8 @@ _END_S: Final = 10.0
 _CHUNK: Final = 1 << 20
 _MESSAGE_BYTES: Final = 1 << 12
 _FIRST_FD: Final = 10
+_STANDARD_FDS: Final = 3
+_LAST_FD: Final = 1 << 20
 _FORKS_NICE: Final = 40
 _BEGAN: Final = "the daemon began"
 _BEHIND: Final = "the writer fell behind"
@@ -300,6 +302,7 @@ class Recorder:
         """Write a keyframe, in the fork, and end."""
         code = 1
         try:
+            self._leave_all_but(pipe)
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
@@ -311,6 +314,14 @@ class Recorder:
             code = 0
         finally:
             os._exit(code)
+
+    def _leave_all_but(self, pipe: int) -> None:
+        """Close, in the fork, all descriptors but those it needs: no socket may seem to have a daemon after its end."""
+        ring = () if self._watch is None else (self._watch.probes.fileno(),)
+        low = _STANDARD_FDS
+        for kept in (*sorted((pipe, *ring)), _LAST_FD):
+            os.closerange(low, kept)
+            low = kept + 1
 
     def _reap(self) -> None:
         if self._child:
