@@ -70,7 +70,7 @@ define NEED_FOR_CRIT
 if ! crit --help >/dev/null 2>&1 </dev/null; then \
 	if [[ -n "$(ROOT)" ]] && ! apt-cache dumpavail 2>/dev/null | grep -c . >/dev/null; then apt-get update </dev/null >&2 || true; fi; \
 	for name in python3-pycriu criu; do \
-		if apt-cache policy "$$name" 2>/dev/null | grep -q 'Candidate: [^(]'; then missing+=("$$name"); break; fi; \
+		if apt-cache policy "$$name" 2>/dev/null | grep -c 'Candidate: [^(]' >/dev/null; then missing+=("$$name"); break; fi; \
 	done; \
 	if (($${#missing[@]} == 0)); then echo "setup: there is no crit here: tests/unit/exporters/test_criu.py will miss it" >&2; fi; \
 fi;
@@ -80,7 +80,7 @@ endef
 define NEED_FOR_BROWSER
 if ! chromium --version >/dev/null 2>&1 </dev/null && ! google-chrome --version >/dev/null 2>&1 </dev/null; then \
 	if [[ -n "$(ROOT)" ]] && ! apt-cache dumpavail 2>/dev/null | grep -c . >/dev/null; then apt-get update </dev/null >&2 || true; fi; \
-	if apt-cache policy chromium 2>/dev/null | grep -q 'Candidate: [^(]'; then missing+=(chromium); \
+	if apt-cache policy chromium 2>/dev/null | grep -c 'Candidate: [^(]' >/dev/null; then missing+=(chromium); \
 	else echo "setup: there is no chromium here: tests/unit/exporters/test_htmlpage_browser.py will miss it" >&2; fi; \
 fi;
 endef
