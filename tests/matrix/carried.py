@@ -50,8 +50,8 @@ def dumped(kernel: str, folder: Path) -> tuple[dict[str, Any], Path]:
     boot(Cell(USER, kernel), console, ["tests.matrix.carrying", "dump", kernel], out=line)
     root = folder / kernel
     (root / "carried").mkdir(parents=True)
-    run(["tar", "--extract", "--gzip", "--file", line, "--directory", root / "carried"])
-    return _results(console), packed(root, folder / f"{kernel}.cpio")
+    run(["tar", "--extract", "--gzip", "--numeric-owner", "--file", line, "--directory", root / "carried"])
+    return _results(console), packed(root, folder / f"{kernel}.cpio", owner="")
 
 
 def restarted(

@@ -98,13 +98,13 @@ def upgrade(deb: Path, folder: Path) -> Path:
     return path
 
 
-def packed(root: Path, path: Path) -> Path:
-    """Return a folder as an archive that a kernel unpacks at boot."""
+def packed(root: Path, path: Path, owner: str = "+0:+0") -> Path:
+    """Return a folder as an archive that a kernel unpacks at boot; with an empty owner each file keeps its own."""
     unfinished = path.with_suffix(".unfinished.cpio")
     names = sorted(os.fspath(found.relative_to(root)) for found in root.rglob("*"))
     with unfinished.open("wb") as out:
         subprocess.run(
-            ["cpio", "--quiet", "--null", "--create", "--format=newc", "--owner=+0:+0"],
+            ["cpio", "--quiet", "--null", "--create", "--format=newc", *([f"--owner={owner}"] if owner else [])],
             cwd=root,
             input="\0".join(names).encode(errors="surrogateescape"),
             stdout=out,
