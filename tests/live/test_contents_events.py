@@ -125,7 +125,8 @@ def test_files_that_wait_go_on_waiting(tmp_path: Path, daemon_socket: Path) -> N
     assert ("signal", signal.SIGUSR2) in seen
     assert late[0] == ("unread", 1)
     assert late[1][1] >= 1
-    assert ("again", 1) in seen
+    # Twice where the first of them is in the first 50 ms.
+    assert ("again", 1) in seen or ("again", 2) in seen
     assert "made" in names
 
 

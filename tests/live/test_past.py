@@ -53,9 +53,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
                 time.sleep(0.01)
             ran = ckptree("snapshot", str(tree.pid), "--socket", daemon.socket, "-o", image)
             assert ran.code == 0, ran.err
-            for child in psutil.Process(tree.pid).children():
+            for child in psutil.Process(tree.pid).children():  # the shell reaps them, and ends
                 child.kill()
-            tree.kill()
         time.sleep(0.2)
     return Story(place / "recording", tree.pid, image)
 
