@@ -44,10 +44,15 @@ def test_a_child_that_goes_on_with_a_connection_from_a_pid_namespace_sees_nothin
         os.read(reader, 1)  # until the process that connected is gone
         said = []
         for question in (lambda: client.snapshot(str(sleeper)), lambda: client.subscribe()):
-            try:
-                question()
-            except NotPermittedError as error:
-                said.append(str(error))
+            for _ in range(20):
+                try:
+                    question()
+                except NotPermittedError as error:
+                    said.append(str(error))
+                except BusyError:  # on a busy machine the daemon says so
+                    time.sleep(0.1)
+                    continue
+                break
         return said
 
     reader, writer = os.pipe()
