@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of the trees that were asked for last, so that several clients with trees of their own do not displace
+"""Values kept for the trees that were asked for last, so that several clients with trees of their own do not displace
 each other. Its size is bounded by the number of trees and by the number of their tasks.
 """
 

@@ -55,7 +55,7 @@ class _Selected:
 
 @dataclass(slots=True)
 class _Tree:
-    """What is known of the tree below one root; None: nothing that holds."""
+    """The walk and the selection of the tree below one root; None: there is none that holds."""
 
     walk: _Walk | None = None
     selected: _Selected | None = None

@@ -40,7 +40,7 @@ _OUTLAST = 40  # rounds of questions about zombies; in the densest storm one in 
 
 
 class _Kept:
-    """What is kept of one tree for its next snapshot.
+    """The parts of one tree's snapshot that its next one can use.
 
     Args:
         ties: reads the ties of its tasks.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to say of a name that is not found: the names there are."""
+"""The answer to a name that is not found: the names there are."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of processes, from their events: each event of a process is then told with all of it.
+"""The knowledge of processes that their events give: each event of a process is then told with all of it.
 
 Nothing is known of a process that has had no event: a subscription without a snapshot tells none of them.
 """

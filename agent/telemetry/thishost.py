@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every event is told with: facts of this host that no event has."""
+"""Facts of this host that are told with every event, and that no event has."""
 
 import os
 from pathlib import Path

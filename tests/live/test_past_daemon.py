@@ -143,7 +143,7 @@ def processes_that_answer(daemon: Daemon) -> list[int]:
 
 
 def test_a_client_that_goes_away_ends_its_process(daemon: Daemon) -> None:
-    """Whether it waits for the answer or has left it unread."""
+    """It may wait for the answer, or have left it unread."""
     for _ in range(3):
         client = Client(daemon.socket)
         client.hello()

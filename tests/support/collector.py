@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 
 class Collector:
-    """What a collector has received.
+    """The requests that a collector has received.
 
     Attributes:
         url: of it, without a path.

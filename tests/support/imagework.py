@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a relay can have done, without a daemon: every tree is that of one image.
+"""The work of a relay's host, without a daemon: every tree is that of one image.
 
 ``python -m tests.support.imagework --config FILE`` runs a relay with it.
 """

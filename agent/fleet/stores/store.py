@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a store of objects can do, and the errors of it.
+"""The operations of a store of objects, and their errors.
 
 An object is there whole or not at all, for every reader at every moment. Its SHA-256 is kept with it, and checked at
 each reading.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol, Self
 
@@ -96,12 +97,12 @@ class ObjectStore(Protocol):
         """Close the store."""
 
 
-class Closing:
+class Closing(ABC):
     """The base of stores: a context manager that closes them."""
 
+    @abstractmethod
     def close(self) -> None:
         """Close connections."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         """Return the store itself."""

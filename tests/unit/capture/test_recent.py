@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of trees: the newest ones, within bounds of their number and of their tasks."""
+"""Values kept for trees: those of the newest ones, within bounds of their number and of their tasks."""
 
 from agent.capture.recent import MOST_TASKS, MOST_TREES, Recent
 

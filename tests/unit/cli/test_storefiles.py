@@ -224,7 +224,9 @@ def test_a_signature_lies_beside_its_file_in_the_store(there: stores.Stores, sch
     assert (file.signature or b"").startswith(b"-----BEGIN SSH SIGNATURE-----")
     beside = there.address(scheme, "signed.sig")
     assert str(file.address.beside(".sig")) == beside
-    refused = run(there, "restart", there.address(scheme, "web.ckpt"), "--verify", key.with_suffix(".pub"))
+    unsigned = there.address(scheme, "unsigned.ckpt")
+    assert run(there, "convert", WEB, unsigned).returncode == 0
+    refused = run(there, "restart", unsigned, "--verify", key.with_suffix(".pub"))
     assert refused.returncode == 7
     assert "is not signed" in said(refused)
 

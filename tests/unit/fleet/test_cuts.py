@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a relay remembers of the requests for snapshots, and its bounds."""
+"""The memory that a relay has of requests for snapshots, and its bounds."""
 
 import pytest
 

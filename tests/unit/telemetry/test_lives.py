@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of processes from their events."""
+"""The knowledge of processes that their events give."""
 
 import pytest
 
