@@ -171,7 +171,7 @@ def test_a_relay_is_started_again_between_arming_and_cut(
 def test_the_server_is_killed_and_started_again(
     nth: int, nats: servers.Server, relays: list[RelayProcess], sleeper: int, tmp_path: Path
 ) -> None:
-    """Who asked and the relays connect again by themselves, and the set is whole."""
+    """The requester and the relays connect again by themselves, and the set is whole."""
     with stopped(relays[1].process):
         snapshot = Snapshot(nats, tmp_path / "set", sleeper, deadline_s=LONG_S)
         await_line(relays[0], 1, "arm id=")
@@ -256,7 +256,7 @@ def test_two_requests_with_one_id_are_one_set(
 def test_the_store_is_full(
     nth: int, nats: servers.Server, relays: list[RelayProcess], sleeper: int, tmp_path: Path
 ) -> None:
-    """There is no set then, and the message says why."""
+    """No set is written then, and the message says why."""
     folder = tmp_path / "full"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", folder], check=True)

@@ -143,7 +143,7 @@ def test_the_life_of_a_number_is_told_from_its_birth_on(tmp_path: Path) -> None:
 
 
 def test_a_time_without_a_daemon_is_a_gap_in_the_events(tmp_path: Path) -> None:
-    """What changed meanwhile is told behind it, as assumed; the exit code is 6, of a tree of that time, too."""
+    """Changes meanwhile are told behind it, as assumed; the exit code is 6, of a tree of that time, too."""
     place = tmp_path / "recording"
     with subprocess.Popen(["sleep", "61"]) as first:
         with a_daemon(tmp_path, "--record", place):

@@ -33,7 +33,7 @@ IMAGE = Path(__file__).parents[3] / "docs" / "example" / "web.ckpt"
     ],
 )
 def test_wrong_usage_is_refused_before_anybody_is_asked(words: str, said: str, tmp_path: Path) -> None:
-    """There is no server here."""
+    """No server listens here."""
     ran = here("fleet", "snapshot", *words.split(), "-o", str(tmp_path / "set"))
 
     assert ran.returncode == 2

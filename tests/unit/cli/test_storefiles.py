@@ -185,7 +185,7 @@ def test_the_process_that_parses_has_fetched_nothing_itself(
 
 
 def test_a_confined_process_reaches_no_store(there: stores.Stores) -> None:
-    """What is not fetched before the confinement is not fetched."""
+    """A file that is not fetched before the confinement is not fetched."""
     if os.geteuid():
         pytest.fail("the confinement is root's: run this as root")
     file = storefiles.named("nats://trees/apart", there.environment["CKPTREE_NATS"])

@@ -36,7 +36,7 @@ def test_an_entry_is_forgotten_a_while_after_its_deadline() -> None:
 
 
 def test_entries_and_bytes_have_bounds() -> None:
-    """What is over its time makes room."""
+    """A request that is over its time makes room."""
     cuts: Cuts[int] = Cuts(most_ids=2, most_bytes=10)
     first = cuts.entered("1", (), S, 0)
     second = cuts.entered("2", (), S, 0)

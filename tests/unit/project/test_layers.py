@@ -86,7 +86,7 @@ def test_a_package_imports_no_other_third_party_than_its_own(package: str) -> No
     ids=["fleet", "export"],
 )
 def test_what_an_extra_installs_is_imported_within_functions_of_its_room(names: set[str], room: str) -> None:
-    """Who asks for no store needs none of it. Types may be named, for they are not imported."""
+    """A caller that asks for no store needs none of it. Types may be named, for they are not imported."""
     found = set()
     for name, module in modules("agent").items():
         at_the_top = {id(node) for node in module.body}

@@ -150,7 +150,7 @@ def at_time(recording: Recording, time_ns: int) -> tuple[int, bytes] | None:
 
 
 def test_a_time_in_a_damaged_part_is_named(tmp_path: Path, made: tuple[Path, list[Truth]]) -> None:
-    """What the whole recording says of a time, the damaged one says too, or it says that something is missing."""
+    """The damaged recording says of a time what the whole one says, or it says that something is missing."""
     place, truths = made
     chance = random.Random(9)
     whole = Recording(place)

@@ -67,7 +67,7 @@ def test_what_cannot_be_made_is_refused_by_its_rule() -> None:
 
 
 def test_the_bytes_of_a_segment_are_whole_pages() -> None:
-    """Those of huge pages, too."""
+    """Segments of huge pages are among them."""
     found = SystemV(images(shm=[segment(3, 4097), segment(4, 1, hugetlb_flag=0o4000 | 21 << 26)]))
 
     assert (found.span, found.huge_pages) == (2 << 20, {2 << 20: 2 << 20})

@@ -56,7 +56,7 @@ def outbox(receiver: Receiver, **bounds: float) -> Outbox[str]:
 
 
 def test_all_items_arrive_in_order(receiver: Receiver) -> None:
-    """Those that wait at the end, too."""
+    """Events that wait at the end are among them."""
     box = outbox(receiver, queued=100, delay_s=60)
     receiver.open.set()
     for number in range(9):
@@ -112,7 +112,7 @@ def test_a_batch_that_is_refused_is_lost_and_told(receiver: Receiver) -> None:
 
 
 def test_the_end_waits_no_longer_than_it_is_told(receiver: Receiver) -> None:
-    """What the receiver has not taken by then is lost."""
+    """Events that the receiver has not taken by then are lost."""
     box = outbox(receiver)
     for name in "abcd":
         box.put(name)
