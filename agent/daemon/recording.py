@@ -32,7 +32,8 @@ from agent.recorder.tap import Tap
 from agent.table import wire
 
 CHANNEL_BYTES: Final = 1 << 24
-_KEYFRAME_RECORDS: Final = 300_000  # a replay of so many takes less than a second
+_RECORDS_PER_TASK: Final = 12  # the cost of a keyframe grows with the tasks, that of a replay with the records
+_LEAST_RECORDS, _MOST_RECORDS = 100_000, 300_000  # a replay of the most takes a second
 _KEYFRAME_S: Final = 3600.0
 _RETRY_S: Final = 5.0
 _PART_OF_MOST: Final = 16  # so much of the most bytes is a segment at most, for segments are dropped whole
@@ -54,6 +55,11 @@ _PROGRAM: Final = (
     "import sys; sys.path.append(sys.argv.pop(1)); from agent.daemon.privileges import drop; drop(); "
     "from agent.recorder.writer import main; sys.exit(main(sys.argv[1:]))"
 )
+
+
+def keyframe_interval(tasks: int) -> int:
+    """Return the count of records between two keyframes of a host that has so many tasks."""
+    return max(_LEAST_RECORDS, min(_MOST_RECORDS, _RECORDS_PER_TASK * tasks))
 
 
 class Recorder:
@@ -166,7 +172,7 @@ class Recorder:
         records = watch.stream.next - self._first
         large = self._told.get("segment_bytes", 0) > self._max_bytes // _PART_OF_MOST
         if (
-            records >= _KEYFRAME_RECORDS
+            records >= keyframe_interval(len(watch.table.pids.numbers))
             or (records and old_s >= _KEYFRAME_S)
             or ((large or not self._keyed) and old_s >= _RETRY_S)
         ):

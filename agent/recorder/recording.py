@@ -23,6 +23,7 @@ from agent.recorder.tapesegment import TapeSegment
 from agent.table import wire
 
 _UNWRITTEN_NS: Final = 1_000_000_000  # what is older is on disk, where the writer keeps up
+_HEAD_BYTES: Final = 1 << 12
 _DAMAGED: Final = "what lies between is damaged, or missing"
 
 
@@ -52,10 +53,10 @@ class Recording:
     def __init__(self, place: Path) -> None:
         self.folder = place
         self.segments: list[TapeSegment] = []
+        self._standing: tuple[tuple[int, int], Replayer] | None = None
         for each in folder.stored(place):
             try:
-                with each.path.open("rb") as file:
-                    facts, begin = segment.read_head(file.read(1 << 17))
+                facts, begin = _head_of(each.path)
             except (OSError, segment.DamagedError):
                 continue  # dropped meanwhile, or its head is damaged: the one behind it joins nothing then
             last = self.segments[-1] if self.segments else None
@@ -88,6 +89,7 @@ class Recording:
         for run in reversed(self.runs):
             if run.first.order <= order <= run.last.order:
                 stands = self.replayer(Instant(run.first.run, order, 0, 0, 0))
+                self._standing = (run.first.run, order), stands  # whoever asks for the state next has it already
                 return Instant(run.first.run, order, stands.time_ns, stands.boottime_ns, stands.uncertain_ns)
         raise NoSuchInstantError(f"#{order}: the recording has no such number; it has {self._said()}")
 
@@ -159,6 +161,9 @@ class Recording:
         Raises:
             NoSuchInstantError: there is no whole keyframe before it.
         """
+        standing, self._standing = self._standing, None
+        if standing is not None and standing[0] == (instant.run, instant.order):
+            return standing[1]
         mine = [each for each in self.segments if each.run == instant.run]
         for index in range(bisect_right([each.facts.first for each in mine], instant.order) - 1, -1, -1):
             begin = mine[index]
@@ -197,6 +202,13 @@ class Recording:
         if found.stream.suspect or found.table.astray:
             reasons.append("events were lost before this instant, and no comparison with the kernel had followed yet")
         return Replayed(instant, found.table, found.stream, tuple(reasons))
+
+
+def _head_of(path: Path) -> tuple[segment.SegmentFacts, int]:
+    """Read the head of a segment's file; errors as of segment.read_head, and OSError."""
+    with path.open("rb", buffering=0) as file:
+        begun = file.read(_HEAD_BYTES)
+        return segment.read_head(begun + file.read(max(0, segment.most_of_head(begun) - len(begun))))
 
 
 def _instant_in(begin: TapeSegment, time_ns: int) -> tuple[Instant, bool]:

@@ -117,6 +117,13 @@ def head(facts: SegmentFacts) -> bytes:
     return _HEAD.pack(MAGIC, VERSION, len(said), zlib.crc32(said), 0) + said
 
 
+def most_of_head(begun: Data) -> int:
+    """Return the length of a head of which the first bytes are known; no more than a head can have."""
+    if len(begun) < _HEAD.size:
+        return len(begun)
+    return _HEAD.size + min(int(_HEAD.unpack_from(begun)[2]), _MOST_FACTS)
+
+
 def read_head(data: Data) -> tuple[SegmentFacts, int]:
     """Read the head of a segment; return its facts and its length.
 

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recordings that the measurements ask are true ones: of a host whose table is never in doubt."""
+
+import pytest
+
+from agent.daemon.recording import keyframe_interval
+from agent.recorder.facts import Instant
+from agent.recorder.recording import Recording
+from agent.table.wire import Kind
+from tests.bench import longrecording
+from tests.support.recorded import unlike
+
+_RECORDS = 6000
+_LIVE = 150
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """A recording with numbers that are taken again and again."""
+    place = tmp_path_factory.mktemp("long")
+    longrecording.make(place, _RECORDS, _LIVE, pid_max=1000, interval=700)
+    return Recording(place)
+
+
+def test_a_made_recording_has_all_that_was_asked_for(made: Recording) -> None:
+    """Each segment joins the one before it, and the daemon's end is in it."""
+    (run,) = made.runs
+    assert run.last.order - run.first.order >= _RECORDS
+    assert run.ended
+    assert not made.gaps
+    assert len(made.segments) > 5
+    assert unlike(made) == []
+
+
+def test_no_instant_of_a_made_recording_is_in_doubt(made: Recording) -> None:
+    """Every kind of record occurs, and none repairs anything."""
+    (run,) = made.runs
+    found = made.table_at(run.last)
+    table, kinds = found.table, found.stream.kinds
+    assert not found.reasons
+    assert not table.doubts
+    assert not table.unknown
+    assert not table.counts.repairs
+    assert len(table.tasks()) > _LIVE
+    assert all(kinds[each] for each in (Kind.FORK, Kind.EXEC, Kind.EXIT, Kind.SESSION, Kind.GROUP, Kind.WAITED))
+    assert kinds[Kind.FREE]
+    assert kinds[Kind.FORK] > 1000, "more lives than numbers"
+
+
+def test_an_instant_of_a_number_is_replayed_once(made: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state is there once its time is; a second question about it gets a state of its own."""
+    replays: list[int] = []
+    replayer = Recording.replayer
+
+    def counted(self: Recording, instant: Instant) -> object:
+        before = self._standing
+        found = replayer(self, instant)
+        if before is None or before[1] is not found:
+            replays.append(instant.order)
+        return found
+
+    monkeypatch.setattr(Recording, "replayer", counted)
+    order = made.runs[0].last.order - 10
+    instant = made.at_order(order)
+    first, second = made.table_at(instant), made.table_at(instant)
+    assert replays == [order, order]
+    assert first.table is not second.table
+    assert first.stream.next == second.stream.next == order
+
+
+def test_a_keyframe_is_due_the_later_the_more_tasks_there_are() -> None:
+    """Within bounds: of the time that a replay takes, and of what keyframes cost where there are few tasks."""
+    found = [keyframe_interval(tasks) for tasks in (100, 10_000, 20_000, 1_000_000)]
+    assert found == sorted(found)
+    assert found[0] == 100_000
+    assert found[1] == 120_000
+    assert found[-1] == 300_000
