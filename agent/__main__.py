@@ -32,7 +32,7 @@ def main() -> int:
             from agent.cli.criuhook import run as hook
 
             return hook(required=len(sys.argv) > 3)
-    from agent.cli.app import main as command_line
+    from agent.cli.main import main as command_line
 
     return command_line()
 

@@ -6,12 +6,10 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from agent import rootname
 from agent.cli import terminal
-from agent.cli.fileverbs import AsJson
-from agent.cli.options import ROOT_HELP, Kind, Socket
+from agent.cli.declarations import Argument, Option
+from agent.cli.options import ROOT_HELP, AsJson, Kind, Socket
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +66,7 @@ def chosen_kinds(text: str | None) -> list[str] | None:
 
 
 def watch(
-    root: Annotated[str | None, typer.Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: all tasks.")] = None,
+    root: Annotated[str | None, Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: all tasks.")] = None,
     kind: Kind = None,
     socket: Socket = None,
     as_json: AsJson = False,
@@ -112,9 +110,7 @@ def _write(lines: list[str]) -> None:
 def metrics(
     listen: Annotated[
         str | None,
-        typer.Option(
-            help="Stay, and serve the figures to scrapers over HTTP at HOST:PORT or unix:PATH.", metavar="ADDRESS"
-        ),
+        Option(help="Stay, and serve the figures to scrapers over HTTP at HOST:PORT or unix:PATH.", metavar="ADDRESS"),
     ] = None,
     socket: Socket = None,
     as_json: AsJson = False,

@@ -4,11 +4,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from agent.cli import storefiles, terminal
-from agent.cli.fileverbs import FILE_HELP, AsJson, confine, load_file, read_named, shown_name
-from agent.cli.options import TIME_HELP, Folder, Nats, Socket, SourceName
+from agent.cli.declarations import Argument, Option
+from agent.cli.fileverbs import FILE_HELP, confine, load_file, read_named, shown_name
+from agent.cli.options import TIME_HELP, AsJson, Folder, Nats, Socket, SourceName
 from agent.cli.terminal import say
 from agent.errors import DIFFERENT, INCOMPLETE, FormatError, UsageError
 
@@ -21,11 +20,11 @@ _ANSWER_S = 30.0
 
 
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help=FILE_HELP)],
-    b: Annotated[str | None, typer.Argument(metavar="B", help=FILE_HELP)] = None,
+    a: Annotated[str, Argument(metavar="A", help=FILE_HELP)],
+    b: Annotated[str | None, Argument(metavar="B", help=FILE_HELP)] = None,
     map_: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--map",
             help="Compare with B, rebuilt from A with other pids: FILE has what restart --no-pids --json printed.",
             metavar="FILE",
@@ -33,10 +32,10 @@ def diff(
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option("--from", help=f"Compare the tree of process A as it was then: {TIME_HELP}", metavar="TIME"),
+        Option("--from", help=f"Compare the tree of process A as it was then: {TIME_HELP}", metavar="TIME"),
     ] = None,
     until: Annotated[
-        str | None, typer.Option("--to", help="Compare it with the same tree at this time.", metavar="TIME")
+        str | None, Option("--to", help="Compare it with the same tree at this time.", metavar="TIME")
     ] = None,
     record: Folder = None,
     socket: Socket = None,
@@ -87,7 +86,7 @@ def _tell(found: "Difference", *, as_json: bool) -> None:
         for line in difference.lines(found, unicode=terminal.unicode()):
             terminal.tell(line)
     if not found.equal:
-        raise typer.Exit(DIFFERENT)
+        raise SystemExit(DIFFERENT)
 
 
 def _of_times(root: str, times: "Sequence[str]", record: Path | None, socket: Path | None, *, as_json: bool) -> None:
@@ -108,8 +107,8 @@ def _of_times(root: str, times: "Sequence[str]", record: Path | None, socket: Pa
         say(f"incomplete: {reason}")
     try:
         _tell(difference.difference(found[0], found[1]), as_json=as_json)
-    except typer.Exit:
+    except SystemExit:
         if not reasons:
             raise
     if reasons:
-        raise typer.Exit(INCOMPLETE)
+        raise SystemExit(INCOMPLETE)

@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``ckptree doctor``."""
 
-import typer
-
 from agent.cli import terminal
-from agent.cli.fileverbs import AsJson
-from agent.cli.options import Socket
+from agent.cli.options import AsJson, Socket
 from agent.errors import HostError
 
 
@@ -22,4 +19,4 @@ def doctor(socket: Socket = None, as_json: AsJson = False) -> None:
         for line in as_lines(findings):
             terminal.tell(line)
     if not all(works.values()):
-        raise typer.Exit(HostError.exit_code)
+        raise SystemExit(HostError.exit_code)

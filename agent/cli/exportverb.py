@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Final
 
-import typer
-
 from agent import rootname
 from agent.cli import terminal
 from agent.cli.daemonverbs import chosen_kinds
+from agent.cli.declarations import Argument, Option
 from agent.cli.options import ROOT_HELP, Kind, Socket
 from agent.cli.terminal import say
 from agent.errors import INCOMPLETE, SIGNALLED, UsageError
@@ -51,20 +50,20 @@ class _Stopped(Exception):  # noqa: N818 - no error: the user ends the verb
 def export(
     form: Annotated[
         ExportFormat,
-        typer.Argument(
+        Argument(
             metavar="FORM",
             help="ecs: documents of the Elastic Common Schema, one a line. otlp: log records to a collector of "
             "OpenTelemetry, by OpenTelemetry's own environment variables.",
         ),
     ],
-    root: Annotated[str | None, typer.Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: all tasks.")] = None,
+    root: Annotated[str | None, Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: all tasks.")] = None,
     kind: Kind = None,
     with_argv: Annotated[
-        bool, typer.Option("--with-argv", help="Tell the arguments of programs, which may have secrets in them.")
+        bool, Option("--with-argv", help="Tell the arguments of programs, which may have secrets in them.")
     ] = False,
     endpoint: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="URL",
             help="Of otlp: send to this collector. Without the option it is OTEL_EXPORTER_OTLP_ENDPOINT of the "
             "environment, else http://localhost:4318.",
@@ -105,7 +104,7 @@ def export(
                 sink(event)
     lost += losses()
     if lost:
-        raise typer.Exit(INCOMPLETE)
+        raise SystemExit(INCOMPLETE)
 
 
 @contextmanager
@@ -119,7 +118,7 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     except _Stopped as stopped:
-        raise typer.Exit(SIGNALLED + stopped.number) from stopped
+        raise SystemExit(SIGNALLED + stopped.number) from stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -6,11 +6,22 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from agent import bounded
 from agent.cli import allowance, storefiles, terminal
-from agent.cli.options import At, Folder, Format, ModeName, Nats, Socket, SourceName, TcpClose, TcpEstablished
+from agent.cli.declarations import Argument, Option
+from agent.cli.options import (
+    AsJson,
+    At,
+    DialectName,
+    Folder,
+    Format,
+    ModeName,
+    Nats,
+    Socket,
+    SourceName,
+    TcpClose,
+    TcpEstablished,
+)
 from agent.cli.terminal import say
 from agent.errors import CkptreeError, FormatError, NotRebuildableError, RefusedError, UsageError
 from exporters.criu import PREFIX
@@ -19,13 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from agent.model import Snapshot
-
-
-class DialectName(StrEnum):
-    """The dialect of an image: the meaning of PIDS.offset."""
-
-    SEED = "seed"
-    V23 = "v23"
 
 
 class PlanFormat(StrEnum):
@@ -49,12 +53,11 @@ _NAMED_KINDS = 10  # types of unknown records that have a line each
 MOST_BYTES = 256 << 20
 """Bound of a file. A task takes some 200 bytes in an image, and with its environment some thousands."""
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 FILE_HELP = (
     "A snapshot in any format that can be read, - for standard input, criu:DIR for a folder of CRIU images, or an "
 )
 FILE_HELP += "address in a store: nats://BUCKET/NAME, s3://BUCKET/KEY, oci://REGISTRY/REPO:TAG."
-File = Annotated[str, typer.Argument(metavar="FILE", help=FILE_HELP)]
+File = Annotated[str, Argument(metavar="FILE", help=FILE_HELP)]
 
 
 def confine(*files: str | None) -> None:
@@ -198,7 +201,7 @@ def show(
         return
     from agent.proc import users
 
-    typer.echo(treeview.render(loaded, **terminal.abilities(), names=users.names(loaded.boot_id)))
+    terminal.draw(treeview.render(loaded, **terminal.abilities(), names=users.names(loaded.boot_id)))
 
 
 def check(file: File, nats: Nats = None, as_json: AsJson = False) -> None:
@@ -230,18 +233,16 @@ def check(file: File, nats: Nats = None, as_json: AsJson = False) -> None:
     numbers = f"{count(errors, 'error')}, {count(len(found) - errors, 'warning')}"
     say(f"{shown_name(file)}: {numbers if found else 'sound'}")
     if errors:
-        raise typer.Exit(FormatError.exit_code)
+        raise SystemExit(FormatError.exit_code)
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="IN", help=FILE_HELP)],
-    target: Annotated[
-        str, typer.Argument(metavar="OUT", help="A file or an address in a store, or - for standard output.")
-    ],
+    source: Annotated[str, Argument(metavar="IN", help=FILE_HELP)],
+    target: Annotated[str, Argument(metavar="OUT", help="A file or an address in a store, or - for standard output.")],
     fmt: Format = None,
     dialect: Annotated[
         DialectName | None,
-        typer.Option(help="Write a ckpt image in this dialect. Without the option it is that of IN."),
+        Option(help="Write a ckpt image in this dialect. Without the option it is that of IN."),
     ] = None,
     nats: Nats = None,
 ) -> None:
@@ -270,21 +271,21 @@ def convert(
     try:
         out.write_made(apart.made(work, say))
     except apart.EndedError as ended:
-        raise typer.Exit(ended.code) from None
+        raise SystemExit(ended.code) from None
 
 
 def plan(
     file: File,
-    fmt: Annotated[PlanFormat, typer.Option("--format", "-f", help="Show the plan in this form.")] = PlanFormat.TEXT,
+    fmt: Annotated[PlanFormat, Option("--format", "-f", help="Show the plan in this form.")] = PlanFormat.TEXT,
     as_json: AsJson = False,
     pidns: Annotated[
         bool,
-        typer.Option("--pidns/--no-pidns", help="Plan for a pid namespace of the tree's own, or for the caller's."),
+        Option("--pidns/--no-pidns", help="Plan for a pid namespace of the tree's own, or for the caller's."),
     ] = True,
-    pids: Annotated[bool, typer.Option("--pids/--no-pids", help="Plan for the same pids, or for any.")] = True,
+    pids: Annotated[bool, Option("--pids/--no-pids", help="Plan for the same pids, or for any.")] = True,
     restorer: Annotated[
         Restorer,
-        typer.Option("--for", help="Plan a restart by ckptree, or tell which tasks CRIU refuses or gets wrong."),
+        Option("--for", help="Plan a restart by ckptree, or tell which tasks CRIU refuses or gets wrong."),
     ] = Restorer.CKPTREE,
     nats: Nats = None,
     tcp_established: TcpEstablished = False,
@@ -367,7 +368,7 @@ def _plan_picture(file: str, *, pidns: bool, any_numbers: bool) -> bytes:
     try:
         drawing = apart.made(work, say)
     except apart.EndedError as ended:
-        raise typer.Exit(ended.code) from None
+        raise SystemExit(ended.code) from None
     if not isinstance(drawing, bytes):
         raise CkptreeError("what was made of the file is a folder: it is no drawing")
     return picture.svg(drawing)

@@ -4,11 +4,9 @@
 import time
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import typer
-
 from agent.cli import terminal
-from agent.cli.fileverbs import AsJson
-from agent.cli.options import Nats
+from agent.cli.declarations import Option
+from agent.cli.options import AsJson, Nats
 from agent.cli.setverbs import Maps, SetName, targets
 from agent.cli.terminal import say
 from agent.errors import CkptreeError, RefusedError, UsageError
@@ -38,23 +36,23 @@ def restart(
     name: SetName,
     maps: Maps,
     run: Annotated[
-        str, typer.Option(help="Let the tasks do this, as with restart: hold, argv or a command.", metavar="CMD")
+        str, Option(help="Let the tasks do this, as with restart: hold, argv or a command.", metavar="CMD")
     ] = "hold",
-    pids: Annotated[bool, typer.Option("--pids/--no-pids", help="Give the tasks the same pids, or any.")] = True,
+    pids: Annotated[bool, Option("--pids/--no-pids", help="Give the tasks the same pids, or any.")] = True,
     pidns: Annotated[
         bool,
-        typer.Option("--pidns/--no-pidns", help="Rebuild each tree in a pid namespace of its own, or in the host's."),
+        Option("--pidns/--no-pidns", help="Rebuild each tree in a pid namespace of its own, or in the host's."),
     ] = True,
     requester: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--as",
             metavar="NAME",
             help="Ask as this requester, whom the server of NATS must know. Without it: the user.",
         ),
     ] = None,
     deadline: Annotated[
-        float, typer.Option(metavar="S", help="All trees must stand within so many seconds.", min=0.1, max=600.0)
+        float, Option(metavar="S", help="All trees must stand within so many seconds.", min=0.1, max=600.0)
     ] = 60.0,
     nats: Nats = None,
     as_json: AsJson = False,
@@ -93,7 +91,7 @@ def restart(
         f"restart {wanted.id}: {'failed on ' + ', '.join(failed) + ': all are taken down' if failed else 'all stand'}"
     )
     if failed:
-        raise typer.Exit(min(error.exit_code for error in failed.values()))
+        raise SystemExit(min(error.exit_code for error in failed.values()))
     if as_json:
         terminal.tell_json(results)
         return

@@ -7,11 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import typer
-
 from agent.cli import terminal
-from agent.cli.fileverbs import AsJson
-from agent.cli.options import At, Mode, ModeName, Nats
+from agent.cli.declarations import Option
+from agent.cli.options import AsJson, At, Mode, ModeName, Nats
 from agent.cli.terminal import say
 from agent.errors import INCOMPLETE, CkptreeError, UsageError
 
@@ -74,32 +72,32 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def snapshot(
-    output: Annotated[str, typer.Option("--output", "-o", metavar="SET", help=SET_HELP)],
+    output: Annotated[str, Option("--output", "-o", metavar="SET", help=SET_HELP)],
     names: Annotated[
         str | None,
-        typer.Option("--hosts", metavar="A,B", help="The hosts, with commas; HOST=ROOT has a ROOT of its own."),
+        Option("--hosts", metavar="A,B", help="The hosts, with commas; HOST=ROOT has a ROOT of its own."),
     ] = None,
     job: Annotated[
         str | None,
-        typer.Option(metavar="slurm:JOB[.STEP]", help="The hosts of this job of Slurm; its tree, without --root."),
+        Option(metavar="slurm:JOB[.STEP]", help="The hosts of this job of Slurm; its tree, without --root."),
     ] = None,
-    root: Annotated[str | None, typer.Option("--root", metavar="ROOT", help="The tree on each host.")] = None,
-    require_all: Annotated[bool, typer.Option("--require-all", help="Write nothing where a host is missing.")] = False,
+    root: Annotated[str | None, Option("--root", metavar="ROOT", help="The tree on each host.")] = None,
+    require_all: Annotated[bool, Option("--require-all", help="Write nothing where a host is missing.")] = False,
     deadline: Annotated[
-        float, typer.Option(metavar="S", help="Be done, or give up, within so many seconds.", min=0.1, max=3600.0)
+        float, Option(metavar="S", help="Be done, or give up, within so many seconds.", min=0.1, max=3600.0)
     ] = 10.0,
     at: At = None,
     key: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="The id of the request: the same id is the same set.")
+        str | None, Option("--id", metavar="ID", help="The id of the request: the same id is the same set.")
     ] = None,
     mode: Mode = ModeName.AUTO,
     with_argv: Annotated[
-        bool, typer.Option("--with-argv", help="Add arguments and environments, as far as each relay may read them.")
+        bool, Option("--with-argv", help="Add arguments and environments, as far as each relay may read them.")
     ] = False,
     allow_incomplete: Annotated[
-        bool, typer.Option("--allow-incomplete", help="Exit with 0, and not with 6, where the set is incomplete.")
+        bool, Option("--allow-incomplete", help="Exit with 0, and not with 6, where the set is incomplete.")
     ] = False,
-    sign: Annotated[Path | None, typer.Option(metavar="KEY", help="Sign the set's manifest with this ssh key.")] = None,
+    sign: Annotated[Path | None, Option(metavar="KEY", help="Sign the set's manifest with this ssh key.")] = None,
     nats: Nats = None,
     as_json: AsJson = False,
 ) -> None:
@@ -128,7 +126,7 @@ def snapshot(
             there = _gathered_into(place, wanted, until_s, nats, sign)
     _report(there, place.shown, as_json=as_json)
     if not there.complete and not allow_incomplete:
-        raise typer.Exit(INCOMPLETE)
+        raise SystemExit(INCOMPLETE)
 
 
 def _past_ns(at: str | None, *, with_argv: bool) -> int | None:
@@ -210,7 +208,7 @@ def _gathered_into(
         for each in made.missing:
             say(f"missing: {each.host}: {each.reason}")
         say("nothing is written" + (", as --require-all has it" if gathered.abandoned else ": no host is there"))
-        raise typer.Exit(INCOMPLETE)
+        raise SystemExit(INCOMPLETE)
     signed = None
     if sign is not None:
         from agent.cli import signature

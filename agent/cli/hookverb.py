@@ -4,8 +4,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-import typer
-
+from agent.cli.declarations import Argument, Option
 from agent.cli.options import Socket
 
 
@@ -16,11 +15,9 @@ class HookName(StrEnum):
 
 
 def hook(
-    _program: Annotated[
-        HookName, typer.Argument(metavar="criu", help="Act as CRIU's action script.", show_choices=False)
-    ],
+    _program: Annotated[HookName, Argument(metavar="criu", help="Act as CRIU's action script.", show_choices=False)],
     required: Annotated[
-        bool, typer.Option("--required", help="Fail, and with it the dump, where no complete snapshot can be written.")
+        bool, Option("--required", help="Fail, and with it the dump, where no complete snapshot can be written.")
     ] = False,
     socket: Socket = None,
 ) -> None:
@@ -31,4 +28,4 @@ def hook(
     """
     from agent.cli import criuhook
 
-    raise typer.Exit(criuhook.run(socket, required=required))
+    raise SystemExit(criuhook.run(socket, required=required))

@@ -5,8 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from agent.cli.declarations import Option
 from agent.environment import DEFAULT_SOCKET, NATS_VARIABLE, SOCKET_VARIABLE
 from agent.errors import UsageError
 
@@ -22,6 +21,13 @@ class ModeName(StrEnum):
     SUBTREE = "subtree"
 
 
+class DialectName(StrEnum):
+    """The dialect of an image: the meaning of PIDS.offset."""
+
+    SEED = "seed"
+    V23 = "v23"
+
+
 class SourceName(StrEnum):
     """The source of the tree."""
 
@@ -35,20 +41,21 @@ ROOT_HELP = (
     "A pid, as this process counts, pid:[INUM] or pidns:INUM, cgroup:PATH, unit:NAME, slurm:JOB.STEP, podman:NAME, "
     "docker:NAME or pod:NAMESPACE/POD."
 )
+AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 TcpEstablished = Annotated[
-    bool, typer.Option("--tcp-established", help="With contents, make established connections of TCP again.")
+    bool, Option("--tcp-established", help="With contents, make established connections of TCP again.")
 ]
-TcpClose = Annotated[bool, typer.Option("--tcp-close", help="With contents, bring connections of TCP back closed.")]
+TcpClose = Annotated[bool, Option("--tcp-close", help="With contents, bring connections of TCP back closed.")]
 Mode = Annotated[
     ModeName,
-    typer.Option(help="Take a container or a subtree. auto takes a container if ROOT is the init of a pid namespace."),
+    Option(help="Take a container or a subtree. auto takes a container if ROOT is the init of a pid namespace."),
 ]
 Source = Annotated[
-    SourceName, typer.Option(help="Ask this source. auto asks the daemon, and without one uses BPF in this process.")
+    SourceName, Option(help="Ask this source. auto asks the daemon, and without one uses BPF in this process.")
 ]
 Socket = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         help=f"Ask the daemon on this socket. Without the option it is {SOCKET_VARIABLE} of the environment, else "
         f"{DEFAULT_SOCKET}.",
         metavar="PATH",
@@ -57,7 +64,7 @@ Socket = Annotated[
 ]
 Nats = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help=f"Ask this NATS server, as in nats://HOST:4222. Without the option it is {NATS_VARIABLE} of the environment.",
         metavar="URL",
     ),
@@ -66,7 +73,7 @@ Nats = Annotated[
 
 Format = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--format",
         "-f",
         help="Write this format: ckpt (default), msgpack, json, criu (a folder), dot, svg or html.",
@@ -78,19 +85,19 @@ Format = Annotated[
 TIME_HELP = "2026-01-31T03:12:07.250 (local, or with an offset or Z), 03:12:07, -30s, -5m, -2h, -1d, or '#NUMBER'."
 At = Annotated[
     str | None,
-    typer.Option("--at", help=f"Take the tree as it was then, from a recording: {TIME_HELP}", metavar="TIME"),
+    Option("--at", help=f"Take the tree as it was then, from a recording: {TIME_HELP}", metavar="TIME"),
 ]
 Folder = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--record", help="Read the recording in this folder, and not that of the daemon.", metavar="DIR", readable=False
     ),
 ]
-Since = Annotated[str | None, typer.Option("--since", help=f"Begin at this time: {TIME_HELP}", metavar="TIME")]
-Until = Annotated[str | None, typer.Option("--until", help="End at this time.", metavar="TIME")]
+Since = Annotated[str | None, Option("--since", help=f"Begin at this time: {TIME_HELP}", metavar="TIME")]
+Until = Annotated[str | None, Option("--until", help="End at this time.", metavar="TIME")]
 Kind = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="Print only these kinds, with commas: birth, exec, death, reap, reparent, setsid, setpgid, subreaper, change.",
         metavar="KINDS",
     ),

@@ -6,11 +6,9 @@ import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from agent.cli import terminal
-from agent.cli.fileverbs import AsJson
-from agent.cli.options import Folder, Since, Socket, Until
+from agent.cli.declarations import Argument, Option
+from agent.cli.options import AsJson, Folder, Since, Socket, Until
 from agent.errors import INCOMPLETE, UsageError
 
 if TYPE_CHECKING:
@@ -30,27 +28,27 @@ class EventsFormat(StrEnum):
 
 ROOT_THEN = "A pid at the time of --since, or the first process of that number behind it; or pidns:INUM."
 Output = Annotated[
-    str, typer.Option("--output", "-o", metavar="FILE|-", help="Write to this file, or with - to standard output.")
+    str, Option("--output", "-o", metavar="FILE|-", help="Write to this file, or with - to standard output.")
 ]
 
 
 def events(
-    root: Annotated[str | None, typer.Argument(metavar="[ROOT]", help=f"{ROOT_THEN} Without one: all tasks.")] = None,
+    root: Annotated[str | None, Argument(metavar="[ROOT]", help=f"{ROOT_THEN} Without one: all tasks.")] = None,
     since: Since = None,
     until: Until = None,
     kind: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Only these kinds, with commas: birth, exec, death, reap, reparent, setsid, setpgid, subreaper, change.",
             metavar="KINDS",
         ),
     ] = None,
     fmt: Annotated[
-        EventsFormat, typer.Option("--format", "-f", help="Write lines, JSON lines, or a trace for ui.perfetto.dev.")
+        EventsFormat, Option("--format", "-f", help="Write lines, JSON lines, or a trace for ui.perfetto.dev.")
     ] = EventsFormat.TEXT,
     output: Output = "-",
     allow_incomplete: Annotated[
-        bool, typer.Option("--allow-incomplete", help="Exit with 0, and not with 6, where records are missing.")
+        bool, Option("--allow-incomplete", help="Exit with 0, and not with 6, where records are missing.")
     ] = False,
     record: Folder = None,
     socket: Socket = None,
@@ -78,13 +76,11 @@ def events(
             lines = _lines(told, as_json=as_json or fmt is EventsFormat.JSON, shortened=shortened)
             writing.write_stream(output, (terminal.without_del(line).encode() for line in lines))
     if told.missing and not allow_incomplete:
-        raise typer.Exit(INCOMPLETE)
+        raise SystemExit(INCOMPLETE)
 
 
 def history(
-    pid: Annotated[
-        int, typer.Argument(metavar="PID", help="A pid or tid, as the initial pid namespace counts.", min=1)
-    ],
+    pid: Annotated[int, Argument(metavar="PID", help="A pid or tid, as the initial pid namespace counts.", min=1)],
     since: Since = None,
     until: Until = None,
     record: Folder = None,

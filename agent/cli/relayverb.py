@@ -4,13 +4,13 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from agent.cli.declarations import Option
 
 
 def relay(
     config: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Read this TOML file. Without it the relay is seen, and allows nothing.",
             metavar="CONFIG",
             readable=False,
@@ -18,7 +18,7 @@ def relay(
     ] = None,
     serve_restart: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--serve-restart",
             help="Carry out the restart that a relay asks for over standard input, as ckptree-restart@.service does.",
         ),
@@ -32,7 +32,7 @@ def relay(
         from agent.cli import restartservice
         from agent.fleet.relaysettings import SYSTEM_FILE
 
-        raise typer.Exit(restartservice.serve(config or SYSTEM_FILE))
+        raise SystemExit(restartservice.serve(config or SYSTEM_FILE))
 
     import asyncio
     import signal

@@ -14,9 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from agent.cli import storefiles
+from agent.cli.declarations import Option
 from agent.cli.fileverbs import File, load_file, warn_of_doubt
 from agent.cli.options import Nats, TcpClose, TcpEstablished
 from agent.cli.restartwish import RestartWish
@@ -64,59 +63,57 @@ _FORWARDED = (
 
 def restart(
     file: File,
-    pids: Annotated[bool, typer.Option("--pids/--no-pids", help="Give the tasks the same pids, or any.")] = True,
+    pids: Annotated[bool, Option("--pids/--no-pids", help="Give the tasks the same pids, or any.")] = True,
     pidns: Annotated[
         bool,
-        typer.Option("--pidns/--no-pidns", help="Rebuild the tree in a pid namespace of its own, or in the caller's."),
+        Option("--pidns/--no-pidns", help="Rebuild the tree in a pid namespace of its own, or in the caller's."),
     ] = True,
     run: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Let the tasks do this: hold does nothing, argv runs what they ran, else it is a command for all.",
             metavar="CMD",
         ),
     ] = "hold",
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Return when the tree is active. A guard stays with it.")
-    ] = False,
+    detach: Annotated[bool, Option("--detach", help="Return when the tree is active. A guard stays with it.")] = False,
     pidfile: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="With --detach, write the guard's pid to this file. SIGTERM to the guard ends the tree.",
             metavar="FILE",
         ),
     ] = None,
     drop_held: Annotated[
-        bool, typer.Option("--drop-held", help="With --run argv, leave out processes that only forked.")
+        bool, Option("--drop-held", help="With --run argv, leave out processes that only forked.")
     ] = False,
     keep_rights: Annotated[
-        bool, typer.Option("--keep-rights", help="Leave tasks that hold, and CMD, all rights of the caller.")
+        bool, Option("--keep-rights", help="Leave tasks that hold, and CMD, all rights of the caller.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON when the tree stands: its tags and pids.")
+        bool, Option("--json", help="Print one line of JSON when the tree stands: its tags and pids.")
     ] = False,
     contents: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="criu:DIR",
             help="Give the tasks their memory, registers and files from CRIU's images in DIR, and let them run on.",
         ),
     ] = "",
     shell_job: Annotated[
-        bool, typer.Option("--shell-job", help="With contents, the terminal of the tree is that of restart.")
+        bool, Option("--shell-job", help="With contents, the terminal of the tree is that of restart.")
     ] = False,
     tcp_established: TcpEstablished = False,
     tcp_close: TcpClose = False,
     verify: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="KEY",
             help="Refuse a file that FILE.sig does not show to be signed by this ssh key, or by one of these signers.",
         ),
     ] = None,
     of_set: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--set",
             metavar="MANIFEST",
             help="Refuse a FILE that is no image of this set; a signature is the manifest's.",
@@ -174,11 +171,11 @@ def restart(
         say(str(error))
         for line in getattr(error, "leaks", ()):
             say(f"  {line}")
-        raise typer.Exit(OWN_FAILURE) from error
+        raise SystemExit(OWN_FAILURE) from error
     except Interrupted as interrupted:
         code = 0 if not wish.fails_apart and begun else SIGNALLED + interrupted.number
     if code:
-        raise typer.Exit(code)
+        raise SystemExit(code)
 
 
 def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:

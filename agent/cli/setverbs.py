@@ -4,12 +4,11 @@
 import json
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import typer
-
 from agent.cli import terminal
-from agent.cli.fileverbs import MOST_BYTES, AsJson
+from agent.cli.declarations import Argument, Option
+from agent.cli.fileverbs import MOST_BYTES
 from agent.cli.fleetverbs import SET_HELP
-from agent.cli.options import Nats
+from agent.cli.options import AsJson, Nats
 from agent.cli.terminal import say
 from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, RefusedError, UsageError
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from agent.fleet.manifest import FleetSet, HostImage
     from agent.model import Snapshot
 
-SetName = Annotated[str, typer.Argument(metavar="SET", help=SET_HELP)]
+SetName = Annotated[str, Argument(metavar="SET", help=SET_HELP)]
 RANKS = ("SLURM_PROCID", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 """Variables with the rank of a process in its job: of Slurm, of PMIx, of Open MPI."""
 _ASKING_S = 10.0
@@ -216,12 +215,12 @@ def check(name: SetName, nats: Nats = None, as_json: AsJson = False) -> None:
         else f"{found.shown}: sound"
     )
     if errors:
-        raise typer.Exit(FormatError.exit_code)
+        raise SystemExit(FormatError.exit_code)
 
 
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help=SET_HELP)],
-    b: Annotated[str, typer.Argument(metavar="B", help=SET_HELP)],
+    a: Annotated[str, Argument(metavar="A", help=SET_HELP)],
+    b: Annotated[str, Argument(metavar="B", help=SET_HELP)],
     nats: Nats = None,
     as_json: AsJson = False,
 ) -> None:
@@ -251,12 +250,12 @@ def diff(
         for host in document["only_b"]:
             terminal.tell(f"{host}: only in {b}")
     if not equal:
-        raise typer.Exit(DIFFERENT)
+        raise SystemExit(DIFFERENT)
 
 
 Maps = Annotated[
     list[str] | None,
-    typer.Option("--map", metavar="OLD=NEW", help="Rebuild the tree of OLD on NEW; several times for several hosts."),
+    Option("--map", metavar="OLD=NEW", help="Rebuild the tree of OLD on NEW; several times for several hosts."),
 ]
 
 
@@ -287,9 +286,7 @@ def plan(
     maps: Maps = None,
     pidns: Annotated[
         bool,
-        typer.Option(
-            "--pidns/--no-pidns", help="Plan for pid namespaces of the trees' own, or for those of the relays."
-        ),
+        Option("--pidns/--no-pidns", help="Plan for pid namespaces of the trees' own, or for those of the relays."),
     ] = True,
     nats: Nats = None,
     as_json: AsJson = False,
@@ -311,7 +308,7 @@ def plan(
     try:
         made = apart.made(work, say)
     except apart.EndedError as ended:
-        raise typer.Exit(ended.code) from None
+        raise SystemExit(ended.code) from None
     document: dict[str, Any] = json.loads(made) if isinstance(made, bytes) else {}
     for host, (taken, error) in asyncio.run(_taken(document, nats)).items():
         document[host] |= {"taken": taken, "unasked": error}
@@ -323,9 +320,9 @@ def plan(
     if as_json:
         terminal.tell_json(document)
     if any(row["not_rebuildable"] for row in document.values()):
-        raise typer.Exit(RefusedError.exit_code)
+        raise SystemExit(RefusedError.exit_code)
     if any(row.get("taken") for row in document.values()):
-        raise typer.Exit(5)
+        raise SystemExit(5)
 
 
 def _planned(found: FetchedSet, host: str, *, pidns: bool) -> dict[str, Any]:

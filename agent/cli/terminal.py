@@ -13,8 +13,6 @@ import shutil
 import sys
 from typing import Any, TypedDict
 
-import typer
-
 from agent.cli.message import plain
 from agent.cli.message import say as say
 
@@ -50,13 +48,21 @@ def can_be_taken_over() -> bool:
 
 def tell(text: str) -> None:
     """Print a text without colours on standard output."""
-    typer.echo(plain(text))
+    draw(plain(text))
+
+
+def draw(text: str) -> None:
+    """Print a text whose colours are meant, and in which nothing else commands a terminal, on standard output."""
+    encoded = f"{text}\n".encode(sys.stdout.encoding or "ascii", "backslashreplace")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(encoded)
+    sys.stdout.buffer.flush()
 
 
 def tell_json(document: Any) -> None:
     """Print a document on standard output, in lines."""
     text = json.dumps(document, indent=1)
-    typer.echo(without_del(text))
+    draw(without_del(text))
 
 
 def without_del(text: str) -> str:

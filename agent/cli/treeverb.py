@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from agent.cli import terminal
-from agent.cli.fileverbs import AsJson
-from agent.cli.options import ROOT_HELP, At, Folder, Mode, ModeName, Socket, Source, SourceName, check_source
+from agent.cli.declarations import Argument
+from agent.cli.options import ROOT_HELP, AsJson, At, Folder, Mode, ModeName, Socket, Source, SourceName, check_source
 from agent.cli.terminal import say
 from agent.errors import INCOMPLETE, INTERRUPTED
 
@@ -24,7 +22,7 @@ TIMEOUT_S = 30.0
 
 
 def tree(
-    root: Annotated[str, typer.Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: 1.")] = "1",
+    root: Annotated[str, Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: 1.")] = "1",
     mode: Mode = ModeName.SUBTREE,
     source: Source = SourceName.AUTO,
     at: At = None,
@@ -61,7 +59,7 @@ def tree(
     if not all(taken.complete for taken in snapshots):
         reasons = dict.fromkeys(reason for taken in snapshots for reason in taken.reasons)
         say("incomplete: " + ("; ".join(reasons) or "not verified"))
-        raise typer.Exit(INCOMPLETE)
+        raise SystemExit(INCOMPLETE)
 
 
 def _write(documents: list[bytes]) -> None:
@@ -84,8 +82,8 @@ def _print(snapshots: "list[Taken]", *, living: bool) -> None:
     found = ((taken.load(), taken.outer) for taken in snapshots)
     for place, loaded in enumerate(Commands().added(found) if living else (each for each, _ in found)):
         if place:
-            typer.echo()
-        typer.echo(treeview.render(loaded, **terminal.abilities(), names=users.names(loaded.boot_id)))
+            terminal.tell("")
+        terminal.draw(treeview.render(loaded, **terminal.abilities(), names=users.names(loaded.boot_id)))
 
 
 def _stay(follower: "Follower") -> None:
@@ -98,7 +96,7 @@ def _stay(follower: "Follower") -> None:
             follower.run(screen)
     except Ended as ended:
         if ended.number == signal.SIGINT:
-            raise typer.Exit(INTERRUPTED) from ended
+            raise SystemExit(INTERRUPTED) from ended
         signal.signal(ended.number, signal.SIG_DFL)
         os.kill(os.getpid(), ended.number)
 

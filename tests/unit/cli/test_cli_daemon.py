@@ -70,12 +70,12 @@ def test_a_socket_that_one_may_not_open_is_not_permitted(tmp_path: Path) -> None
         listener.bind(os.fspath(path))
         listener.listen(1)
         path.chmod(0o600)
-        script = "import os, sys; os.setresuid(65534, 65534, 65534); from agent.cli.app import main; sys.exit(main())"
+        script = "import os, sys; os.setresuid(65534, 65534, 65534); from agent.cli.main import main; sys.exit(main())"
         ran = subprocess.run(
             [
                 sys.executable,
                 "-c",
-                "import agent.cli.app, agent.cli.daemonverbs, agent.protocol.client; " + script,
+                "import agent.cli.main, agent.cli.daemonverbs, agent.protocol.client; " + script,
                 "status",
                 "--socket",
                 path,

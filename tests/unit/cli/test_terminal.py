@@ -125,12 +125,11 @@ def test_a_document_on_a_terminal_is_the_same_in_other_letters(tmp_path: Path) -
 def test_every_verb_prints_through_here() -> None:
     """But for drawings with colours, whose texts are escaped before."""
     others = [
-        "typer.echo(treeview.render",
-        "typer.echo()",
+        "terminal.draw(treeview.render",
         'typer.echo(f"ckptree {version(',
         "print(json.dumps({'root': root",
     ]
-    sinks = ("typer.echo", "print(", "sys.stderr.write", "sys.stdout.buffer.write")
+    sinks = ("typer.echo", "terminal.draw", "print(", "sys.stderr.write", "sys.stdout.buffer.write")
     found = [
         f"{module.name}: {call}"
         for module in sorted(Path(terminal.__file__).parent.glob("*.py"))

@@ -124,7 +124,7 @@ def test_the_exporters_load_nothing_that_could_capture() -> None:
 
 def test_the_command_line_starts_light() -> None:
     """A module that only one verb needs is imported when that verb runs."""
-    loaded = loaded_by("agent.cli.app")
+    loaded = loaded_by("agent.cli.main")
 
     assert not loaded & {
         "bcc",

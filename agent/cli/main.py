@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: the call of a verb, and its end as an exit code."""
+
+import errno
+import sys
+
+from agent.cli import plain
+from agent.cli.message import say
+from agent.errors import INTERRUPTED, CkptreeError, RefusedError
+
+
+def main() -> int:
+    """Run a verb and return its exit code; a CkptreeError is printed as one message."""
+    try:
+        call = plain.call(sys.argv[1:])
+        if call is None:
+            from agent.cli.app import run
+
+            run()
+        else:
+            call()
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except CkptreeError as error:
+        say(str(error))
+        for line in error.leaks if isinstance(error, RefusedError) else ():
+            say(f"  {line}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader has left, as click has it
+            return 1
+        if sys.stdout is not None and error.errno in (errno.ENOSPC, errno.EIO):
+            say(f"cannot write to standard output, which is full or closed: {error.strerror}")
+            return 1
+        raise
+    return 0
