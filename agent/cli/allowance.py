@@ -20,6 +20,8 @@ LEAST: Final = 128 << 20
 TIMES: Final = 36
 """Further allowance for each byte of a file, bytes."""
 
+_NO_FRAME: Final = "error return without exception set"
+"""SystemError of Python 3.11 where a function's frame finds no memory."""
 _STATM: Final = Path("/proc/self/statm")
 
 
@@ -40,8 +42,8 @@ def bounded(name: str, size: int) -> Iterator[None]:
     lowered = _lower(allowed, before, most)
     try:
         yield
-    except MemoryError:
-        if not lowered:
+    except (MemoryError, SystemError) as error:
+        if not lowered or (isinstance(error, SystemError) and str(error) != _NO_FRAME):
             raise
         resource.setrlimit(resource.RLIMIT_DATA, (before, most))  # the message takes memory, too
         text = f"{size} bytes that take more than {allowed >> 20} MiB of memory to read, which no sound snapshot does"

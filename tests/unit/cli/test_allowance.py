@@ -51,6 +51,14 @@ def test_a_tree_of_a_hundred_thousand_tasks_is_read(tmp_path: Path, fmt: str) ->
     assert (found.returncode, found.stderr) == (0, f"ckptree: {file}: sound\n")
 
 
+def test_a_call_without_memory_for_its_frame_has_met_the_bound() -> None:
+    """Python 3.11 says so in a word of its own; any other error of that class is a fault."""
+    with pytest.raises(FormatError, match="which no sound snapshot does"), allowance.bounded("file", 0):
+        raise SystemError("error return without exception set")
+    with pytest.raises(SystemError, match="another"), allowance.bounded("file", 0):
+        raise SystemError("another")
+
+
 def test_the_limit_is_as_before_afterwards() -> None:
     """A plan may take more memory, and a daemon's client has nothing to do with it."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
