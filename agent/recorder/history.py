@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from agent.errors import NoSuchRootError, NotPermittedError
-from agent.recorder import segment, tape
+from agent.recorder import tape
 from agent.recorder.facts import Instant
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
@@ -23,7 +23,8 @@ from agent.table.wire import Kind
 
 Said = dict[str, Any]
 
-_HEAD: Final = struct.Struct("<II")
+_HEAD: Final = struct.Struct("<I")
+_RING_HEAD: Final = 8
 _DISCARD: Final = 1 << 30
 _LENGTH: Final = _DISCARD - 1
 _NUMBER: Final = struct.Struct("=I")
@@ -107,14 +108,13 @@ class NumberHistory:
 
     def _records(self, number: int, since: Instant, until: Instant) -> Iterator[tuple[int, _Seen]]:
         """Yield the records of a number, and their runs, from one instant to another."""
-        needle = _NUMBER.pack(number)
         segments = self._recording.segments
         for index, each in enumerate(segments):
             following = segments[index + 1] if index + 1 < len(segments) else None
             is_before = following is not None and (following.run, following.facts.first) <= (since.run, since.order)
             if is_before or (each.run, each.facts.first) > (until.run, until.order):
                 continue
-            for seen in _of_segment(each, needle):
+            for seen in _of_segment(each, number):
                 if (since.run, since.order) <= (each.run, seen.order) < (until.run, until.order):
                     yield each.run, seen
 
@@ -289,31 +289,40 @@ def _kept(seen: _Seen) -> _Seen:
     return seen._replace(data=memoryview(bytes(seen.data[seen.at : end])), at=0)
 
 
-def _of_segment(of: TapeSegment, needle: bytes) -> Iterator[_Seen]:
-    """Yield the records of a segment in whose part some bytes occur."""
-    ahead_ns = of.ahead_ns
-    for block in of.blocks:
-        if block is None or block.kind != segment.TAPE:
-            continue
+def _of_segment(of: TapeSegment, number: int) -> Iterator[_Seen]:
+    """Yield the records of a segment in which the bytes of a number occur."""
+    needle = _NUMBER.pack(number)
+    for block, before_ns in of.about(number):
         content = of.content(block)
         if content is None:
             continue
-        occurs = needle in content
+        ahead_ns, begin = before_ns, 0
+        found = content.find(needle)
         for entry in tape.entries(content):
+            if found < 0:
+                break
+            begin += tape.ENTRY.size
+            end = begin + len(entry.payload)
             if entry.kind == tape.CLOCK:
                 ahead_ns = entry.value - entry.ns
-            elif occurs and entry.kind == tape.PART and needle in bytes(entry.payload):
-                yield from _of_part(entry.payload, entry.ns, ahead_ns)
+            elif entry.kind == tape.PART and 0 <= (found := content.find(needle, max(found, begin))) < end:
+                yield from _of_part(entry.payload, needle, entry.ns, ahead_ns)
+            begin += tape.padded(len(entry.payload))
 
 
-def _of_part(part: memoryview, part_ns: int, ahead_ns: int) -> Iterator[_Seen]:
-    at, end = 0, len(part)
-    while at < end:
-        flags = _HEAD.unpack_from(part, at)[0]
-        if not flags & _DISCARD:
-            seq, kind, time_ns = _RECORD(part, at + 8)
-            yield _Seen(seq, kind, time_ns or part_ns, ahead_ns, part, at + 8)
-        at += 8 + tape.padded(flags & _LENGTH)
+def _of_part(part: memoryview, needle: bytes, part_ns: int, ahead_ns: int) -> Iterator[_Seen]:
+    """Yield the records of a part in which some bytes occur."""
+    data = bytes(part)
+    at, end, found = 0, len(data), data.find(needle)
+    while found >= 0 and at < end:
+        (flags,) = _HEAD.unpack_from(data, at)
+        behind = at + _RING_HEAD + tape.padded(flags & _LENGTH)
+        if found < behind:
+            if not flags & _DISCARD:
+                seq, kind, time_ns = _RECORD(data, at + _RING_HEAD)
+                yield _Seen(seq, kind, time_ns or part_ns, ahead_ns, part, at + _RING_HEAD)
+            found = data.find(needle, behind)
+        at = behind
 
 
 def _role(task: wire.TaskRecord, numbers: list[wire.PidState | None], role: int) -> int | None:

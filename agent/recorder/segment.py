@@ -18,7 +18,12 @@ Grammar (little endian)::
     block    := "ckptblk\\0", u32 kind, u32 codec, u32 stored bytes, u32 bytes, u64 first, u64 next, u64 first_ns,
                 u64 last_ns, i64 ahead_ns, u32 CRC-32 of the stored bytes, u32 CRC-32 of the head so far, stored bytes
     kind     := 1: a tape (agent.recorder.tape) | 2: the keyframe (agent.capture.memorywriter)
+              | 3: the index | 4: the place of the index (agent.recorder.blockindex)
     codec    := 0: as it is | 1: Zstandard, one frame
+
+A reader passes over blocks of a kind that it does not know, so a new kind makes no new version. A segment that is
+complete ends with its index and the place of it; one that is written, that a crash has ended, or that an older program has
+written, has none.
 
 ``first`` is `Stream.next` before the block's tape, ``next`` the least that it can be behind it; the times are those of the
 block's parts, CLOCK_BOOTTIME, ns, and ``ahead_ns`` is what CLOCK_REALTIME was ahead of that clock at its end.
@@ -36,6 +41,8 @@ MAGIC: Final = b"ckptape\0"
 BLOCK_MAGIC: Final = b"ckptblk\0"
 TAPE: Final = 1
 KEYFRAME: Final = 2
+INDEX: Final = 3
+PLACE: Final = 4
 PLAIN: Final = 0
 ZSTD: Final = 1
 
@@ -106,6 +113,11 @@ class Block(NamedTuple):
     check: int
 
     @property
+    def begin(self) -> int:
+        """Offset of its head."""
+        return self.at - _BLOCK.size
+
+    @property
     def end(self) -> int:
         """Offset behind its stored bytes."""
         return self.at + self.stored
@@ -173,6 +185,16 @@ def block(
     """
     begun = _BLOCK.pack(BLOCK_MAGIC, kind, codec, len(stored), size, *numbers, *times_ns, zlib.crc32(stored), 0)
     return begun[:_BEFORE_CHECK] + struct.pack("<I", zlib.crc32(begun[:_BEFORE_CHECK])), stored
+
+
+def facts_check(head: Data) -> int:
+    """Return CRC-32 of the facts of a whole head."""
+    return int(_HEAD.unpack_from(head)[3])
+
+
+def begin_of_last(data: Data, size: int) -> int:
+    """Return the offset of the head of a last block that has so many stored bytes; negative where there is no room."""
+    return len(data) - _BLOCK.size - size
 
 
 def block_at(data: Data, at: int) -> Block | None:

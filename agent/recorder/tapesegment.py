@@ -2,12 +2,13 @@
 """A segment's file as a reader has it: mapped when it is first read, its blocks decompressed one by one."""
 
 import mmap
+from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 
 import zstandard
 
-from agent.recorder import segment, tape
+from agent.recorder import blockindex, segment, tape
 
 
 class TapeSegment:
@@ -24,7 +25,7 @@ class TapeSegment:
         self.path, self.facts, self.run = path, facts, run
         self._begin = begin
         self._data: memoryview | None = None
-        self._blocks: list[segment.Block | None] = []
+        self._blocks: list[segment.Block | None] | None = None
 
     @property
     def ahead_ns(self) -> int:
@@ -34,14 +35,18 @@ class TapeSegment:
     @property
     def blocks(self) -> list[segment.Block | None]:
         """Its blocks, and None for each damaged span, as of the first look; none where the file has gone meanwhile."""
+        if self._blocks is None:
+            self._blocks = list(segment.blocks(self._mapped(), self._begin))
+        return self._blocks
+
+    def _mapped(self) -> memoryview:
         if self._data is None:
             try:
                 with self.path.open("rb") as file:
                     self._data = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-            except OSError:
+            except (OSError, ValueError):  # it has gone, or it is empty now
                 self._data = memoryview(b"")
-            self._blocks = list(segment.blocks(self._data, self._begin))
-        return self._blocks
+        return self._data
 
     @property
     def tapes(self) -> list[segment.Block]:
@@ -87,14 +92,12 @@ class TapeSegment:
 
     def is_whole(self, block: segment.Block) -> bool:
         """Return True if the stored bytes of a block are those that were written."""
-        return self._data is not None and segment.is_whole(self._data[block.at : block.end], block)
+        return segment.is_whole(self._mapped()[block.at : block.end], block)
 
     def content(self, block: segment.Block) -> bytes | None:
         """Return the content of a block; None where it is damaged."""
-        if self._data is None:
-            return None
-        stored = self._data[block.at : block.end]
-        if not self.is_whole(block):
+        stored = self._mapped()[block.at : block.end]
+        if not segment.is_whole(stored, block):
             return None
         if block.codec == segment.PLAIN:
             return bytes(stored)
@@ -110,3 +113,41 @@ class TapeSegment:
             if block is not None and block.kind == segment.KEYFRAME:
                 return self.content(block)
         return None
+
+    # ---- the index -------------------------------------------------------------------------------------------------
+
+    def index(self) -> list[blockindex.BlockNumbers] | None:
+        """Return its index; None where it has none, or a damaged one."""
+        data = self._mapped()
+        place = segment.block_at(data, segment.begin_of_last(data, blockindex.PLACE.size))
+        if place is None or (place.kind, place.stored) != (segment.PLACE, blockindex.PLACE.size):
+            return None
+        content = self.content(place)
+        block = segment.block_at(data, blockindex.PLACE.unpack(content)[0]) if content is not None else None
+        if block is None or block.kind != segment.INDEX:
+            return None
+        content = self.content(block)
+        return blockindex.unpack(content, segment.facts_check(data)) if content is not None else None
+
+    def about(self, number: int) -> list[tuple[segment.Block, int]]:
+        """Return the blocks of its tape that may have records about a number (agent.recorder.blockindex).
+
+        Returns:
+            Each block, and by how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME before it, ns.
+        """
+        rows = self.index()
+        found = []
+        for row in blockindex.about(rows or [], number):
+            block = segment.block_at(self._mapped(), row.at)
+            if block is None or block.kind != segment.TAPE or block.check != row.check:
+                rows = None
+                break
+            found.append((block, row.ahead_ns))
+        return found if rows is not None else list(self._tape_blocks())
+
+    def _tape_blocks(self) -> Iterator[tuple[segment.Block, int]]:
+        ahead_ns = self.ahead_ns
+        for block in self.blocks:
+            if block is not None and block.kind == segment.TAPE:
+                yield block, ahead_ns
+                ahead_ns = block.ahead_ns

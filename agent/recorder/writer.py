@@ -24,9 +24,10 @@ from typing import Any, Final
 import zstandard
 
 from agent.errors import CkptreeError, HostError
-from agent.recorder import folder, segment, tape
+from agent.recorder import blockindex, folder, segment, tape
 from agent.recorder.channel import Channel
 from agent.recorder.marks import MARK
+from agent.recorder.tape import Data
 from agent.table.inputs import Input
 
 _BLOCK_BYTES: Final = 1 << 19
@@ -60,11 +61,13 @@ class TapeWriter:
         self._facts: dict[str, Any] = {}
         self._error = ""
         self._next = 0
-        self._ahead_ns = 0
+        self._ahead_ns = self._ahead_before_ns = 0
         self._first = 0
         self._times: list[int] = []
         self._open_bytes = 0
         self._open_since = 0.0
+        self._rows: list[blockindex.BlockNumbers] | None = []
+        self._facts_check = 0
         self._unsynced = False
         self._synced = self._reported = 0.0
         self._keyframes: dict[int, tuple[int, bytearray]] = {}
@@ -93,7 +96,7 @@ class TapeWriter:
         while self._pipes:  # a keyframe may be on its way still
             for key, _ in self._selector.select():
                 key.data()
-        self._close()
+        self._seal()
         self._selector.close()
         self._control.close()
 
@@ -227,34 +230,65 @@ class TapeWriter:
         """Begin a segment, unless what it continues could not be written."""
         if self._error and said["continues"]:
             return
-        self._close()
+        self._seal()
         self._sequence += 1
         self._marks += 1
         self._facts = said
         self._next = self._first = int(said["first"])
-        self._ahead_ns = int(said["realtime_ns"]) - int(said["boottime_ns"])
+        self._ahead_ns = self._ahead_before_ns = int(said["realtime_ns"]) - int(said["boottime_ns"])
+        self._rows = []
         facts = segment.SegmentFacts(sequence=self._sequence, **{key: said[key] for key in said if key != "keyframe"})
         self._path = self._place / folder.name_of(self._sequence, self._next)
         self._size = 0
+        begun = segment.head(facts)
+        self._facts_check = segment.facts_check(begun)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             self._file = os.open(self._path, flags, 0o600)
-            self._write(segment.head(facts))
+            self._write(begun)
             folder.sync(self._place)
             self._error = ""
         except OSError as error:
             self._fail(error)
         self._kept.trim(time.time())
 
-    def _append(self, kind: int, data: memoryview, numbers: tuple[int, int], times_ns: tuple[int, int]) -> None:
-        packed = self._compressor.compress(data)
-        head, stored = segment.block(kind, packed, len(data), numbers, (*times_ns, self._ahead_ns))
+    def _append(self, kind: int, data: Data, numbers: tuple[int, int], times_ns: tuple[int, int]) -> None:
+        head, stored = self._block(kind, data, numbers, times_ns)
         self._raw_bytes += len(data)
+        if kind == segment.TAPE:
+            self._note_numbers(data, head)
         try:
             self._write(head, stored)
         except OSError as error:
             self._fail(error)
         self._kept.trim(time.time())
+
+    def _block(
+        self, kind: int, data: Data, numbers: tuple[int, int], times_ns: tuple[int, int] = (0, 0)
+    ) -> tuple[bytes, Data]:
+        codec = segment.PLAIN if kind == segment.PLACE else segment.ZSTD
+        stored = self._compressor.compress(data) if codec == segment.ZSTD else data
+        return segment.block(kind, stored, len(data), numbers, (*times_ns, self._ahead_ns), codec)
+
+    def _note_numbers(self, entries: Data, head: bytes) -> None:
+        """Note the numbers of a block that is written next."""
+        found = blockindex.numbers_of(entries) if self._rows is not None else None
+        block = segment.block_at(head, 0)
+        if found is None or self._rows is None or block is None:
+            self._rows = None
+        else:
+            self._rows.append(blockindex.BlockNumbers(self._size, self._ahead_before_ns, block.check, found))
+        self._ahead_before_ns = self._ahead_ns
+
+    def _seal(self) -> None:
+        """End the present segment, with its index; it is whole without one, where the disk is full."""
+        if self._file >= 0 and self._rows is not None:
+            numbers = int(self._facts["first"]), self._next
+            place = blockindex.PLACE.pack(self._size)
+            with contextlib.suppress(OSError):
+                self._write(*self._block(segment.INDEX, blockindex.pack(self._rows, self._facts_check), numbers))
+                self._write(*self._block(segment.PLACE, place, numbers))
+        self._close()
 
     def _write(self, *pieces: bytes | memoryview) -> None:
         """Append to the segment; what cannot be written whole is taken back."""

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The index of a segment saves reading and changes no answer: for random recordings, whole, old and damaged ones."""
+
+import random
+import shutil
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import CkptreeError
+from agent.recorder import blockindex, folder, segment, tape
+from agent.recorder.history import NumberHistory
+from agent.recorder.past import Enquirer
+from agent.recorder.recording import Recording
+from agent.recorder.tapesegment import TapeSegment
+from agent.table import wire
+from agent.table.wire import Kind
+from tests.bench import longrecording
+from tests.support.records import RecordWriter, a_state
+from tests.support.taped import a_recording, part_of
+
+_HIGHEST = 62
+"""Above any number of a simulated kernel (tests.support.taped)."""
+
+
+def lives(recording: Recording, number: int) -> Any:
+    """Return the lives of a number, or the error that there are none."""
+    span = recording.runs[0].first, recording.runs[-1].last
+    try:
+        return NumberHistory(recording, span, number, Enquirer()).lives()
+    except CkptreeError as error:
+        return str(error)
+
+
+def histories(place: Path) -> list[Any]:
+    """Return the lives of all numbers."""
+    recording = Recording(place)
+    return [lives(recording, number) for number in range(1, _HIGHEST)]
+
+
+def indexed(recording: Recording) -> list[TapeSegment]:
+    """Return the segments that have an index."""
+    return [each for each in recording.segments if each.index() is not None]
+
+
+def cut(path: Path) -> None:
+    """Take the index off a segment, as a program has written it that knew none."""
+    facts, begin = segment.read_head(path.read_bytes())
+    blocks = [block for block in TapeSegment(path, facts, begin, 0).blocks if block is not None]
+    ends = [block.begin for block in blocks if block.kind == segment.INDEX]
+    with path.open("r+b") as file:
+        file.truncate(ends[0] if ends else path.stat().st_size)
+
+
+def index_of(each: TapeSegment) -> segment.Block:
+    """Return the block of a segment's index."""
+    (found,) = [block for block in each.blocks if block is not None and block.kind == segment.INDEX]
+    return found
+
+
+def stored(kind: int, content: bytes) -> bytes:
+    """Return a block as it is stored."""
+    return b"".join(map(bytes, segment.block(kind, content, len(content), (0, 0), (0, 0, 0), segment.PLAIN)))
+
+
+def told_of(data: bytes) -> Iterator[int]:
+    """Yield the numbers that the records of a tape are about, field by field."""
+    for entry in tape.entries(data):
+        at = 0
+        while entry.kind == tape.PART and at < len(entry.payload):
+            begin, length = at + 8, int.from_bytes(entry.payload[at : at + 4], "little") & ((1 << 30) - 1)
+            kind = wire.HEAD.unpack_from(entry.payload, begin)[1]
+            if kind <= Kind.STATE:
+                yield wire.TaskRecord(*wire.TASK.unpack_from(entry.payload, begin)).tid
+                process = wire.pid_state(entry.payload, begin, 1)
+                if process is not None and kind in (Kind.SESSION, Kind.GROUP, Kind.SUBREAPER):
+                    yield process.numbers[0]
+            elif kind == Kind.WAITED:
+                yield wire.CALL.unpack_from(entry.payload, begin)[-1]
+            elif kind == Kind.STRINGS:
+                yield wire.reader(wire.RECORD_STRINGS, "tid").unpack_from(entry.payload, begin)[0]
+            elif kind in (Kind.GONE, Kind.FREE, Kind.RELEASE):
+                yield wire.END.unpack_from(entry.payload, begin)[-2]
+            at = begin + tape.padded(length)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_history_is_the_same_with_and_without_an_index(tmp_path: Path, seed: int) -> None:
+    """In recordings with gaps, losses, swapped records, threads and namespaces."""
+    a_recording(tmp_path, seed, steps=40)
+    with_index = histories(tmp_path)
+    assert len(indexed(Recording(tmp_path))) == len(folder.stored(tmp_path))
+    for each in folder.stored(tmp_path):
+        cut(each.path)
+    assert not indexed(Recording(tmp_path))
+    assert histories(tmp_path) == with_index
+    assert sum(isinstance(each, list) for each in with_index) > 10
+
+
+def test_only_blocks_that_are_about_a_number_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A life that is over soon is found in a part of the recording, and all its events with it."""
+    longrecording.make(tmp_path, 60_000, 100, interval=10_000)
+    read: list[int] = []
+    content = TapeSegment.content
+
+    def counted(self: TapeSegment, block: segment.Block) -> bytes | None:
+        read.append(block.kind)
+        return content(self, block)
+
+    recording = Recording(tmp_path)
+    blocks = sum(len(each.tapes) for each in recording.segments)
+    monkeypatch.setattr(TapeSegment, "content", counted)
+    for number in (700, 2000, 3000):
+        read.clear()
+        (life,) = lives(recording, number)
+        assert [life[0]["event"], life[-1]["event"]] == ["birth", "reap"]
+        assert read.count(segment.TAPE) <= 3 < blocks
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_index_has_the_numbers_that_the_records_are_about(tmp_path: Path, seed: int) -> None:
+    """No more and no less, for each block."""
+    a_recording(tmp_path, seed, steps=30)
+    met = set()
+    for each in Recording(tmp_path).segments:
+        rows = each.index()
+        assert rows is not None
+        assert [(row.at, row.check) for row in rows] == [(block.begin, block.check) for block in each.tapes]
+        for row, block in zip(rows, each.tapes, strict=True):
+            content = each.content(block)
+            assert content is not None
+            numbers = sorted(set(told_of(content)))
+            assert list(row.numbers) == numbers
+            met.update(numbers)
+    assert len(met) > 10
+
+
+def test_a_call_that_a_thread_makes_for_its_process_is_about_both() -> None:
+    """A process that lives on two levels, its group led by another one."""
+    writer = RecordWriter()
+    process, thread, group = a_state((400, 4), (0, 9)), a_state((401, 5), (0, 9)), a_state((300,), (0,))
+    roles = ((11, thread), (10, process), (12, group), (12, group))
+    records = [writer.task(kind, roles=roles, tid=401) for kind in (Kind.SESSION, Kind.STATE)]
+    found = [blockindex.numbers_of(tape.pack(tape.PART, 1, 1, part_of([each]))) for each in records]
+    assert found == [array("I", (400, 401)), array("I", (401,))]
+
+
+def test_a_record_that_was_discarded_is_about_no_number() -> None:
+    """The ring has its bytes all the same, whatever they are."""
+    record = bytearray(part_of([b"\xff" * 48]))
+    record[3] |= 1 << 6
+    assert blockindex.numbers_of(tape.pack(tape.PART, 1, 1, bytes(record))) == array("I")
+    assert blockindex.numbers_of(tape.pack(tape.PART, 1, 1, part_of([b"\xff" * 48]))) is None
+
+
+def test_a_damaged_index_changes_no_answer(tmp_path: Path) -> None:
+    """Each history is that of the whole recording, wherever a bit of an index, or of the place of one, is flipped."""
+    place = tmp_path / "whole"
+    place.mkdir()
+    a_recording(place, 3, steps=30)
+    expected = histories(place)
+    chance = random.Random(5)
+    spoiled = 0
+    for number in range(25):
+        target = tmp_path / str(number)
+        shutil.copytree(place, target)
+        victim = chance.choice(indexed(Recording(target)))
+        own = [block for block in victim.blocks if block is not None and block.kind in (segment.INDEX, segment.PLACE)]
+        block = chance.choice(own)
+        data = bytearray(victim.path.read_bytes())
+        data[chance.randrange(block.begin, block.end)] ^= 1 << chance.randrange(8)
+        victim.path.write_bytes(data)
+        spoiled += len(indexed(Recording(target))) < len(folder.stored(target))
+        assert histories(target) == expected
+    assert spoiled == 25
+
+
+def test_an_index_of_another_segment_does_not_count(tmp_path: Path) -> None:
+    """Whole as it is: it would hide what it does not have."""
+    a_recording(tmp_path, 2, runs=1, steps=40)
+    expected = histories(tmp_path)
+    first, second = indexed(Recording(tmp_path))[:2]
+    data, block = first.path.read_bytes(), index_of(first)
+    moved = second.content(index_of(second))
+    assert moved is not None
+    first.path.write_bytes(
+        data[: block.begin] + stored(segment.INDEX, moved) + stored(segment.PLACE, blockindex.PLACE.pack(block.begin))
+    )
+    assert Recording(tmp_path).segments[0].index() is None
+    assert histories(tmp_path) == expected
+
+
+def test_an_index_over_other_blocks_does_not_count(tmp_path: Path) -> None:
+    """A row whose block has another check sum makes all blocks be read."""
+    a_recording(tmp_path, 2, runs=1, steps=40)
+    expected = histories(tmp_path)
+    for each in indexed(Recording(tmp_path)):
+        rows, block, data = each.index() or [], index_of(each), each.path.read_bytes()
+        wrong = [row._replace(check=row.check ^ 1, numbers=array("I", row.numbers)) for row in rows]
+        content = blockindex.pack(wrong, segment.facts_check(data))
+        each.path.write_bytes(
+            data[: block.begin]
+            + stored(segment.INDEX, content)
+            + stored(segment.PLACE, blockindex.PLACE.pack(block.begin))
+        )
+    assert indexed(Recording(tmp_path))
+    assert histories(tmp_path) == expected
