@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.cli import storefiles
 from agent.errors import RefusedError, UsageError
 from exporters import gcpause
 from exporters.criu import PREFIX, TREE
@@ -13,6 +14,7 @@ from exporters.criu import PREFIX, TREE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from agent.cli.restartwish import RestartWish
     from agent.model import Snapshot
     from agent.restart.contents.contents import Contents
     from agent.restart.contents.external import External
@@ -21,21 +23,30 @@ if TYPE_CHECKING:
     from agent.restart.rebuild.coordinator import Rebuild
 
 
-def source_of(file: str, contents: str) -> tuple[str, Path | None]:
-    """Return the file of the tree and the folder of the contents; None without contents.
+def named_by(file: str, contents: str) -> str:
+    """Return the name of the folder of the contents, ``criu:DIR`` or ``criu:ADDRESS``; empty without contents.
 
     Args:
-        file: FILE of the command line: ``criu:DIR`` means the tree in DIR, with its contents.
+        file: FILE of the command line: such a name means the tree in it, with its contents.
         contents: the option ``--contents``; empty where it is not given.
     """
     if contents and not contents.startswith(PREFIX):
         raise UsageError(f"--contents {contents}: name a folder of CRIU's images, as in criu:DIR")
-    if not file.startswith(PREFIX):
-        return file, Path(contents.removeprefix(PREFIX)) if contents else None
-    folder = Path(file.removeprefix(PREFIX))
-    images = Path(contents.removeprefix(PREFIX)) if contents else folder
-    tree = folder / TREE
-    return (str(tree) if tree.exists() else file), images
+    return contents or (file if file.startswith(PREFIX) else "")
+
+
+def located(wish: "RestartWish") -> "RestartWish":
+    """Return a wish whose tree is a file, and whose contents are a folder on this host, fetched from their stores.
+
+    Raises:
+        CkptreeError: as storefiles.fetch does.
+    """
+    file, contents = wish.file, wish.contents
+    if file.startswith(PREFIX):
+        storefiles.fetch(file, pages=contents == file)
+        tree = storefiles.folder_of(file) / TREE
+        file = str(tree) if tree.exists() else file
+    return wish._replace(file=file, images=storefiles.folder_of(contents) if contents else None)
 
 
 def examined(folder: Path, snapshot: "Snapshot", plan: "Plan", allowed: "External | None" = None) -> "Contents":
@@ -117,3 +128,11 @@ def filling(rebuild: "Rebuild", contents: "Contents | None") -> "Iterator[Fillin
         yield fill
     finally:
         fill.close()
+
+
+def run_on(fill: "Filling", *files: str) -> None:
+    """Let a tree with contents run; what was fetched of FILEs for it is not needed any more."""
+    fill.run()
+    for file in files:
+        if isinstance(file, storefiles.StoredFolder):
+            file.close()

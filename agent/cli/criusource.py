@@ -7,7 +7,7 @@ The tree is that of tree.ckpt, where ``ckptree hook criu`` left one, for it has 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.cli import allowance
+from agent.cli import allowance, storefiles
 from agent.errors import CkptreeError, FormatError
 from exporters.criu import PREFIX, TREE, criutree
 from exporters.criu.imagefolder import ImageFolder
@@ -24,9 +24,10 @@ def folder(file: str) -> ImageFolder:
         CkptreeError: it is no folder.
     """
     name = file.removeprefix(PREFIX)
-    if not name or not Path(name).is_dir():
+    path = storefiles.folder_of(file)
+    if not name or not path.is_dir():
         raise CkptreeError(f"cannot read {file}: {name or repr(name)} is no folder")
-    return ImageFolder(Path(name))
+    return ImageFolder(path, name)
 
 
 def tree_file(images: ImageFolder) -> Path | None:
@@ -42,16 +43,16 @@ def has_contents(images: ImageFolder) -> bool:
 
 def load(images: ImageFolder) -> "Snapshot":
     """Read the tree of the images; a format error names the folder."""
-    with allowance.bounded(str(images.path), images.size()):
+    with allowance.bounded(images.shown, images.size()):
         try:
             return criutree.load(images)
         except FormatError as error:
-            raise FormatError(f"{images.path}/{error.path}", error.message, error.offset) from error
+            raise FormatError(f"{images.shown}/{error.path}", error.message, error.offset) from error
 
 
 def check(images: ImageFolder) -> "list[Finding]":
     """Return all findings of the folder."""
     from exporters.checking.criucheck import check_folder
 
-    with allowance.bounded(str(images.path), images.size()):
+    with allowance.bounded(images.shown, images.size()):
         return check_folder(images)

@@ -53,17 +53,20 @@ _NAMED_KINDS = 10  # types of unknown records that have a line each
 MOST_BYTES = 256 << 20
 """Bound of a file. A task takes some 200 bytes in an image, and with its environment some thousands."""
 
-FILE_HELP = (
-    "A snapshot in any format that can be read, - for standard input, criu:DIR for a folder of CRIU images, or an "
-)
-FILE_HELP += "address in a store: nats://BUCKET/NAME, s3://BUCKET/KEY, oci://REGISTRY/REPO:TAG."
+FILE_HELP = "A snapshot in any format that can be read, - for standard input, criu:DIR for a folder of CRIU images, or "
+FILE_HELP += "an address in a store: nats://BUCKET/NAME, s3://BUCKET/KEY, oci://REGISTRY/REPO:TAG, and criu:ADDRESS."
 File = Annotated[str, Argument(metavar="FILE", help=FILE_HELP)]
 
 
-def confine(*files: str | None) -> None:
+def confine(*files: str | None, pages: bool = False) -> None:
     """Fetch files that lie in stores, and give up the rights that a verb which only reads does not need: the files may
-    be untrusted."""
-    storefiles.fetch(*files)
+    be untrusted.
+
+    Args:
+        files: of the command line.
+        pages: of a folder in a store, fetch the memory of its programs, too.
+    """
+    storefiles.fetch(*files, pages=pages)
     from agent.cli.confinement import confine_root
 
     confine_root()
@@ -96,20 +99,20 @@ def _folder(file: str) -> str:
     return "it is a folder, and a snapshot is a file"
 
 
-def _load(file: str, data: bytes) -> "Snapshot":
+def _load(shown: str, data: bytes) -> "Snapshot":
     """Read the snapshot in a file; a format error names the file, and unknown records are reported."""
     from exporters import registry
     from exporters.image import checkpoint
 
-    with allowance.bounded(shown_name(file), len(data)):
+    with allowance.bounded(shown, len(data)):
         try:
             if registry.recognize(data).name != "ckpt":
                 return registry.load(data)
             reading = checkpoint.read(data)
         except FormatError as error:
-            raise FormatError(f"{shown_name(file)}: {error.path}", error.message, error.offset) from error
+            raise FormatError(f"{shown}: {error.path}", error.message, error.offset) from error
     for line in _left_out(reading.foreign):
-        say(f"{shown_name(file)}: {line} not known here and left out")
+        say(f"{shown}: {line} not known here and left out")
     return reading.snapshot
 
 
@@ -145,6 +148,7 @@ def load_file(file: str, *keys: Path, of_set: str | None = None) -> "Snapshot":
         keys: each must have signed the file (agent.cli.signature).
         of_set: name of the manifest of a set that must have the file as an image, and is signed in its place.
     """
+    shown = shown_name(file)
     if file.startswith(PREFIX):
         from agent.cli import criusource
 
@@ -154,7 +158,7 @@ def load_file(file: str, *keys: Path, of_set: str | None = None) -> "Snapshot":
             return criusource.load(images)
         if tree is None:
             raise UsageError(f"{file} has no tree.ckpt, which a key could have signed")
-        file = str(tree)
+        file, shown = str(tree), f"{images.shown}/{tree.name}"
     storefiles.fetch(file, signed=bool(keys))
     data = signed = read_named(file)
     named = file
@@ -163,12 +167,12 @@ def load_file(file: str, *keys: Path, of_set: str | None = None) -> "Snapshot":
 
         storefiles.fetch(of_set, signed=bool(keys))
         named, signed = of_set, read_named(of_set)
-        check_image(data, shown_name(file), signed, of_set)
+        check_image(data, shown, signed, of_set)
     for key in keys:
         from agent.cli import signature
 
         say(signature.verify(signed, named, key, getattr(named, "signature", None)))
-    return _load(file, data)
+    return _load(shown, data)
 
 
 def shown_name(file: str) -> str:
@@ -207,7 +211,7 @@ def show(
 def check(file: File, nats: Nats = None, as_json: AsJson = False) -> None:
     """Find everything that is wrong with a file. Exit code 8 where anything is an error; warnings alone are 0."""
     file = storefiles.named(file, nats)
-    confine(file)
+    confine(file, pages=True)
     from exporters.checking.check import check as find_all
     from exporters.content import findings
     from exporters.content.wording import count
@@ -263,7 +267,7 @@ def convert(
         say(f"{target} gets the format ckpt, whatever it is called: -f {other} writes {other}")
     from agent.cli import apart
 
-    storefiles.fetch(source)
+    storefiles.fetch(source, pages=False)
 
     def work() -> apart.Made:
         return out.made(load_file(source), say, dialect.value if dialect else None)
@@ -355,7 +359,7 @@ def _plan_picture(file: str, *, pidns: bool, any_numbers: bool) -> bytes:
     from agent import picture
     from agent.cli import apart
 
-    storefiles.fetch(file)
+    storefiles.fetch(file, pages=False)
 
     def work() -> apart.Made:
         from agent.restart import plandrawing

@@ -43,6 +43,7 @@ def hosts(nats: Nats = None, as_json: AsJson = False) -> None:
     if not present:
         say("no relay is connected to this NATS server: `ckptree relay` on a host connects it")
     rows: list[dict[str, Any]] = []
+    bounds: dict[str, int] = {}
     for host, replied in answers.items():
         row = dict.fromkeys(("host", "version", "kernel", "tasks", "allow", "clock_offset_ns"))
         if isinstance(replied, CkptreeError):
@@ -51,19 +52,26 @@ def hosts(nats: Nats = None, as_json: AsJson = False) -> None:
         else:
             told = {key: replied.answer.get(key) for key in ("version", "kernel", "tasks", "allow")}
             rows.append(row | told | {"host": host, "clock_offset_ns": replied.clock.ns})
+            bounds[host] = replied.clock.bound_ns
         if (several := sum(each.host == host for each in present)) > 1:
             say(f"{host}: {several} relays have this name: each host needs a name of its own")
     if as_json:
         terminal.tell_json(rows)
     else:
         for row in rows:
-            terminal.tell(_line(row))
+            terminal.tell(_line(row, bounds.get(row["host"], 0)))
 
 
-def _line(row: dict[str, Any]) -> str:
-    """Return a host as a line."""
+def _line(row: dict[str, Any], bound_ns: int) -> str:
+    """Return a host as a line.
+
+    Args:
+        row: as JSON has it.
+        bound_ns: the true offset of its clock is at most so far from the one that is shown.
+    """
     tasks = "no daemon" if row["tasks"] is None else f"{row['tasks']} tasks"
-    clock = "?" if row["clock_offset_ns"] is None else f"{row['clock_offset_ns'] / 1e6:+.3f} ms"
+    offset = row["clock_offset_ns"]
+    clock = "?" if offset is None else f"{offset / 1e6:+.3f} ms, give or take {bound_ns / 1e6:.3f}"
     allow = ", ".join(map(str, row["allow"] or ())) or "nothing"
     return (
         f"{row['host']:<24} ckptree {row['version'] or '?'}, Linux {row['kernel'] or '?'}, {tasks}, clock {clock}, "

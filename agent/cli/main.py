@@ -4,7 +4,7 @@
 import errno
 import sys
 
-from agent.cli import plain
+from agent.cli import ending, plain
 from agent.cli.message import say
 from agent.errors import INTERRUPTED, CkptreeError, RefusedError
 
@@ -35,4 +35,6 @@ def main() -> int:
             say(f"cannot write to standard output, which is full or closed: {error.strerror}")
             return 1
         raise
+    finally:
+        ending.end()
     return 0

@@ -96,7 +96,7 @@ def restart(
         str,
         Option(
             metavar="criu:DIR",
-            help="Give the tasks their memory, registers and files from CRIU's images in DIR, and let them run on.",
+            help="Give the tasks their memory, registers and files from CRIU's images in this folder, and let them run on.",
         ),
     ] = "",
     shell_job: Annotated[
@@ -122,7 +122,7 @@ def restart(
     nats: Nats = None,
 ) -> None:
     """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
-    from agent.cli.contents import external, source_of
+    from agent.cli.contents import external, named_by
     from agent.cli.signals import Interrupted, raising
     from agent.restart.rebuild.commands import split_command
 
@@ -134,14 +134,15 @@ def restart(
         raise UsageError(
             "--keep-rights gives tasks the rights of the caller, and --run argv their own: leave one of them out"
         )
-    file, images = source_of(storefiles.named(file, nats), contents)
-    if images is not None and (run != "hold" or keep_rights or not pids):
+    file = storefiles.named(file, nats)
+    contents = named_by(file, storefiles.named(contents, nats))
+    if contents and (run != "hold" or keep_rights or not pids):
         raise UsageError(
             "with contents the tasks run their own programs, with their own rights and pids: "
             "leave out --run, --keep-rights and --no-pids"
         )
     given = {"shell_job": shell_job, "tcp_established": tcp_established, "tcp_close": tcp_close}
-    allowed = external(with_contents=images is not None, stays=not detach, **given)
+    allowed = external(with_contents=bool(contents), stays=not detach, **given)
     command = split_command(run) if run not in ("hold", "argv") else None
     wish = RestartWish(
         file,
@@ -156,7 +157,7 @@ def restart(
         storefiles.named(of_set, nats) if of_set else None,
         drop_held,
         keep_rights,
-        images,
+        contents,
         allowed,
     )
     begun: list[bool] = []
@@ -165,7 +166,7 @@ def restart(
             code = _restart(wish, asked, begun)
     except CkptreeError as error:
         is_usage = isinstance(error, UsageError) and not begun
-        refused = isinstance(error, RefusedError) and (run == "argv" or images is not None)
+        refused = isinstance(error, RefusedError) and (run == "argv" or contents)
         if not wish.fails_apart or is_usage or refused:
             raise
         say(str(error))
@@ -180,7 +181,7 @@ def restart(
 
 def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
     """Make the tree and stay with it; `begun` gets an entry before anything of the tree is made."""
-    from agent.cli.contents import examined, filling, whole
+    from agent.cli.contents import examined, filling, located, run_on, whole
     from agent.cli.signals import Interrupted
 
     try:
@@ -190,6 +191,7 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
         from agent.restart.rebuild.verify import Standing, beginning
 
         words = with_path(wish.command) if wish.command else None
+        given, wish = wish, located(wish)
         snapshot, plan, programs = _planned(wish)
         filled = whole(examined(wish.images, snapshot, plan, wish.allowed)) if wish.images else None
         plan = filled.plan if filled is not None else plan
@@ -225,7 +227,7 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
             _announce(standing, rebuild, wish)
         asked.check()
         if fill is not None:
-            release = fill.run
+            release = partial(run_on, fill, given.file, given.contents)
         else:
             release = partial(rebuild.release, {**_holding(snapshot, plan, programs or {}), **(programs or {})})
         if wish.detach:

@@ -9,7 +9,12 @@ if TYPE_CHECKING:
 
 
 class RestartWish(NamedTuple):
-    """The options of the command line."""
+    """The options of the command line.
+
+    Attributes:
+        contents: the name of the folder of the contents, as ``criu:DIR``; empty without contents.
+        images: that folder on this host, once it is there.
+    """
 
     file: str
     any_numbers: bool
@@ -23,10 +28,11 @@ class RestartWish(NamedTuple):
     of_set: str | None
     drop_held: bool
     keep_rights: bool
-    images: Path | None
+    contents: str
     allowed: "External"
+    images: Path | None = None
 
     @property
     def fails_apart(self) -> bool:
         """True if the exit code is the root's, so that failures of restart itself need one of their own."""
-        return self.run != "hold" or self.images is not None
+        return self.run != "hold" or bool(self.contents)

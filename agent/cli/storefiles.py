@@ -6,12 +6,19 @@ connection, no thread of a library and no credentials that were read; and it fet
 """
 
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
+from agent.cli.ending import at_end
+from agent.cli.message import say
 from agent.errors import UsageError
 from agent.fleet.stores import address
 from exporters.criu import PREFIX
 
+if TYPE_CHECKING:
+    from agent.fleet.stores.keptfolder import KeptFolder
+
+_PAGES: Final = "pages-"
+"""The beginning of the names of files with memory: nearly all bytes of a dump."""
 MOST_SIGNATURE_BYTES: Final = 64 << 10
 """Bound of a signature that is fetched."""
 
@@ -40,8 +47,36 @@ class StoredFile(str):  # noqa: SLOT000 - it has attributes
         return made
 
 
+class StoredFolder(str):  # noqa: SLOT000 - it has attributes
+    """A folder of CRIU's images in a store, ``criu:ADDRESS``, and what was fetched of it.
+
+    Attributes:
+        address: of the list of its files.
+        server: of NATS, as the option names it.
+        kept: the folder on this host; None: not fetched yet.
+    """
+
+    address: address.Address
+    server: str | None
+    kept: "KeptFolder | None"
+
+    def __new__(cls, text: str, server: str | None) -> Self:
+        """Parse an address; raise UsageError where it is none."""
+        made = super().__new__(cls, text)
+        made.address = address.parse(text.removeprefix(PREFIX))
+        made.server = server
+        made.kept = None
+        return made
+
+    def close(self) -> None:
+        """Remove what was fetched."""
+        kept, self.kept = self.kept, None
+        if kept is not None:
+            kept.close()
+
+
 def named(file: str, server: str | None) -> str:
-    """Return a FILE as its verb uses it: a `StoredFile` for an address, others as they are.
+    """Return a FILE as its verb uses it: a `StoredFile` or `StoredFolder` for an address, others as they are.
 
     Args:
         file: of the command line.
@@ -51,18 +86,19 @@ def named(file: str, server: str | None) -> str:
         UsageError: the address is wrong.
     """
     if is_folder(file):
-        raise UsageError(
-            f"{file} is a folder in a store: `ckptree convert {file} {PREFIX}DIR` copies it to this host first"
-        )
+        return StoredFolder(file, server)
     return StoredFile(file, server) if address.is_address(file) else file
 
 
-def fetch(*files: str | None, signed: bool = False) -> None:
+def fetch(*files: str | None, signed: bool = False, pages: bool = True) -> None:
     """Fetch those of some FILEs that lie in stores, and are not fetched yet.
+
+    A folder is kept on this host until the verb ends, however it ends.
 
     Args:
         files: from `named`; None: one that is not given.
         signed: True: with their signatures.
+        pages: of a folder, fetch the memory of its programs, too.
 
     Raises:
         CkptreeError: a file cannot be fetched.
@@ -71,6 +107,21 @@ def fetch(*files: str | None, signed: bool = False) -> None:
     for file in files:
         if isinstance(file, StoredFile) and file.data is None:
             _fetch(file, signed=signed)
+        elif isinstance(file, StoredFolder) and file.kept is None:
+            _fetch_folder(file, pages=pages)
+
+
+def folder_of(file: str) -> Path:
+    """Return the folder on this host that a FILE of the form ``criu:DIR`` or ``criu:ADDRESS`` means.
+
+    Raises:
+        CkptreeError: a folder in a store cannot be fetched.
+        FormatError: it is not what was stored, or too large.
+    """
+    if not isinstance(file, StoredFolder):
+        return Path(file.removeprefix(PREFIX))
+    fetch(file)
+    return file.kept.path if file.kept is not None else Path()
 
 
 def write(file: StoredFile, data: bytes, signature: bytes | None) -> None:
@@ -91,15 +142,11 @@ def copies_folder(source: str, target: str) -> bool:
     """Return True where a folder of CRIU's images is to be copied into a store, or from one: ``criu:ADDRESS``.
 
     Raises:
-        UsageError: one of the two is such an address, and the other is no folder on this host.
+        UsageError: the target is such an address, and the source is no folder on this host.
     """
-    there = [file for file in (source, target) if is_folder(file)]
-    if not there:
-        return False
-    here = target if is_folder(source) else source
-    if len(there) == 2 or not here.startswith(PREFIX):
-        raise UsageError(f"{there[0]} is a folder in a store: copy it to or from a folder on this host, as criu:DIR")
-    return True
+    if is_folder(target) and (is_folder(source) or not source.startswith(PREFIX)):
+        raise UsageError(f"{target} is a folder in a store: copy a folder on this host to it, as criu:DIR")
+    return is_folder(target) or (is_folder(source) and target.startswith(PREFIX))
 
 
 def copy_folder(source: str, target: str, server: str | None) -> None:
@@ -131,6 +178,15 @@ def _fetch(file: StoredFile, *, signed: bool) -> None:
     beside = _signature_of(file)
     found = errand.fetch(file.address, file.server, {beside: MOST_SIGNATURE_BYTES} if signed else None)
     file.data, file.signature = found[file.address.name], found.get(beside)
+
+
+def _fetch_folder(file: StoredFolder, *, pages: bool) -> None:
+    from agent.fleet.stores import keptfolder
+
+    for left in keptfolder.remove_left():
+        say(f"removed {left}, which a process that was killed had left")
+    at_end(file.close)
+    file.kept = keptfolder.KeptFolder(file.address, file.server, "" if pages else _PAGES)
 
 
 def _signature_of(file: StoredFile) -> str:

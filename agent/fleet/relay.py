@@ -136,7 +136,8 @@ class HostRelay:
 
         async def note(error: Exception) -> None:
             words = str(error).removeprefix("nats: ") or type(error).__name__
-            self._log.warning(f"the NATS server {natsserver.shown(where)}: {words}")
+            more = ": it is tried again until it answers" if isinstance(error, OSError) else ""
+            self._log.warning(f"the NATS server {natsserver.shown(where)}: {words}{more}")
 
         async def left() -> None:
             closed.set()

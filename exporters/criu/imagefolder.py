@@ -36,12 +36,18 @@ class ImageFiles(Protocol):
 class ImageFolder:
     """The files of a folder.
 
+    Args:
+        path: of the folder.
+        shown: its name in messages; empty: its path.
+
     Attributes:
         path: of the folder.
+        shown: its name in messages.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shown: str = "") -> None:
         self.path = path
+        self.shown = shown or os.fspath(path)
 
     def open(self, name: str) -> BinaryIO | None:
         """Open a file for reading; None where there is none.
@@ -55,10 +61,10 @@ class ImageFolder:
             return None
         except OSError as error:
             reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
-            raise CkptreeError(f"cannot read {self.path / name}: {reason}") from error
+            raise CkptreeError(f"cannot read {self.shown}/{name}: {reason}") from error
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise CkptreeError(f"cannot read {self.path / name}: it is no regular file")
+            raise CkptreeError(f"cannot read {self.shown}/{name}: it is no regular file")
         return os.fdopen(fd, "rb")
 
     def names(self) -> list[str]:
@@ -70,7 +76,7 @@ class ImageFolder:
         try:
             return sorted(os.listdir(self.path))
         except OSError as error:
-            raise CkptreeError(f"cannot read {self.path}: {error.strerror or error}") from error
+            raise CkptreeError(f"cannot read {self.shown}: {error.strerror or error}") from error
 
     def size(self) -> int:
         """Return the length of all files that hold messages, bytes; errors as of `names`."""
@@ -78,7 +84,7 @@ class ImageFolder:
             with os.scandir(self.path) as found:
                 return sum([each.stat().st_size for each in found if imagefile.kind_of(each.name) and each.is_file()])
         except OSError as error:
-            raise CkptreeError(f"cannot read {self.path}: {error.strerror or error}") from error
+            raise CkptreeError(f"cannot read {self.shown}: {error.strerror or error}") from error
 
     def parent(self) -> "ImageFolder | None":
         """Return the folder of the dump before, which has the pages that did not change since; None: there is none."""

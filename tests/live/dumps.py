@@ -121,17 +121,21 @@ def dump(pid: int, images: Path, socket: Path, *options: str, suite: str = SUITE
     return images
 
 
-def restarting(images: Path, *options: str | Path, before: Sequence[str] = ()) -> "subprocess.Popen[str]":
+def restarting(
+    images: Path | str, *options: str | Path, before: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> "subprocess.Popen[str]":
     """Begin a restart of a dump in a session of its own; its ready line is JSON.
 
     Args:
-        images: the folder.
+        images: the folder, or its address in a store.
         options: of restart.
         before: words in front of the command.
+        env: the whole environment; None: that of this process.
     """
     return subprocess.Popen(
         [*before, sys.executable, "-m", "agent", "restart", f"criu:{images}", "--json", *options],
         cwd=Path(__file__).parents[2],
+        env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -142,17 +146,22 @@ def restarting(images: Path, *options: str | Path, before: Sequence[str] = ()) -
 
 @contextmanager
 def restarted(
-    images: Path, *options: str, ended: bool = False, before: Sequence[str] = ()
+    images: Path | str,
+    *options: str,
+    ended: bool = False,
+    before: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Mapping[str, Any]]:
     """Restart a dump, and yield the ready line; the tree is taken down in the end.
 
     Args:
-        images: the folder.
+        images: the folder, or its address in a store.
         options: of restart.
         ended: the root may have ended by itself, with success.
         before: words in front of the command.
+        env: the whole environment; None: that of this process.
     """
-    process = restarting(images, *options, before=before)
+    process = restarting(images, *options, before=before, env=env)
     assert process.stdout is not None
     assert process.stderr is not None
     try:

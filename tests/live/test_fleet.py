@@ -2,6 +2,7 @@
 """Sets of trees through real relays, a real server of NATS and a real daemon."""
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -58,6 +59,8 @@ def test_the_hosts_of_the_fleet_are_shown(nats: servers.Server, relays: dict[str
     assert all(row["tasks"] > 5 for row in found.values())
     assert abs(found["a"]["clock_offset_ns"]) < 1e9
     assert abs(found["b.example"]["clock_offset_ns"] - 5e9) < 1e9
+    lines = fleet(nats, "hosts").out.decode().splitlines()
+    assert all(re.search(r" clock [+-][0-9.]+ ms, give or take [0-9.]+, allows ", line) for line in lines), lines
 
 
 def test_a_set_has_the_trees_of_all_hosts_at_one_instant(

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from agent.fleet.stores.store import ObjectStore
 
 _PROGRAM: Final = "import sys; sys.path.append(sys.argv.pop(1)); from agent.fleet.stores.errand import main; main()"
-_TOP: Final = os.fspath(Path(__file__).resolve().parents[3])
+TOP: Final = os.fspath(Path(__file__).resolve().parents[3])
+"""The folder in which a new interpreter finds this package."""
 _ERRORS: Final[dict[str, type[CkptreeError]]] = {
     each.__name__: each for each in (CkptreeError, StoreError, MissingError, UsageError, HostError)
 }
@@ -83,20 +84,49 @@ def fetch_folder(place: "Address", server: str | None, target: Path) -> None:
 def _sent(place: "Address", errand: dict[str, Any]) -> dict[str, bytes]:
     """Send a process on an errand; return what it has read."""
     ran = subprocess.run(
-        [sys.executable, "-P", "-c", _PROGRAM, _TOP],
+        [sys.executable, "-P", "-c", _PROGRAM, TOP],
         input=msgpack.packb({"address": str(place), **errand}),
         stdout=subprocess.PIPE,
         check=False,
     )
+    found: dict[str, bytes] = found_in(ran.stdout, place, ran.returncode)
+    return found
+
+
+def found_in(data: bytes, place: "Address", code: int | None) -> dict[str, Any]:
+    """Return what a process has found on its errand.
+
+    Args:
+        data: its answer, from `answer_to`.
+        place: where it was.
+        code: its exit code.
+
+    Raises:
+        CkptreeError: the error in the answer, or there is no answer.
+    """
     try:
-        answer = msgpack.unpackb(ran.stdout, max_bin_len=len(ran.stdout))
+        answer = msgpack.unpackb(data, max_bin_len=len(data))
         error, found = answer["error"], answer["found"]
     except Exception:  # noqa: BLE001 - msgpack raises exceptions of many kinds
-        raise CkptreeError(f"{place}: the process that reaches its store has ended with {ran.returncode}") from None
+        raise CkptreeError(f"{place}: the process that reaches its store has ended with {code}") from None
     if error is not None:
         kind, *words = error
         raise FormatError(*words) if kind == FormatError.__name__ else _ERRORS.get(kind, CkptreeError)(*words)
     return dict(found)
+
+
+def answer_to(work: Callable[[], Mapping[str, Any]]) -> bytes:
+    """Return the answer of a process that does some work: what the work has found, or its error."""
+    answer: dict[str, Any] = {"error": None, "found": {}}
+    try:
+        answer["found"] = work()
+    except FormatError as error:
+        answer["error"] = [FormatError.__name__, error.path, error.message]
+    except CkptreeError as error:
+        named = next(each.__name__ for each in type(error).__mro__ if each.__name__ in _ERRORS)
+        answer["error"] = [named, str(error)]
+    packed: bytes = msgpack.packb(answer)
+    return packed
 
 
 def main() -> None:
@@ -105,15 +135,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_DFL)
     data = sys.stdin.buffer.read()
     errand = msgpack.unpackb(data, max_bin_len=len(data))
-    answer: dict[str, Any] = {"error": None, "found": {}}
-    try:
-        answer["found"] = _done(addresses.parse(errand["address"]), errand)
-    except FormatError as error:
-        answer["error"] = [FormatError.__name__, error.path, error.message]
-    except CkptreeError as error:
-        named = next(each.__name__ for each in type(error).__mro__ if each.__name__ in _ERRORS)
-        answer["error"] = [named, str(error)]
-    sys.stdout.buffer.write(msgpack.packb(answer))
+    sys.stdout.buffer.write(answer_to(lambda: _done(addresses.parse(errand["address"]), errand)))
     sys.stdout.buffer.flush()
     os._exit(0)  # threads of a library are not waited for
 

@@ -2,8 +2,8 @@
 """Folders of files in a store, for instance a dump of CRIU: pieces of files under their hashes, and a list of them.
 
 The files are cut into pieces of 32 MiB, each an object named by its SHA-256: two dumps share the pieces that are the
-same, and one that broke off goes on where it was. The list has names, sizes and pieces of all files. It is written last,
-as an object named by its own SHA-256. So who knows that hash, from a set or a signature, knows every byte.
+same, and one that broke off goes on where it was. The list has names, sizes, times and pieces of all files. It is
+written last, as an object named by its own SHA-256. So who knows that hash, from a set or a signature, knows every byte.
 
 A dump has plain files alone. A folder within it, a link (that of an incremental dump to its parent) or a device is refused.
 """
@@ -12,9 +12,9 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 from agent.errors import CkptreeError, FormatError
 from agent.fleet.stores.store import bound, sha256
@@ -26,9 +26,14 @@ PIECE_BYTES: Final = 32 << 20
 MOST_BYTES: Final = 256 << 30
 """Bound of all files of a folder that is read, where the caller names no other."""
 
+Report = Callable[[int, int], None]
+"""It is told how many bytes of how many have come."""
+
 _FORMAT, _VERSION = "ckptree-folder", 1
 _MOST_LIST: Final = 64 << 20
 _MOST_FILES: Final = 100_000
+_SPARE_BYTES: Final = 64 << 20
+"""Room that a folder leaves on the disk."""
 _DIGITS: Final = frozenset("0123456789abcdef")
 
 
@@ -86,26 +91,55 @@ def get_folder(store: "ObjectStore", digits: str, target: Path, prefix: str = ""
 
     Raises:
         FormatError: a piece or the list has another hash, or the list makes no sense.
-        CkptreeError: the folder cannot be written; a piece is missing; the store does not answer.
+        CkptreeError: the folder cannot be written, or the disk has no room for it; a piece is missing; the store does not
+            answer.
     """
     where = f"{store.address}: {object_name(digits, prefix)}"
-    _get_files(store, where, _got(store, digits, prefix, _MOST_LIST), target, prefix, most)
+    _Reading(store, where, prefix, _got(store, digits, prefix, _MOST_LIST), most).write(target)
 
 
-def get_named(store: "ObjectStore", name: str, target: Path, most: int = MOST_BYTES) -> None:
-    """Read a folder whose list has a name.
+def get_named(
+    store: "ObjectStore",
+    name: str,
+    target: Path,
+    most: int = MOST_BYTES,
+    *,
+    without: str = "",
+    report: Report | None = None,
+) -> str:
+    """Read a folder whose list has a name; return the hash of the list, hexadecimal.
 
     Args:
         store: where from.
         name: of the list.
         target: the folder to make; only an empty one may be there.
         most: bound of all files together, bytes.
+        without: files whose names begin so are left out; empty: none is.
+        report: is told after each piece how many bytes have come.
 
     Raises:
         CkptreeError: as for `get_folder`.
     """
     where = f"{store.address}: {name}"
-    _get_files(store, where, store.get(name, _MOST_LIST), target, _prefix(name), most)
+    listed = store.get(name, _MOST_LIST)
+    _Reading(store, where, _prefix(name), listed, most, without).write(target, report)
+    return sha256(listed)
+
+
+def verify(store: "ObjectStore", name: str, report: Report | None = None) -> str:
+    """Read all of a folder whose list has a name, and keep nothing; return the hash of the list, hexadecimal.
+
+    Args:
+        store: where from.
+        name: of the list.
+        report: is told after each piece how many bytes have come.
+
+    Raises:
+        CkptreeError: as for `get_folder`, but for what is about the disk.
+    """
+    listed = store.get(name, _MOST_LIST)
+    _Reading(store, f"{store.address}: {name}", _prefix(name), listed, MOST_BYTES).check(report)
+    return sha256(listed)
 
 
 def _prefix(name: str) -> str:
@@ -121,30 +155,116 @@ def _put_files(store: "ObjectStore", folder: Path, prefix: str) -> bytes:
         for name in sorted(os.listdir(folder)):
             with _opened(folder / name) as file:
                 pieces = [_put(store, piece, prefix) for piece in _cut(file)]
-            files[name] = {"size": sum(size for _, size in pieces), "pieces": [digits for digits, _ in pieces]}
+                written_ns = os.fstat(file.fileno()).st_mtime_ns
+            size = sum(size for _, size in pieces)
+            files[name] = {"size": size, "pieces": [digits for digits, _ in pieces], "mtime_ns": written_ns}
     except OSError as error:
         raise CkptreeError(f"cannot read {error.filename or folder}: {error.strerror or error}") from error
     document = {"format": _FORMAT, "version": _VERSION, "files": files}
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _get_files(store: "ObjectStore", where: str, listed: bytes, target: Path, prefix: str, most: int) -> None:
-    """Make the folder of a list."""
-    files = _listed(where, listed)
-    bound(where, sum(size for size, _ in files.values()), most)
-    temporary = target.with_name(f".{target.name[:50]}.{os.urandom(8).hex()}")
-    try:
-        temporary.mkdir(mode=0o700)
+class _Listed(NamedTuple):
+    """A file as the list has it.
+
+    Attributes:
+        size: bytes.
+        pieces: hashes, hexadecimal.
+        written_ns: when it was changed last, CLOCK_REALTIME; None: the list does not say.
+    """
+
+    size: int
+    pieces: list[Any]
+    written_ns: int | None
+
+
+class _Reading:
+    """The files of a list, as they are read from a store.
+
+    Args:
+        store: where from.
+        where: the list, for messages.
+        prefix: of the names of all objects.
+        listed: the bytes of the list.
+        most: bound of all files together, bytes.
+        without: files whose names begin so are left out; empty: none is.
+
+    Raises:
+        FormatError: the list makes no sense, or the files have more bytes than the bound.
+    """
+
+    def __init__(
+        self, store: "ObjectStore", where: str, prefix: str, listed: bytes, most: int, without: str = ""
+    ) -> None:
+        self._store = store
+        self._where = where
+        self._prefix = prefix
+        files = _listed(where, listed)
+        bound(where, sum(each.size for each in files.values()), most)
+        self._files = {name: each for name, each in files.items() if not (without and name.startswith(without))}
+        self._size = sum(each.size for each in self._files.values())
+        self._come = 0
+
+    def write(self, target: Path, report: Report | None = None) -> None:
+        """Make the folder."""
+        temporary = target.with_name(f".{target.name[:50]}.{os.urandom(8).hex()}")
         try:
-            for name, (size, digits) in files.items():
-                pieces = (_got(store, each, prefix, min(size, PIECE_BYTES)) for each in digits)
-                _write(temporary / name, size, pieces, where)
-            temporary.rename(target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise CkptreeError(f"cannot write {target}: {error.strerror or error}") from error
+            self._check_room(target.parent)
+            temporary.mkdir(mode=0o700)
+            try:
+                for name in self._files:
+                    self._write(temporary / name, report)
+                temporary.rename(target)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        except OSError as error:
+            raise CkptreeError(f"cannot write {target}: {error.strerror or error}") from error
+
+    def check(self, report: Report | None = None) -> None:
+        """Read all files, and keep nothing."""
+        for name in self._files:
+            self._check_size(name, sum(map(len, self._pieces(name, report))))
+
+    def _check_room(self, folder: Path) -> None:
+        """Refuse to fill a disk."""
+        about = os.statvfs(folder)
+        free = about.f_bavail * about.f_frsize
+        if self._size + _SPARE_BYTES > free:
+            raise CkptreeError(
+                f"cannot write into {folder}: {self._where} has {self._size >> 20} MiB, and of the {free >> 20} MiB that "
+                f"are free there {_SPARE_BYTES >> 20} must stay so"
+            )
+
+    def _write(self, path: Path, report: Report | None) -> None:
+        """Write a file from its pieces.
+
+        Raises:
+            FormatError: they are more or fewer bytes than the list says.
+        """
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            for piece in self._pieces(path.name, report):
+                file.write(piece)
+            self._check_size(path.name, file.tell())
+            file.flush()
+            if (written_ns := self._files[path.name].written_ns) is not None:  # a dump is of the time of its files
+                os.utime(fd, ns=(written_ns, written_ns))
+            os.fsync(fd)
+
+    def _check_size(self, name: str, found: int) -> None:
+        size = self._files[name].size
+        if found != size:
+            raise FormatError(self._where, f"{name!r} has {size} bytes in the list, and {found} in its pieces")
+
+    def _pieces(self, name: str, report: Report | None) -> Iterator[bytes]:
+        listed = self._files[name]
+        for each in listed.pieces:
+            piece = _got(self._store, each, self._prefix, min(listed.size, PIECE_BYTES))
+            self._come += len(piece)
+            if report is not None:
+                report(self._come, self._size)
+            yield piece
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -160,22 +280,6 @@ def _opened(path: Path) -> BinaryIO:
         os.close(fd)
         raise CkptreeError(f"cannot store {path}: it is no file, and the folder must have files alone")
     return os.fdopen(fd, "rb")
-
-
-def _write(path: Path, size: int, pieces: Iterable[bytes], where: str) -> None:
-    """Write a file of a folder from its pieces.
-
-    Raises:
-        FormatError: they are more or fewer bytes than the list says.
-    """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        for piece in pieces:
-            file.write(piece)
-        if file.tell() != size:
-            raise FormatError(where, f"{path.name!r} has {size} bytes in the list, and {file.tell()} in its pieces")
-        file.flush()
-        os.fsync(fd)
 
 
 def _cut(file: BinaryIO) -> Iterator[bytes]:
@@ -202,20 +306,31 @@ def _got(store: "ObjectStore", digits: str, prefix: str, most: int) -> bytes:
     return data
 
 
-def _listed(where: str, data: bytes) -> dict[str, tuple[int, list[str]]]:
-    """Read a list: size and pieces of each file by its name."""
+def _time_of(listed: Mapping[str, Any]) -> int | None:
+    """Return the time of a file in a list, nanoseconds; None where the list has none; raise ValueError if it is none."""
+    found = listed.get("mtime_ns")
+    if found is not None and (not isinstance(found, int) or found < 0 or found >> 63):
+        raise ValueError(found)
+    return found
+
+
+def _listed(where: str, data: bytes) -> dict[str, _Listed]:
+    """Read a list: each file by its name."""
     try:
         document = json.loads(data)
         if (document["format"], document["version"]) != (_FORMAT, _VERSION):
             raise FormatError(where, f"is no list of a folder, of version {_VERSION}")
-        files = {name: (int(each["size"]), list(each["pieces"])) for name, each in document["files"].items()}
+        files = {
+            name: _Listed(int(each["size"]), list(each["pieces"]), _time_of(each))
+            for name, each in document["files"].items()
+        }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(where, "is no list of a folder") from error
     if len(files) > _MOST_FILES:
         raise FormatError(where, f"has more than {_MOST_FILES} files")
-    for name, (size, pieces) in files.items():
+    for name, (size, pieces, _) in files.items():
         if name in ("", ".", "..") or "/" in name or "\0" in name:
             raise FormatError(where, f"{name!r} is no name of a file in a folder")
         # Each piece but the last is full: so pieces cannot be more than the size asks for.

@@ -14,6 +14,7 @@ import requests
 from agent.cli import apart, storefiles
 from agent.errors import CkptreeError
 from agent.fleet.stores import address, errand, opening
+from agent.fleet.stores.store import sha256
 from tests.support import servers, stores
 from tests.support.commandline import Ran, ckptree, here
 
@@ -282,7 +283,7 @@ def test_the_errand_looks_for_no_module_in_the_working_directory(there: stores.S
 
 @each_store
 def test_a_folder_of_criu_is_copied_into_a_store_and_back(there: stores.Stores, scheme: str, tmp_path: Path) -> None:
-    """All its files come back, those that are no tree, too; a verb that reads it says how."""
+    """All its files come back, those that are no tree, too."""
     dump, back = tmp_path / "dump", tmp_path / "back"
     assert run(there, "convert", WEB, dump, "-f", "criu").returncode == 0
     (dump / "pages-1.img").write_bytes(os.urandom(100_000))
@@ -290,10 +291,6 @@ def test_a_folder_of_criu_is_copied_into_a_store_and_back(there: stores.Stores, 
     for _ in range(2):
         ran = run(there, "convert", f"criu:{dump}", name)
         assert ran.returncode == 0, said(ran)
-    for verb in ("show", "check", "plan", "restart"):
-        ran = run(there, verb, name)
-        assert ran.returncode == 2
-        assert f"`ckptree convert {name} criu:DIR` copies it" in said(ran)
     assert run(there, "convert", name, f"criu:{back}").returncode == 0
     assert {path.name: path.read_bytes() for path in back.iterdir()} == {
         path.name: path.read_bytes() for path in dump.iterdir()
@@ -304,12 +301,57 @@ def test_a_folder_of_criu_is_copied_into_a_store_and_back(there: stores.Stores, 
     assert "cannot write" in said(ran)
 
 
+@each_store
+def test_each_verb_of_files_takes_a_folder_in_a_store(there: stores.Stores, scheme: str, tmp_path: Path) -> None:
+    """It prints what it prints of the same folder on this host, and leaves nothing of it behind."""
+    dump, kept = tmp_path / "dump", tmp_path / "kept"
+    kept.mkdir()
+    environment = {**there.environment, "TMPDIR": str(kept)}
+    assert run(there, "convert", WEB, dump, "-f", "criu").returncode == 0
+    (dump / "pages-1.img").write_bytes(os.urandom(10_000))
+    local, name = f"criu:{dump}", f"criu:{there.address(scheme, 'folder')}"
+    assert run(there, "convert", local, name).returncode == 0
+    for words in (
+        ("show", name),
+        ("show", "--json", name),
+        ("check", "--json", name),
+        ("plan", name),
+        ("plan", "-f", "dot", name),
+        ("plan", "--for", "criu", name),
+        ("diff", name, LATER),
+        ("diff", "--json", LATER, name),
+        ("convert", name, "-", "-f", "json"),
+    ):
+        found = here(*words, env=environment)
+        expected = run(there, *(local if word == name else word for word in words))
+        assert (found.returncode, found.stdout) == (expected.returncode, expected.stdout), (words, said(found))
+        assert found.stdout
+        assert os.listdir(kept) == []
+    (dump / "pstree.img").write_bytes(b"none")
+    assert run(there, "convert", local, name).returncode == 0
+    broken = here("show", name, env=environment)
+    assert (broken.returncode, f"{name.removeprefix('criu:')}/pstree.img" in said(broken)) == (8, True), said(broken)
+    assert os.listdir(kept) == []
+
+
+def test_memory_is_fetched_only_where_a_verb_needs_it(there: stores.Stores, tmp_path: Path) -> None:
+    """A piece of it that is missing is no fault of `show`, and one of `check`."""
+    dump, name = tmp_path / "dump", "criu:nats://trees/memory"
+    assert run(there, "convert", WEB, dump, "-f", "criu").returncode == 0
+    (dump / "pages-1.img").write_bytes(os.urandom(5000))
+    assert run(there, "convert", f"criu:{dump}", name).returncode == 0
+    with opening.opened(address.parse("nats://trees/x"), there.environment["CKPTREE_NATS"]) as store:
+        store.put(f"sha256-{sha256((dump / 'pages-1.img').read_bytes())}", b"changed")
+    assert run(there, "show", name).returncode == 0
+    checked = run(there, "check", name)
+    assert (checked.returncode, "it has been changed" in said(checked)) == (8, True)
+
+
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (("criu:nats://b/x", "criu:nats://b/y"), "to or from a folder on this host"),
-        (("criu:nats://b/x", "there.ckpt"), "to or from a folder on this host"),
-        ((WEB, "criu:s3://bucket/x"), "to or from a folder on this host"),
+        (("criu:nats://b/x", "criu:nats://b/y"), "copy a folder on this host to it"),
+        ((WEB, "criu:s3://bucket/x"), "copy a folder on this host to it"),
         (("criu:", "criu:s3://bucket/x"), "an empty name"),
         (("criu:nats://b", "criu:d"), "the name is missing"),
         (("criu:d", "criu:nats://b/x", "-f", "ckpt"), "leave out --format"),

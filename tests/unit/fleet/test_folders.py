@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,6 +57,20 @@ def test_a_folder_comes_back_for_its_owner_alone(store: FolderStore, dump: Path,
     assert content(tmp_path / "back") == FILES
     assert stat.S_IMODE((tmp_path / "back").stat().st_mode) == 0o700
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in (tmp_path / "back").iterdir())
+
+
+def test_files_have_the_times_that_they_had(store: FolderStore, dump: Path, tmp_path: Path) -> None:
+    """CRIU's images do not say otherwise when their dump was. A list without times is read, too."""
+    os.utime(dump / "pstree.img", ns=(10**18, 10**18 + 1))
+    digits = put_folder(store, dump)
+    get_folder(store, digits, tmp_path / "back")
+    assert (tmp_path / "back" / "pstree.img").stat().st_mtime_ns == 10**18 + 1
+    document = json.loads(store.get(object_name(digits)))
+    for each in document["files"].values():
+        del each["mtime_ns"]
+    store.put("named", json.dumps(document).encode())
+    get_named(store, "named", tmp_path / "again")
+    assert content(tmp_path / "again") == FILES
 
 
 @pytest.mark.slow
@@ -131,6 +146,9 @@ def _with_name(name: str) -> Callable[[dict[str, object]], object]:
         lambda files: files["tree.ckpt"].__setitem__("size", "x"),
         lambda files: files["tree.ckpt"].__setitem__("pieces", ["../../etc/passwd"]),
         lambda files: files["tree.ckpt"].__setitem__("pieces", [7]),
+        lambda files: files["tree.ckpt"].__setitem__("mtime_ns", "x"),
+        lambda files: files["tree.ckpt"].__setitem__("mtime_ns", -1),
+        lambda files: files["tree.ckpt"].__setitem__("mtime_ns", 1 << 63),
         lambda files: files["tree.ckpt"]["pieces"].append("0" * 64),
         lambda files: files.__setitem__("tree.ckpt", None),
     ],
@@ -153,6 +171,49 @@ def test_a_folder_above_the_bound_is_not_read(store: FolderStore, dump: Path, tm
     digits = put_folder(store, dump)
     with pytest.raises(FormatError, match="has more than 2000 bytes"):
         get_folder(store, digits, tmp_path / "back", most=2000)
+
+
+def test_a_folder_that_the_disk_has_no_room_for_is_not_begun(
+    store: FolderStore, dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some room stays free for others."""
+    digits = put_folder(store, dump)
+    blocks = os.statvfs(tmp_path)
+    free = (folders._SPARE_BYTES + sum(map(len, FILES.values()))) // blocks.f_frsize
+    for available in (free, free + 1):
+        monkeypatch.setattr(
+            os, "statvfs", lambda _, found=available: SimpleNamespace(f_bavail=found, f_frsize=blocks.f_frsize)
+        )
+        if available == free:
+            with pytest.raises(CkptreeError, match=rf"cannot write into {tmp_path}: .* must stay so"):
+                get_folder(store, digits, tmp_path / "back")
+            assert sorted(os.listdir(tmp_path)) == ["dump", "store"]
+        else:
+            get_folder(store, digits, tmp_path / "back")
+
+
+def test_files_are_left_out_by_the_beginning_of_their_names(store: FolderStore, dump: Path, tmp_path: Path) -> None:
+    """Their pieces are not asked for; the hash is that of the whole list."""
+    put_named(store, "named", dump)
+    _spoil(store, object_name(sha256(FILES["pages-1.img"][:1024])), None)
+    come: list[tuple[int, int]] = []
+    digits = get_named(
+        store, "named", tmp_path / "back", without="pages-", report=lambda size, of: come.append((size, of))
+    )
+    assert content(tmp_path / "back") == {name: data for name, data in FILES.items() if name != "pages-1.img"}
+    assert digits == sha256(store.get("named"))
+    assert come[-1] == (43, 43)
+
+
+def test_a_folder_is_verified_without_a_copy(store: FolderStore, dump: Path, tmp_path: Path) -> None:
+    """Every piece is read."""
+    put_named(store, "named", dump)
+    before = sorted(os.listdir(tmp_path))
+    assert folders.verify(store, "named") == sha256(store.get("named"))
+    assert sorted(os.listdir(tmp_path)) == before
+    _spoil(store, object_name(sha256(FILES["pages-1.img"][:1024])), b"x" * 1024)
+    with pytest.raises(FormatError, match="has been changed"):
+        folders.verify(store, "named")
 
 
 def test_what_is_no_file_is_refused_by_name(store: FolderStore, dump: Path, tmp_path: Path) -> None:

@@ -243,3 +243,22 @@ def test_a_relay_waits_for_a_server_that_it_trusts(tmp_path: Path) -> None:
             assert "listening on" not in relay.log.read_text()
         with servers.nats(tmp_path / "two", *tls[1], port=port):
             await_line(relay, 1)
+
+
+def test_a_relay_without_a_server_says_that_it_tries_again(tmp_path: Path) -> None:
+    """It does so, until the server is there."""
+    port = servers.free_port()
+    config = settings(tmp_path, "late", f"nats://127.0.0.1:{port}")
+    command = [sys.executable, "-m", "agent", "relay", "--config", str(config)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as relay:
+        assert relay.stderr is not None
+        try:
+            said = relay.stderr.readline()
+            assert f"the NATS server nats://127.0.0.1:{port}: " in said
+            assert said.endswith(": it is tried again until it answers\n")
+            with servers.nats(tmp_path / "nats", port=port):
+                while "listening on" not in said:
+                    said = relay.stderr.readline()
+                    assert said, "the relay ended"
+        finally:
+            relay.kill()

@@ -31,6 +31,7 @@ THIRD_PARTY = {
 # Where a function writes to a name of its module. The two tables have what a pure function returns for at most 16 values.
 KEPT = {
     ("agent/__main__.py", "_interrupts"),  # a signal handler has no other place
+    ("agent/cli/ending.py", "_left"),  # a command line is one program, with one end
     ("agent/events/eventpack.py", "_FLAGS"),
     ("agent/selection/births.py", "_FLAGS"),
 }
