@@ -4,7 +4,7 @@
 import os
 import resource
 import struct
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent.restart.contents import aiorings, openfiles
 from agent.restart.contents.addresses import AddressRange, Specials
@@ -12,12 +12,15 @@ from agent.restart.contents.fillprogram import MERGE_BUFFER, TRACED, About, Argu
 from agent.restart.contents.fillsection import FillProgram
 from agent.restart.contents.holder import O_CLOEXEC, Holder, open_high
 from agent.restart.contents.images import Images
-from agent.restart.contents.memory import AddressSpace, FileKey
+from agent.restart.contents.memory import AddressSpace
 from agent.restart.contents.pathaccess import open_path
 from agent.restart.contents.sharedmemory import SharedFiles
 from agent.restart.contents.staging import Stage
 from agent.restart.contents.systemv import SystemV
 from agent.restart.rebuild.helperabi import FD_PROGRAM
+
+if TYPE_CHECKING:
+    from agent.restart.contents.areas import FileKey
 
 LEAST_ROOM: Final = 4 << 30
 """Bytes of a room, at least: the program, the kernel's areas on their way, and a page of 1 GiB at a place that fits it."""

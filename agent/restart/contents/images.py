@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import FormatError
+from agent.restart.contents.areas import MemoryAreas
 from agent.restart.contents.pageruns import PAGE, PageRun, PageRuns
 from agent.restart.contents.refusals import Refused
 from exporters.criu import imagefile, imagefolder
@@ -25,6 +26,8 @@ from exporters.criu.memorymessages import IN_PARENT, LAZY, PRESENT
 Message = Any
 
 _LAZY: Final = "they were left to a server of pages (criu dump --lazy-pages): dump without that option"
+_COMPARED: Final = 1 << 16
+"""Bytes of a file, at most, that is compared with those of other processes."""
 _MOST_PARENTS: Final = 64
 """Folders of a chain of dumps; a link that leads back to its own folder ends there."""
 
@@ -73,6 +76,10 @@ class Images:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._folders = list(_chain(path))
+        self._known: dict[tuple[str, bytes], list[Message]] = {}
+        self._areas: dict[
+            int, tuple[Message, MemoryAreas]
+        ] = {}  # with the message, whose id no other one can then have
 
     @cached_property
     def inventory(self) -> Message:
@@ -113,6 +120,20 @@ class Images:
     def all(self, name: str) -> list[Message]:
         """Return the messages of a file; none where there is no such file."""
         return [entry.message for entry, _ in self.payloads(name, wanted=False)]
+
+    def areas(self, mm: Message, lowest: int) -> MemoryAreas:
+        """Return the areas of one of the memories, which are those of all memories with an equal message.
+
+        Args:
+            mm: the mm_entry.
+            lowest: the lowest address that the kernel lets a process map.
+
+        Raises:
+            Refused: an area cannot be restored.
+        """
+        if id(mm) not in self._areas:
+            self._areas[id(mm)] = mm, MemoryAreas(mm, lowest)
+        return self._areas[id(mm)][1]
 
     def payloads(self, name: str, *, wanted: bool = True) -> Iterator[tuple[imagefile.ImageEntry, bytes]]:
         """Yield the entries of a file with the bytes behind each; without them if they are not wanted."""
@@ -195,12 +216,30 @@ class Images:
             ids,
             self._one(f"mm-{pid}.img") if lives else None,
             self._one(f"fs-{pid}.img") if lives else None,
-            tuple(self.all(f"fdinfo-{ids.files_id}.img")) if lives else (),
+            tuple(self._alike(f"fdinfo-{ids.files_id}.img")) if lives else (),
             *(int(entry.ppid), int(entry.pgid), int(entry.sid)),
         )
 
     def _one(self, name: str) -> Message:
-        return imagefolder.one(self._folders[0], name)
+        found = self._alike(name)
+        return found[0] if len(found) == 1 else imagefolder.one(self._folders[0], name)  # which says what is wrong
+
+    def _alike(self, name: str) -> list[Message]:
+        """Return the messages of a file of one process; those of equal files are decoded once.
+
+        Processes that descend from one by forks alone have many of them.
+        """
+        file = self._folders[0].open(name)
+        if file is None:
+            return []
+        with closing(file):
+            data = file.read(_COMPARED + 1)
+            if len(data) > _COMPARED:
+                return [entry.message for entry in imagefile.read(file, name)]
+            key = name.partition("-")[0], data
+            if key not in self._known:
+                self._known[key] = [entry.message for entry in imagefile.read(file, name)]
+            return self._known[key]
 
 
 def _chain(path: Path) -> Iterator[ImageFolder]:

@@ -10,10 +10,18 @@ import bisect
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
-from typing import Any, Final
+from functools import cache
+from typing import Final
 
 from agent.restart.contents.addresses import TASK_END, AddressRange, Specials
+from agent.restart.contents.areas import (
+    MAP_DROPPABLE,
+    MAP_GROWSDOWN,
+    MAP_HUGETLB,
+    MAP_NORESERVE,
+    FileKey,
+    MemoryArea,
+)
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import About, Argument, Data, FillScript, ProcessProgram
 from agent.restart.contents.hostfacts import MADV_GUARD_INSTALL
@@ -21,51 +29,32 @@ from agent.restart.contents.hugepages import page_size
 from agent.restart.contents.images import Images, ProcessImage
 from agent.restart.contents.kernelareas import KernelAreas
 from agent.restart.contents.pagereads import merge_pages, read_pages
-from agent.restart.contents.pageruns import PAGE, PageRun, PageRuns
+from agent.restart.contents.pageruns import PageRun, PageRuns
 from agent.restart.contents.privateareas import Inherited, PrivateArea
 from agent.restart.contents.refusals import Refused
 from exporters.criu.memorymessages import (
     ANON_PRIVATE,
-    ANON_SHARED,
     AREA_AIORING,
     AREA_GUARD,
-    AREA_MEMFD,
-    AREA_PLUGIN,
     AREA_REGULAR,
-    AREA_SHADOW_STACK,
-    AREA_SOCKET,
     AREA_SYSVIPC,
-    AREA_UPROBES,
     AREA_VDSO,
-    AREA_VSYSCALL,
     AREA_VVAR,
-    FILE_PRIVATE,
-    FILE_SHARED,
 )
-
-SPECIAL: Final = AREA_VDSO | AREA_VVAR | AREA_VSYSCALL | AREA_UPROBES
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 0x10, 0x20
 MAP_LOCKED: Final = 0x2000
-MAP_HUGETLB: Final = 0x40000
-MAP_DROPPABLE: Final = 0x8
-MAP_GROWSDOWN, MAP_NORESERVE = 0x100, 0x4000
 MAP_FLAGS: Final = 0x3 | MAP_DROPPABLE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | MAP_HUGETLB | 0x3F << 26
 """The flags of an area that are given to mmap() again: sharing, anonymity, growth, reserve, size of pages."""
 MREMAP_MOVE: Final = 1 | 2
 MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE = 4, 14, 15
-O_RDWR: Final = 2
 _WORD: Final = 8
 _MOST_AUXV: Final = 50
 PR_SET_MM, PR_SET_MM_MAP, PR_SET_THP_DISABLE = 35, 14, 41
 _MM_MAP: Final = struct.Struct("<12QII")
 _AUXV_AT: Final = 11 * 8
 _EXE_AT: Final = 12 * 8 + 4
-
-
-FileKey = tuple[str, int, int]
-"""A mapped file: its kind (file, memfd, shmem), its number, and the flags that it is opened with."""
 
 
 class AddressSpace:
@@ -88,61 +77,37 @@ class AddressSpace:
     """
 
     def __init__(self, images: Images, process: ProcessImage, lowest: int) -> None:
-        self._lowest = lowest
         self._mm = process.mm
         self._files = images.files
-        self._vmas: list[Any] = sorted(
-            (vma for vma in process.mm.vmas if not vma.status & (AREA_VSYSCALL | AREA_UPROBES)),
-            key=lambda vma: int(vma.start),
-        )
-        self.areas = [AddressRange(int(vma.start), int(vma.end)) for vma in self._vmas]
-        self._regular = [
-            vma for vma in self._vmas if vma.status & AREA_REGULAR and not vma.status & (SPECIAL | AREA_GUARD)
-        ]
-        self._check()
-        pages = images.page_runs(f"pagemap-{process.pid}.img")
-        vdso_pages, self.ring_runs, self.runs = self._sorted(pages)
-        self.rings = [vma for vma in self._vmas if vma.status & AREA_AIORING]
-        special = [vma for vma in self._vmas if vma.status & (AREA_VDSO | AREA_VVAR)]
-        self._kernel = KernelAreas(special, vdso_pages)
+        self._areas = images.areas(process.mm, lowest)
+        self.areas = self._areas.ranges
+        self.rings = self._areas.rings
+        self.ring_runs: list[PageRun] = []
+        self.runs = PageRuns()
+        self._written: set[int] = set()  # the starts of the areas that pages are read into
+        self._kernel = KernelAreas(self._areas.kernel, self._sorted(images.page_runs(f"pagemap-{process.pid}.img")))
         self._cores = process.cores
 
     def files(self) -> list[FileKey]:
         """Return each mapped file with the flags that it must be opened with."""
-        keys = (self._key(vma) for vma in self._regular)
-        return list(dict.fromkeys(key for key in keys if key is not None))
+        return list(dict.fromkeys(key for key in self._areas.keys(self._files) if key is not None))
 
-    def attached(self) -> list[Any]:
+    def attached(self) -> list[MemoryArea]:
         """Return the areas of System V shared memory."""
-        return [vma for vma in self._regular if vma.status & AREA_SYSVIPC]
+        return [area for area in self._areas.regular if area.status & AREA_SYSVIPC]
 
-    def shared(self) -> list[tuple[tuple[str, int], Any]]:
+    def shared(self) -> list[tuple[tuple[str, int], MemoryArea]]:
         """Return the areas of memory that is shared without a file in a folder: the object's key, and the area."""
-        keys = [(self._key(vma), vma) for vma in self._regular]
-        return [(key[:2], vma) for key, vma in keys if key is not None and key[0] != "file"]
-
-    def _key(self, vma: Any) -> "FileKey | None":
-        """Return the file that an area maps; None for private anonymous memory, and System V shared memory."""
-        if vma.status & AREA_SYSVIPC:
-            return None
-        if vma.status & AREA_MEMFD:
-            entry = self._files.get(int(vma.shmid))
-            if entry is None or not entry.HasField("memfd"):
-                raise Refused(*_place(vma), "missing", f"the images do not describe the memfd {vma.shmid} that it maps")
-            return "memfd", int(entry.memfd.inode_id), int(vma.fdflags)
-        if vma.status & (FILE_PRIVATE | FILE_SHARED):
-            return "file", int(vma.shmid), int(vma.fdflags)
-        if vma.status & ANON_SHARED:
-            return "shmem", int(vma.shmid), O_RDWR
-        return None
+        keys = zip(self._areas.keys(self._files), self._areas.regular, strict=True)
+        return [(key[:2], area) for key, area in keys if key is not None and key[0] != "file"]
 
     @property
     def huge_pages(self) -> Counter[int]:
         """Bytes of its private memory in huge pages that the kernel reserves, by the size of the page."""
         found: Counter[int] = Counter()
-        for vma in self._regular:
-            if vma.status & ANON_PRIVATE and vma.flags & MAP_HUGETLB and not vma.flags & MAP_NORESERVE:
-                found[page_size(int(vma.flags))] += int(vma.end - vma.start)
+        for area in self._areas.regular:
+            if area.status & ANON_PRIVATE and area.flags & MAP_HUGETLB and not area.flags & MAP_NORESERVE:
+                found[page_size(area.flags)] += area.size
         return found
 
     @property
@@ -153,16 +118,7 @@ class AddressSpace:
 
     def private_areas(self) -> list[PrivateArea]:
         """Return the areas of ordinary private memory that have pages."""
-        odd = MAP_HUGETLB | MAP_GROWSDOWN | MAP_DROPPABLE | MAP_NORESERVE
-        return [
-            PrivateArea(
-                AddressRange(int(vma.start), int(vma.end)),
-                (int(vma.shmid), int(vma.fdflags)) if vma.status & FILE_PRIVATE else None,
-                int(vma.pgoff),
-            )
-            for vma in self._regular
-            if vma.status & (ANON_PRIVATE | FILE_PRIVATE) and not vma.flags & odd and vma.start in self._written
-        ]
+        return [area for area in self._areas.private if area.range.start in self._written]
 
     def pages_of(self, area: AddressRange) -> list[PageRun]:
         """Return the pages of an area."""
@@ -229,25 +185,24 @@ class AddressSpace:
             inherited: what it has from the stage, by the start of the area.
             buffer: data of MERGE_BUFFER bytes.
         """
-        written = self._written
-        for vma in self._regular:
-            if vma.status & AREA_SYSVIPC:
+        written, areas = self._written, self._areas
+        for area, key in zip(areas.regular, areas.keys(self._files), strict=True):
+            if area.status & AREA_SYSVIPC:
                 continue  # it is there; see systemv.py
-            script.about = _about(vma)
-            size, start = int(vma.end - vma.start), int(vma.start)
+            script.about = _about(area)
+            size, start = area.size, area.start
             if start in inherited:
                 script.exact("mremap", inherited[start].at, size, size, MREMAP_MOVE, start, wanted=start)
-                self._advise(script, vma, _BEFORE_PAGES)
-                continue
-            protection = int(vma.prot) | (PROT_WRITE if start in written else 0)
-            file: Argument = -1
-            flags = int(vma.flags) & MAP_FLAGS | MAP_FIXED
-            key = self._key(vma)
-            if key is not None:
-                file = files[key]
-                flags &= ~MAP_ANONYMOUS
-            script.exact("mmap", start, size, protection, flags, file, int(vma.pgoff), wanted=start)
-            self._advise(script, vma, _BEFORE_PAGES)
+            else:
+                protection = area.prot | (PROT_WRITE if start in written else 0)
+                file: Argument = -1
+                flags = area.flags & MAP_FLAGS | MAP_FIXED
+                if key is not None:
+                    file = files[key]
+                    flags &= ~MAP_ANONYMOUS
+                script.exact("mmap", start, size, protection, flags, file, area.pgoff, wanted=start)
+            if area.madv & _BEFORE_PAGES:
+                self._advise(script, area, _BEFORE_PAGES)
         script.about = About("pages", "")
         if inherited:
             merged: list[PageRun] = []
@@ -264,29 +219,30 @@ class AddressSpace:
             read_pages(script, read, pages, ways)
         else:
             read_pages(script, self.runs, pages, ways)
-        for vma in self._vmas:
-            script.about = _about(vma)
-            start, size = int(vma.start), int(vma.end - vma.start)
-            if vma.status & AREA_GUARD:
-                script.call("madvise", start, size, MADV_GUARD_INSTALL)
-            elif (vma.start in written and not vma.prot & PROT_WRITE) or (
-                vma.start in inherited and vma.prot != PROT_READ | PROT_WRITE
+        for area in areas.all:
+            if area.status & AREA_GUARD:
+                script.about = _about(area)
+                script.call("madvise", area.start, area.size, MADV_GUARD_INSTALL)
+            elif (area.start in written and not area.prot & PROT_WRITE) or (
+                area.start in inherited and area.prot != PROT_READ | PROT_WRITE
             ):
-                script.call("mprotect", start, size, int(vma.prot))
-        for vma in self._regular:
-            script.about = _about(vma)
-            self._advise(script, vma, ~_BEFORE_PAGES)
-            if vma.flags & MAP_LOCKED:
+                script.about = _about(area)
+                script.call("mprotect", area.start, area.size, area.prot)
+        for area in areas.regular:
+            if area.madv & ~_BEFORE_PAGES:
+                self._advise(script, area, ~_BEFORE_PAGES)
+            if area.flags & MAP_LOCKED:
+                script.about = _about(area)
                 # The kernel locks an area without access, too, and then says that it has no pages.
-                demand = Demand.SUCCESS if vma.prot else Demand.ANY
-                script.call("mlock", int(vma.start), int(vma.end - vma.start), demand=demand)
+                demand = Demand.SUCCESS if area.prot else Demand.ANY
+                script.call("mlock", area.start, area.size, demand=demand)
 
-    def _advise(self, script: FillScript, vma: Any, which: int) -> None:
+    def _advise(self, script: FillScript, area: MemoryArea, which: int) -> None:
         """Give those of an area's advices that are among `which`, as bits."""
-        advices = int(vma.madv) & which
-        for advice in range(64) if advices else ():
-            if advices >> advice & 1:
-                script.call("madvise", int(vma.start), int(vma.end - vma.start), advice)
+        script.about = _about(area)
+        for advice in range(64):
+            if area.madv & which & 1 << advice:
+                script.call("madvise", area.start, area.size, advice)
 
     def marks(self, script: FillScript, program: ProcessProgram, exe: Argument) -> None:
         """Set the marks of mm_struct and the link to the program."""
@@ -306,78 +262,38 @@ class AddressSpace:
         if mm.thp_disabled:
             script.call("prctl", PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
-    @cached_property
-    def _written(self) -> set[int]:
-        """The starts of the areas that pages are read into."""
-        starts = [int(vma.start) for vma in self._regular]
-        found = set()
-        for run in self.runs:
-            at = max(bisect.bisect_right(starts, run.address) - 1, 0)
-            while at < len(starts) and starts[at] < run.address + run.size:
-                found.add(starts[at])
-                at += 1
-        return found
-
-    def _check(self) -> None:
-        last = 0
-        for vma in self._vmas:
-            if vma.status & AREA_GUARD:
-                continue
-            if vma.end > TASK_END:
-                raise Refused(*_place(vma), "area", "it is above 47 bits of address, which needs tables of five levels")
-            if vma.start < self._lowest:
-                text = f"this host lets no process map what is below {self._lowest:#x}: lower vm.mmap_min_addr"
-                raise Refused(*_place(vma), "area", text)
-            if vma.start % PAGE or vma.end % PAGE or not last <= vma.start < vma.end:
-                raise Refused(*_place(vma), "area", "its addresses overlap another area, or are no whole pages")
-            last = int(vma.end)
-            for bit, reason in _NOT_YET.items():
-                if vma.status & bit:
-                    raise Refused(*_place(vma), "area", reason)
-            if not vma.status & (SPECIAL | AREA_AIORING | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | ANON_SHARED):
-                raise Refused(*_place(vma), "area", f"its status {vma.status:#x} has no meaning here")
-
-    def _sorted(self, runs: Iterable[PageRun]) -> tuple[list[PageRun], list[PageRun], PageRuns]:
-        """Return the pages of the vdso, of rings, and those of the regular areas; areas must cover all."""
-        vdso: list[PageRun] = []
-        rings: list[PageRun] = []
-        mine = PageRuns()
-        at = 0
-        vmas = [vma for vma in self._vmas if not vma.status & AREA_GUARD]
+    def _sorted(self, runs: Iterable[PageRun]) -> list[PageRun]:
+        """Sort the pages into those of regular areas and of rings, and return those of the vdso; areas must cover all."""
+        found: list[PageRun] = []
+        areas = self._areas.backed
+        place, count = 0, len(areas)
         for run in runs:
-            here = run
-            while True:
-                while at < len(vmas) and vmas[at].end <= here.address:
-                    at += 1
-                if at == len(vmas) or vmas[at].start > here.address:
-                    raise Refused("pages", f"{here.address:#x}", "pages", "the image has pages where it has no area")
-                vma = vmas[at]
-                taken = min(here.size, int(vma.end) - here.address)
-                if not vma.status & AREA_VVAR:
-                    (vdso if vma.status & AREA_VDSO else rings if vma.status & AREA_AIORING else mine).append(
-                        here if taken == here.size else PageRun(here.address, taken, here.file, here.offset)
-                    )
-                if taken == here.size:
-                    break
-                here = PageRun(here.address + taken, here.size - taken, here.file, here.offset + taken)
-        return vdso, rings, mine
+            address, left, file, offset = run
+            while left:
+                while place < count and areas[place].end <= address:
+                    place += 1
+                if place == count or areas[place].start > address:
+                    raise Refused("pages", f"{address:#x}", "pages", "the image has pages where it has no area")
+                area = areas[place]
+                taken = min(left, area.end - address)
+                if not area.status & _SORTED:
+                    self.runs.add(address, taken, file, offset)
+                    if area.status & AREA_REGULAR:
+                        self._written.add(area.start)
+                elif not area.status & AREA_VVAR:
+                    some = found if area.status & AREA_VDSO else self.ring_runs
+                    some.append(PageRun(address, taken, file, offset))
+                address, left, offset = address + taken, left - taken, offset + taken
+        return found
 
 
 _BEFORE_PAGES: Final = 1 << MADV_HUGEPAGE | 1 << MADV_NOHUGEPAGE
 """Advices that count when a page is read."""
-_NOT_YET: Final = {
-    AREA_SOCKET: "memory of a packet socket is not restored",
-    AREA_SHADOW_STACK: "a shadow stack is not restored",
-    AREA_PLUGIN: "a plugin of CRIU has dumped it, and alone can restore it",
-}
+_SORTED: Final = AREA_VDSO | AREA_VVAR | AREA_AIORING
 
 
-def _place(vma: Any) -> tuple[str, str]:
-    return "memory", f"{vma.start:#x}-{vma.end:#x}"
-
-
-def _about(vma: Any) -> About:
-    return _about_area(int(vma.start), int(vma.end))
+def _about(area: MemoryArea) -> About:
+    return _about_area(area.start, area.end)
 
 
 @cache

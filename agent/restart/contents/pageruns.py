@@ -41,15 +41,24 @@ class PageRuns(Sequence[PageRun]):
         self._offsets = array("Q")
         self._places = array("I")
         self._files: dict[Path, int] = {}
+        self._last: Path | None = None
+        self._place = 0
         for run in runs:
             self.append(run)
 
     def append(self, run: PageRun) -> None:
         """Add a run behind all others."""
-        self.addresses.append(run.address)
-        self._sizes.append(run.size)
-        self._offsets.append(run.offset)
-        self._places.append(self._files.setdefault(run.file, len(self._files)))
+        self.add(*run)
+
+    def add(self, address: int, size: int, file: Path, offset: int) -> None:
+        """Add a run behind all others, by its fields."""
+        self.addresses.append(address)
+        self._sizes.append(size)
+        self._offsets.append(offset)
+        if file is not self._last:
+            self._last = file
+            self._place = self._files.setdefault(file, len(self._files))
+        self._places.append(self._place)
 
     @property
     def size(self) -> int:

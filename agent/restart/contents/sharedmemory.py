@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.restart.contents.addresses import AddressRange
+from agent.restart.contents.areas import MAP_HUGETLB, FileKey
 from agent.restart.contents.descriptors import FileKind, OpenFile
 from agent.restart.contents.fileowners import F_SETFL
 from agent.restart.contents.fillprogram import About, Argument
@@ -24,12 +25,10 @@ from agent.restart.contents.images import Images
 from agent.restart.contents.memory import (
     MAP_ANONYMOUS,
     MAP_FIXED,
-    MAP_HUGETLB,
     MAP_SHARED,
     PROT_READ,
     PROT_WRITE,
     AddressSpace,
-    FileKey,
 )
 from agent.restart.contents.pagereads import read_pages
 from agent.restart.contents.pageruns import PAGE, PageRun
@@ -112,11 +111,11 @@ class SharedMemory:
         Raises:
             Refused: an object cannot be restored.
         """
-        for key, vma in memory.shared():
+        for key, area in memory.shared():
             one = self._object(key, actor)
             if one.entry is None:
-                one.size = max(one.size, int(vma.pgoff) + int(vma.end - vma.start))
-                one.huge = MFD_HUGETLB | size_flags(int(vma.flags)) if vma.flags & MAP_HUGETLB else 0
+                one.size = max(one.size, area.pgoff + area.size)
+                one.huge = MFD_HUGETLB | size_flags(area.flags) if area.flags & MAP_HUGETLB else 0
         for info in fds:
             entry = self._images.files.get(int(info.id))
             if entry is not None and entry.HasField("memfd"):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agent.restart.contents.addresses import AddressRange
+from agent.restart.contents.areas import MemoryArea, place
 from agent.restart.contents.fillprogram import About, FillScript
 from agent.restart.contents.fillsection import FillProgram
 from agent.restart.contents.holder import Holder, open_high, write_file
@@ -164,14 +165,13 @@ class SystemV:
         Raises:
             Refused: the images have no such segment, or it is smaller.
         """
-        for vma in memory.attached():
-            place = "memory", f"{vma.start:#x}-{vma.end:#x}"
-            segment = self.segments.get(int(vma.shmid))
+        for area in memory.attached():
+            segment = self.segments.get(area.shmid)
             if segment is None:
-                text = f"the images do not have the System V shared memory {vma.shmid} that it attaches"
-                raise Refused(*place, "missing", text)
-            if int(vma.pgoff) + int(vma.end - vma.start) > segment.span or vma.pgoff > vma.start:
-                raise Refused(*place, "area", f"it is larger than the System V shared memory {vma.shmid}")
+                text = f"the images do not have the System V shared memory {area.shmid} that it attaches"
+                raise Refused(*place(area), "missing", text)
+            if area.pgoff + area.size > segment.span or area.pgoff > area.start:
+                raise Refused(*place(area), "area", f"it is larger than the System V shared memory {area.shmid}")
             if actor not in segment.users:
                 segment.users.append(actor)
 
@@ -215,20 +215,20 @@ class SystemV:
         """
         script = holder.leader
         scratch = _scratch(room)
-        for number, read_only, vmas in _attachments(memory.attached()):
+        for number, read_only, areas in _attachments(memory.attached()):
             script.about = About(*_segment(number))
             script.wait(self._made, 1)
-            executable = any(vma.prot & PROT_EXEC for vma in vmas)
+            executable = any(area.prot & PROT_EXEC for area in areas)
             flags = (SHM_RDONLY if read_only else 0) | (SHM_EXEC if executable else 0)
             script.exact("shmat", number, scratch, flags, wanted=scratch)
             given = PROT_READ | (0 if read_only else PROT_WRITE) | (PROT_EXEC if executable else 0)
             at = 0
-            for vma in vmas:
-                offset, size, start = int(vma.pgoff), int(vma.end - vma.start), int(vma.start)
+            for area in areas:
+                offset, size, start = area.pgoff, area.size, area.start
                 _unmap(script, scratch + at, offset - at)
                 script.exact("mremap", scratch + offset, size, size, MREMAP_MOVE, start, wanted=start)
-                if vma.prot != given:
-                    script.call("mprotect", start, size, int(vma.prot))
+                if area.prot != given:
+                    script.call("mprotect", start, size, area.prot)
                 at = offset + size
             _unmap(script, scratch + at, self.segments[number].span - at)
 
@@ -286,14 +286,13 @@ def _own_namespace(images: Images) -> int:
     return identity if of_criu.HasField("ipc_ns_id") and identity != of_criu.ipc_ns_id else 0
 
 
-def _attachments(vmas: Iterable[Any]) -> Iterator[tuple[int, bool, list[Any]]]:
+def _attachments(attached: Iterable[MemoryArea]) -> Iterator[tuple[int, bool, list[MemoryArea]]]:
     """Yield each attachment: the segment's number, True if it is for reading only, and its areas by offset."""
-    found: dict[tuple[int, bool, int], list[Any]] = {}
-    for vma in vmas:
-        read_only = vma.HasField("fdflags") and vma.fdflags == _O_RDONLY
-        found.setdefault((int(vma.shmid), read_only, int(vma.start) - int(vma.pgoff)), []).append(vma)
+    found: dict[tuple[int, bool, int], list[MemoryArea]] = {}
+    for area in attached:
+        found.setdefault((area.shmid, area.fdflags == _O_RDONLY, area.start - area.pgoff), []).append(area)
     for (number, read_only, _), areas in found.items():
-        yield number, read_only, sorted(areas, key=lambda vma: int(vma.pgoff))
+        yield number, read_only, sorted(areas, key=lambda area: area.pgoff)
 
 
 def _create(holder: Holder, kind: str, desc: Any, *size: int, huge: int = 0, queue_bytes: int = 0) -> None:

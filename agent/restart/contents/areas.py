@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The areas of a memory, as its image has them, in order and checked.
+
+Processes that descend from one by forks alone have the same areas until they map others, so their images have equal
+messages, of which the areas are made once (`Images.areas`).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from agent.restart.contents.addresses import TASK_END, AddressRange
+from agent.restart.contents.pageruns import PAGE
+from agent.restart.contents.privateareas import PrivateArea
+from agent.restart.contents.refusals import Refused
+from exporters.criu.memorymessages import (
+    ANON_PRIVATE,
+    ANON_SHARED,
+    AREA_AIORING,
+    AREA_GUARD,
+    AREA_MEMFD,
+    AREA_PLUGIN,
+    AREA_REGULAR,
+    AREA_SHADOW_STACK,
+    AREA_SOCKET,
+    AREA_SYSVIPC,
+    AREA_UPROBES,
+    AREA_VDSO,
+    AREA_VSYSCALL,
+    AREA_VVAR,
+    FILE_PRIVATE,
+    FILE_SHARED,
+)
+
+MAP_DROPPABLE: Final = 0x8
+MAP_GROWSDOWN, MAP_NORESERVE, MAP_HUGETLB = 0x100, 0x4000, 0x40000
+O_RDWR: Final = 2
+SPECIAL: Final = AREA_VDSO | AREA_VVAR | AREA_VSYSCALL | AREA_UPROBES
+_KERNEL_MADE: Final = AREA_VSYSCALL | AREA_UPROBES
+_KNOWN: Final = SPECIAL | AREA_AIORING | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | ANON_SHARED
+_ODD: Final = MAP_HUGETLB | MAP_GROWSDOWN | MAP_DROPPABLE | MAP_NORESERVE
+_NOT_YET: Final = {
+    AREA_SOCKET: "memory of a packet socket is not restored",
+    AREA_SHADOW_STACK: "a shadow stack is not restored",
+    AREA_PLUGIN: "a plugin of CRIU has dumped it, and alone can restore it",
+}
+
+FileKey = tuple[str, int, int]
+"""A mapped file: its kind (file, memfd, shmem), its number, and the flags that it is opened with."""
+
+
+class MemoryArea(NamedTuple):
+    """An area: the fields of its vma_entry.
+
+    Attributes:
+        start, end: its addresses.
+        pgoff: offset of its begin in the file that it maps, bytes.
+        shmid: the number of that file, or of the memory that it shares.
+        prot, flags, madv: as mmap(2) and madvise(2) have them; of madv a bit for each advice.
+        status: CRIU's bits for its kind.
+        fdflags: the flags that the file was opened with; None: the image does not tell.
+    """
+
+    start: int
+    end: int
+    pgoff: int
+    shmid: int
+    prot: int
+    flags: int
+    status: int
+    madv: int
+    fdflags: int | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of addresses."""
+        return self.end - self.start
+
+
+class MemoryAreas:
+    """The areas of a memory.
+
+    Args:
+        mm: its mm_entry.
+        lowest: the lowest address that the kernel lets a process map.
+
+    Attributes:
+        all: but those that the kernel makes for itself, in order.
+        ranges: the addresses of each.
+        backed: all but guard regions: those that can have pages.
+        regular: those that mmap() makes.
+        guards: guard regions.
+        rings: of asynchronous I/O.
+        kernel: [vdso] and [vvar].
+        private: those of ordinary private memory.
+
+    Raises:
+        Refused: an area cannot be restored.
+    """
+
+    def __init__(self, mm: Any, lowest: int) -> None:
+        found = [
+            MemoryArea(
+                *(vma.start, vma.end, vma.pgoff, vma.shmid, vma.prot, vma.flags, vma.status, vma.madv),
+                vma.fdflags if vma.HasField("fdflags") else None,
+            )
+            for vma in mm.vmas
+        ]
+        self.all = sorted([area for area in found if not area.status & _KERNEL_MADE], key=lambda area: area.start)
+        self.ranges = [AddressRange(area.start, area.end) for area in self.all]
+        self.backed = [area for area in self.all if not area.status & AREA_GUARD]
+        self.regular = [area for area in self.backed if area.status & AREA_REGULAR and not area.status & SPECIAL]
+        self.guards = [area for area in found if area.status & AREA_GUARD]
+        self.rings = [area for area in self.all if area.status & AREA_AIORING]
+        self.kernel = [area for area in self.all if area.status & (AREA_VDSO | AREA_VVAR)]
+        self.private = [
+            PrivateArea(
+                AddressRange(area.start, area.end),
+                (area.shmid, area.fdflags or 0) if area.status & FILE_PRIVATE else None,
+                area.pgoff,
+            )
+            for area in self.regular
+            if area.status & (ANON_PRIVATE | FILE_PRIVATE) and not area.flags & _ODD
+        ]
+        self._keys: list[FileKey | None] | None = None
+        self._check(lowest)
+
+    def keys(self, files: Mapping[int, Any]) -> list[FileKey | None]:
+        """Return the file that each regular area maps; None for private anonymous memory, and System V shared memory.
+
+        Args:
+            files: the file_entry of each open file, the same ones at each call.
+
+        Raises:
+            Refused: the images do not describe a file.
+        """
+        if self._keys is None:
+            self._keys = [_key(area, files) for area in self.regular]
+        return self._keys
+
+    def _check(self, lowest: int) -> None:
+        last = 0
+        for area in self.backed:
+            if area.end > TASK_END:
+                text = "it is above 47 bits of address, which needs tables of five levels"
+                raise Refused(*place(area), "area", text)
+            if area.start < lowest:
+                text = f"this host lets no process map what is below {lowest:#x}: lower vm.mmap_min_addr"
+                raise Refused(*place(area), "area", text)
+            if area.start % PAGE or area.end % PAGE or not last <= area.start < area.end:
+                raise Refused(*place(area), "area", "its addresses overlap another area, or are no whole pages")
+            last = area.end
+            for bit, reason in _NOT_YET.items():
+                if area.status & bit:
+                    raise Refused(*place(area), "area", reason)
+            if not area.status & _KNOWN:
+                raise Refused(*place(area), "area", f"its status {area.status:#x} has no meaning here")
+
+
+def _key(area: MemoryArea, files: Mapping[int, Any]) -> FileKey | None:
+    if area.status & AREA_SYSVIPC:
+        return None
+    if area.status & AREA_MEMFD:
+        entry = files.get(area.shmid)
+        if entry is None or not entry.HasField("memfd"):
+            text = f"the images do not describe the memfd {area.shmid} that it maps"
+            raise Refused(*place(area), "missing", text)
+        return "memfd", int(entry.memfd.inode_id), area.fdflags or 0
+    if area.status & (FILE_PRIVATE | FILE_SHARED):
+        return "file", area.shmid, area.fdflags or 0
+    if area.status & ANON_SHARED:
+        return "shmem", area.shmid, O_RDWR
+    return None
+
+
+def place(area: MemoryArea) -> tuple[str, str]:
+    """Return the words for an area in a refusal."""
+    return "memory", f"{area.start:#x}-{area.end:#x}"
