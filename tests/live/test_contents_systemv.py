@@ -154,6 +154,61 @@ def test_semaphores_and_messages_come_back(tmp_path: Path, daemon_socket: Path) 
     assert most == 9000
 
 
+LOWERED = """
+at = attached(call("shmget", PRIVATE, 2 * PAGE, 0o600))
+write(at, b"kept")
+for _ in range(2):
+    call("shmget", PRIVATE, PAGE, 0o600)
+semaphores = call("semget", PRIVATE, 3, 0o600)
+queue = call("msgget", PRIVATE, 0o600)
+for number in range(5):
+    call("msgsnd", queue, ctypes.c_char_p((1).to_bytes(8, "little") + b"%d" % number * 500), 500, 0)
+room = ctypes.create_string_buffer(120)
+call("msgctl", queue, 2, room)
+room[88:96] = (100).to_bytes(8, "little")
+call("msgctl", queue, 1, room)
+for name, value in (("sem", "1 32000 10 1"), ("msgmni", "0"), ("shmmax", "4096"), ("shmall", "1"), ("shmmni", "1")):
+    with open(f"/proc/sys/kernel/{name}", "w") as file:
+        file.write(value)
+def answer():
+    limits = [open(f"/proc/sys/kernel/{name}").read().split() for name in ("sem", "msgmni", "shmmax", "shmmni")]
+    call("msgctl", queue, 2, room)
+    taken = [call("msgrcv", queue, ctypes.create_string_buffer(600), 500, 0, 0o4000) for _ in range(5)]
+    return read(at, 4), taken, int.from_bytes(room[88:96], "little"), limits
+stand("one", answer)
+"""
+
+
+def test_limits_may_be_lower_than_what_is_there(tmp_path: Path, daemon_socket: Path) -> None:
+    """A limit counts for new objects alone, and a queue keeps more messages than it would take now."""
+    standing = dumped(CALLS + LOWERED, tmp_path, daemon_socket, within=WITHIN)
+    with restored(standing, daemon_socket):
+        content, taken, room, limits = literal_eval(standing.ask("one"))
+
+    assert (content, taken, room) == (b"kept", [500] * 5, 100)
+    assert limits == [["1", "32000", "10", "1"], ["0"], ["4096"], ["1"]]
+
+
+FORCED = """
+at = attached(call("shmget", PRIVATE, 2 * PAGE, 0o600))
+write(at, b"kept")
+open("/proc/sys/kernel/shm_rmid_forced", "w").write("1")
+def answer():
+    forced = open("/proc/sys/kernel/shm_rmid_forced").read()
+    return read(at, 4), forced, len(said("shm")), call("shmdt", at), len(said("shm"))
+stand("one", answer)
+"""
+
+
+def test_a_segment_comes_back_where_the_kernel_removes_each_that_nobody_has(
+    tmp_path: Path, daemon_socket: Path
+) -> None:
+    """No process has it for a moment while its pages are read."""
+    standing = dumped(CALLS + FORCED, tmp_path, daemon_socket, within=WITHIN)
+    with restored(standing, daemon_socket):
+        assert literal_eval(standing.ask("one")) == (b"kept", "1\n", 1, 0, 0)
+
+
 def test_objects_of_the_host_are_not_touched(tmp_path: Path, daemon_socket: Path) -> None:
     """The tree gets an IPC namespace of its own; a caller who may make none is refused."""
     standing = dumped(CALLS + SEGMENTS, tmp_path, daemon_socket, ("one", "child"), within=WITHIN)

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.restart.contents.resumer import PROGRAM as RESUMER
+from agent.restart.rebuild.coordinator import HELPER
 from tests.live.dumps import dump, eventually, program, restarted
+from tests.live.guardprocesses import running
 
 TOP = Path(__file__).parents[2]
 PIPE = 4096
@@ -91,6 +94,25 @@ def test_a_tree_in_the_callers_namespace_has_the_pids_that_it_had(images: Path) 
     with restarted(images, "--no-pidns") as ready:
         assert {task["pid"] for task in ready["tasks"]} == {task["numbers"][0] for task in ready["tasks"]}
         assert grows(images)
+
+
+def test_a_signal_ends_a_restart_one_of_whose_tasks_waits_for_long(images: Path) -> None:
+    """A lease on a file, which is not given up, has the task that opens it wait for 45 s."""
+    told = signal.signal(signal.SIGIO, signal.SIG_IGN)  # the kernel asks for the lease so
+    others = running(HELPER, RESUMER)
+    with (images.parent / "out").open("wb") as out:
+        fcntl.fcntl(out, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        process = subprocess.Popen(command(images), cwd=TOP, start_new_session=True, stdin=subprocess.DEVNULL)
+        try:
+            eventually(lambda: "BREAKING" in Path("/proc/locks").read_text(), "a task waits for the lease")
+            eventually(lambda: len(running(RESUMER) - others) == 1, "all are traced")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+            process.wait()
+            signal.signal(signal.SIGIO, told)
+    eventually(lambda: running(HELPER, RESUMER) == others, "nothing is left")
 
 
 def test_a_user_without_rights_is_refused_by_name(images: Path) -> None:

@@ -9,7 +9,7 @@ semaphores take back when a process ends (SEM_UNDO).
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ SHM_DEST, SHM_LOCKED = 0o1000, 0o2000
 """Bits of a segment's mode: it is removed when nobody has it attached; it is locked in memory."""
 SHM_HUGETLB: Final = 0o4000
 SHM_RDONLY, SHM_EXEC = 0o10000, 0o100000
+IPC_NOWAIT: Final = 0o4000
 _PERMISSIONS: Final = 0o777
 _SIZES: Final = {"shmctl": 112, "semctl": 104, "msgctl": 120}
 """Bytes of struct shmid64_ds, semid64_ds and msqid64_ds."""
@@ -41,22 +42,22 @@ _ALIGNED: Final = 1 << 30
 """Bytes that the address of a segment is aligned to while it is filled: the largest of huge pages."""
 _MOST: Final = 1 << 46
 _ALL_MEMORY: Final = (1 << 64) - 1 - (1 << 24)
-# Each variable by its path in /proc/sys, its field of the ipc_var_entry, and its value in a new namespace.
-_VARIABLES: Final = (
-    ("kernel/sem", "sem_ctls", [32000, 1024000000, 500, 32000]),
-    ("kernel/msgmax", "msg_ctlmax", 8192),
-    ("kernel/msgmnb", "msg_ctlmnb", 16384),
-    ("kernel/msgmni", "msg_ctlmni", 32000),
-    ("kernel/shmmax", "shm_ctlmax", _ALL_MEMORY),
-    ("kernel/shmall", "shm_ctlall", _ALL_MEMORY),
-    ("kernel/shmmni", "shm_ctlmni", 4096),
-    ("kernel/shm_rmid_forced", "shm_rmid_forced", 0),
-    ("fs/mqueue/queues_max", "mq_queues_max", 256),
-    ("fs/mqueue/msg_max", "mq_msg_max", 10),
-    ("fs/mqueue/msgsize_max", "mq_msgsize_max", 8192),
-    ("fs/mqueue/msg_default", "mq_msg_default", 10),
-    ("fs/mqueue/msgsize_default", "mq_msgsize_default", 8192),
-)
+# Each variable by its path in /proc/sys: its field of the ipc_var_entry, and its values in a new namespace.
+_VARIABLES: Final = {
+    "kernel/sem": ("sem_ctls", [32000, 1024000000, 500, 32000]),
+    "kernel/msgmax": ("msg_ctlmax", [8192]),
+    "kernel/msgmnb": ("msg_ctlmnb", [16384]),
+    "kernel/msgmni": ("msg_ctlmni", [32000]),
+    "kernel/shmmax": ("shm_ctlmax", [_ALL_MEMORY]),
+    "kernel/shmall": ("shm_ctlall", [_ALL_MEMORY]),
+    "kernel/shmmni": ("shm_ctlmni", [4096]),
+    "kernel/shm_rmid_forced": ("shm_rmid_forced", [0]),
+    "fs/mqueue/queues_max": ("mq_queues_max", [256]),
+    "fs/mqueue/msg_max": ("mq_msg_max", [10]),
+    "fs/mqueue/msgsize_max": ("mq_msgsize_max", [8192]),
+    "fs/mqueue/msg_default": ("mq_msg_default", [10]),
+    "fs/mqueue/msgsize_default": ("mq_msgsize_default", [8192]),
+}
 
 
 @dataclass(slots=True)
@@ -186,13 +187,7 @@ class SystemV:
         """
         self._made, self._attached, self._maker = fill.word(), fill.word(), holder.actor
         script = holder.leader
-        if self._variables is not None:
-            for path, name, usual in _VARIABLES:
-                value = getattr(self._variables, name)
-                values = list(value) if isinstance(usual, list) else int(value)
-                if values != usual and (isinstance(usual, list) or self._variables.HasField(name)):
-                    script.about = About("ipc", path)
-                    _set(holder, path, values if isinstance(values, list) else [values])
+        there = self._raise_limits(holder)
         for number, segment in self.segments.items():
             self._make_segment(holder, number, segment, room, ways)
         for entry, counts in self._sets:
@@ -201,10 +196,13 @@ class SystemV:
             script.call("semctl", int(entry.desc.id), 0, SETALL, holder.program.data(counts))
         for entry, messages in self._queues:
             script.about = About("message-queue", str(entry.desc.id))
-            _create(holder, "msg", entry.desc, queue_bytes=int(entry.qbytes))
+            _create(holder, "msg", entry.desc, queue_bytes=max(int(entry.qbytes), _filled(messages)))
             for message, content in messages:
                 data = holder.program.data(struct.pack("<Q", message.mtype) + content)
-                script.call("msgsnd", int(entry.desc.id), data, int(message.msize), 0)
+                script.call("msgsnd", int(entry.desc.id), data, int(message.msize), IPC_NOWAIT)
+            if entry.qbytes < _filled(messages):
+                _own(holder, "msg", entry.desc, int(entry.qbytes))
+        self._set_variables(holder, there)
         script.post(self._made)
 
     def attach(self, holder: Holder, memory: AddressSpace, room: AddressRange) -> None:
@@ -244,6 +242,42 @@ class SystemV:
             for number in leaving:
                 script.about = About(*_segment(number))
                 script.call("shmctl", number, IPC_RMID, 0)
+
+    def _raise_limits(self, holder: Holder) -> dict[str, list[int]]:
+        """Have the namespace take all objects; return its variables. A limit may have been lowered below what was there."""
+        sizes = [int(entry.nsems) for entry, _ in self._sets]
+        messages = [int(message.msize) for _, each in self._queues for message, _ in each]
+        rooms = [max(int(entry.qbytes), _filled(each)) for entry, each in self._queues]
+        needed = {
+            "kernel/sem": [max(sizes, default=0), sum(sizes), 0, len(sizes)],
+            "kernel/msgmax": [max(messages, default=0)],
+            "kernel/msgmnb": [max(rooms, default=0)],
+            "kernel/msgmni": [len(self._queues)],
+            "kernel/shmmni": [len(self.segments)],
+        }
+        there = {path: usual for path, (_, usual) in _VARIABLES.items()}
+        for path, least in needed.items():
+            raised = list(map(max, least, there[path]))
+            if raised != there[path]:
+                there[path] = raised
+                holder.leader.about = About("ipc", path)
+                _set(holder, path, raised)
+        return there
+
+    def _set_variables(self, holder: Holder, there: Mapping[str, list[int]]) -> None:
+        """Set the variables of the namespace, which has others, once all objects are there.
+
+        With kernel.shm_rmid_forced the kernel removes a segment as soon as nobody has it attached any more.
+        """
+        if self._variables is None:
+            return
+        for path, (name, usual) in _VARIABLES.items():
+            values = getattr(self._variables, name)
+            if len(usual) == 1:
+                values = [values] if self._variables.HasField(name) else usual
+            if values != there[path]:
+                holder.leader.about = About("ipc", path)
+                _set(holder, path, values)
 
     def _read(self, images: Images) -> None:
         for entry in images.all(f"ipcns-shm-{self.namespace}.img"):
@@ -298,16 +332,26 @@ def _attachments(attached: Iterable[MemoryArea]) -> Iterator[tuple[int, bool, li
 def _create(holder: Holder, kind: str, desc: Any, *size: int, huge: int = 0, queue_bytes: int = 0) -> None:
     """Create an object of a kind, ``shm``, ``sem`` or ``msg``, with its number, owner and permissions."""
     script, number = holder.leader, int(desc.id)
-    mode = int(desc.mode) & _PERMISSIONS
     _set(holder, f"kernel/{kind}_next_id", [number])
+    mode = int(desc.mode) & _PERMISSIONS
     script.exact(f"{kind}get", int(desc.key), *size, huge | IPC_CREAT | IPC_EXCL | mode, wanted=number)
-    control = f"{kind}ctl"
+    _own(holder, kind, desc, queue_bytes)
+
+
+def _own(holder: Holder, kind: str, desc: Any, queue_bytes: int = 0) -> None:
+    """Set owner and permissions of an object, and the bytes that a queue takes."""
+    number, control = int(desc.id), f"{kind}ctl"
     content = bytearray(_SIZES[control])
-    struct.pack_into("<6I", content, 0, 0, desc.uid, desc.gid, 0, 0, mode)
+    struct.pack_into("<6I", content, 0, 0, desc.uid, desc.gid, 0, 0, int(desc.mode) & _PERMISSIONS)
     if queue_bytes:
         struct.pack_into("<Q", content, _QUEUE_BYTES_AT, queue_bytes)
     place = (number, 0, IPC_SET) if kind == "sem" else (number, IPC_SET)
-    script.call(control, *place, holder.program.data(bytes(content)))
+    holder.leader.call(control, *place, holder.program.data(bytes(content)))
+
+
+def _filled(messages: Sequence[tuple[Any, bytes]]) -> int:
+    """Return the bytes that a queue must take for its messages; empty ones count, too (the kernel's do_msgsnd)."""
+    return max(sum(int(message.msize) for message, _ in messages), len(messages))
 
 
 def _set(holder: Holder, path: str, values: Iterable[int]) -> None:

@@ -170,7 +170,7 @@ static void await_filled(void)
 		if (__atomic_load_n(&state->failed, __ATOMIC_ACQUIRE))
 			end(RESUMED_FILL_FAILED, state->actor, 0);
 		look_at_all();
-		whole = whole || has_word(MSG_DONTWAIT);
+		whole |= has_word(MSG_DONTWAIT); /* always asked: a thread may wait for long, and the coordinator end */
 		futex_wait(&state->filled, filled, &nap);
 	}
 }
