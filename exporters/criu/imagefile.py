@@ -323,6 +323,21 @@ def one(file: BinaryIO, name: str, kind: ImageKind | None = None) -> "Message":
     return first.message
 
 
+def end_of_first(data: bytes, name: str) -> int | None:
+    """Return the offset behind the first entry of a file without payloads; None: it has none, or its name no kind.
+
+    Args:
+        data: the file, or its begin.
+        name: its name.
+    """
+    kind = kind_of(name)
+    at = _MAGIC.size * len(kind.magics) if kind is not None else len(data)
+    if len(data) < at + _LENGTH.size:
+        return None
+    end: int = at + _LENGTH.size + _LENGTH.unpack_from(data, at)[0]
+    return end if end <= len(data) else None
+
+
 def _read_magics(file: BinaryIO, name: str, kind: ImageKind, size: int) -> int:
     """Check the magic numbers at the beginning of a file; return the offset behind them."""
     at = 0

@@ -30,6 +30,7 @@ from agent.restart.contents.filters import Filters
 from agent.restart.contents.ghostfiles import GhostFiles
 from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import Images, ProcessImage
+from agent.restart.contents.layouts import Layouts
 from agent.restart.contents.memory import AddressSpace
 from agent.restart.contents.pagereads import PageFiles
 from agent.restart.contents.pageruns import PageRun
@@ -76,7 +77,7 @@ class Contents:
         self._memfds = MemfdFiles()
         self._tables = SharedTables(images.processes, self._leaders, plan)
         self.plan = self._tables.plan()
-        self._lowest = int(Path("/proc/sys/vm/mmap_min_addr").read_text())
+        self._layouts = Layouts(images, int(Path("/proc/sys/vm/mmap_min_addr").read_text()))
         self.blocked = BlockedConnections(images.inventory)
         self.ghosts = GhostFiles(images)
         self._locks = FileLocks(images.all("filelocks.img"))
@@ -87,6 +88,8 @@ class Contents:
             self.refuse(0, fault)
         kinds = filekinds.kinds(images, allowed, self.blocked, offsets)
         self._kinds = {**kinds, MEMFD_DESCRIPTOR: self._memfds}
+        self._sound: set[tuple[int, ...]] = set()  # messages of processes in which nothing is refused
+        self._there: set[int] = set()  # files that are there
         self._built: set[int] = set()  # files whose builds have been compared
         self._checked: dict[int, int] = {}  # the process that was first seen to have it, by each open file
         self._filters = Filters(images.all("seccomp.img"))
@@ -163,9 +166,16 @@ class Contents:
         fault = clocks.fault(self.namespaces.clocks, host)
         for refused in (*([fault] if fault is not None else []), *self._systemv.faults(host)):
             self.refuse(next(iter(self._memories), 0), refused)
+        sound: set[tuple[int, ...] | None] = set()
         for pid in self._memories:
-            for refused in taskchecks.of_host(self._images.processes[pid], host):
-                self.refuse(pid, refused)
+            process = self._images.processes[pid]
+            alike = process.messages
+            if alike is None or alike not in sound:
+                faults = list(taskchecks.of_host(process, host))
+                for refused in faults:
+                    self.refuse(pid, refused)
+                if not faults:
+                    sound.add(alike)
 
     @property
     def is_filtered(self) -> bool:
@@ -206,12 +216,17 @@ class Contents:
         """Read the memory of a process, and note what of it cannot be restored."""
         if pid not in self._leaders:
             return  # the tree has no such process, and that is noted
-        for refused in taskchecks.of_images(process, self._filters):
-            self.refuse(pid, refused)
+        alike = process.messages
+        if alike is None or alike not in self._sound:
+            faults = list(taskchecks.of_images(process, self._filters))
+            for refused in faults:
+                self.refuse(pid, refused)
+            if alike is not None and not faults:
+                self._sound.add(alike)
         for identity in (int(process.mm.exe_file_id), int(process.fs.cwd_id), int(process.fs.root_id)):
             self._check_path(pid, identity)
         try:
-            memory = AddressSpace(self._images, process, self._lowest)
+            memory = AddressSpace(self._images, process, self._layouts.of(process))
             self._memory_objects.add(self._leaders[pid], memory, process.fds)
             self._systemv.add(self._leaders[pid], memory)
         except Refused as refused:
@@ -297,7 +312,15 @@ class Contents:
             self._check_file(pid, identity)
 
     def _check_file(self, pid: int, identity: int) -> None:
-        """Refuse a file that is not there, or is another one by its size."""
+        """Refuse a file that is not there, or is another one; one that is there is looked for once."""
+        if identity not in self._there:
+            before = len(self.refusals)
+            self._look_for_file(pid, identity)
+            if len(self.refusals) == before:
+                self._there.add(identity)
+
+    def _look_for_file(self, pid: int, identity: int) -> None:
+        """Refuse a file that is not there, or is another one by its size or build."""
         entry = self._images.files.get(identity)
         if entry is None:
             self.refuse(pid, Refused("file", str(identity), "missing", "the images do not describe it"))

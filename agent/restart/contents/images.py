@@ -6,6 +6,7 @@ library has no type that a checker knows, so it is Any here.
 """
 
 import bisect
+import io
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import FormatError
-from agent.restart.contents.areas import MemoryAreas
 from agent.restart.contents.pageruns import PAGE, PageRun, PageRuns
 from agent.restart.contents.refusals import Refused
 from exporters.criu import imagefile, imagefolder
@@ -65,6 +65,16 @@ class ProcessImage:
         """True unless it is a zombie."""
         return bool(self.core.tc.task_state != DEAD)
 
+    @property
+    def messages(self) -> tuple[int, ...] | None:
+        """Numbers that tell whether the messages of two processes are the same; None where they name its threads.
+
+        Of equal messages all is true that is true of one of them.
+        """
+        if len(self.threads) > 1 or self.core.tc.timers.posix:
+            return None
+        return id(self.core), id(self.mm), id(self.fds)
+
 
 class Images:
     """A folder of images.
@@ -76,10 +86,7 @@ class Images:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._folders = list(_chain(path))
-        self._known: dict[tuple[str, bytes], list[Message]] = {}
-        self._areas: dict[
-            int, tuple[Message, MemoryAreas]
-        ] = {}  # with the message, whose id no other one can then have
+        self._known: dict[tuple[str, bytes], tuple[Message, ...]] = {}
 
     @cached_property
     def inventory(self) -> Message:
@@ -121,20 +128,6 @@ class Images:
         """Return the messages of a file; none where there is no such file."""
         return [entry.message for entry, _ in self.payloads(name, wanted=False)]
 
-    def areas(self, mm: Message, lowest: int) -> MemoryAreas:
-        """Return the areas of one of the memories, which are those of all memories with an equal message.
-
-        Args:
-            mm: the mm_entry.
-            lowest: the lowest address that the kernel lets a process map.
-
-        Raises:
-            Refused: an area cannot be restored.
-        """
-        if id(mm) not in self._areas:
-            self._areas[id(mm)] = mm, MemoryAreas(mm, lowest)
-        return self._areas[id(mm)][1]
-
     def payloads(self, name: str, *, wanted: bool = True) -> Iterator[tuple[imagefile.ImageEntry, bytes]]:
         """Yield the entries of a file with the bytes behind each; without them if they are not wanted."""
         file = self._folders[0].open(name)
@@ -161,6 +154,29 @@ class Images:
         """Yield what `pages` returns, so that no more than the caller keeps is in memory."""
         return self._runs(name, 0)
 
+    def undecoded_map(self, name: str) -> tuple[bytes, Path] | None:
+        """Return the entries of a page map behind its head, and the file of its pages; None of a large map, or of none.
+
+        Maps with the same entries have their pages at the same places of their files.
+        """
+        file = self._folders[0].open(name)
+        if file is None:
+            return None
+        with closing(file):
+            data = file.read(_COMPARED + 1)
+        end = imagefile.end_of_first(data, name)
+        if len(data) > _COMPARED or end is None:
+            return None
+        head: Message = imagefile.one(io.BytesIO(data[:end]), name)
+        return data[end:], self._pages_file(0, head)
+
+    def check_pages(self, file: Path, size: int) -> None:
+        """Refuse a file of pages that is shorter than its page map says."""
+        self._check_pages(0, file.name, size)
+
+    def _pages_file(self, depth: int, head: Message) -> Path:
+        return self._folders[depth].path / f"pages-{head.pages_id}.img"
+
     def _runs(self, name: str, depth: int) -> Iterator[PageRun]:
         file = self._folders[depth].open(name) if depth < len(self._folders) else None
         if file is None:
@@ -170,7 +186,7 @@ class Images:
         with closing(file):
             entries = imagefile.read(file, name)
             head: Message = next(entries).message
-            source = self._folders[depth].path / f"pages-{head.pages_id}.img"
+            source = self._pages_file(depth, head)
             offset = 0
             earlier: PageRuns | None = None
             for entry in entries:
@@ -216,7 +232,7 @@ class Images:
             ids,
             self._one(f"mm-{pid}.img") if lives else None,
             self._one(f"fs-{pid}.img") if lives else None,
-            tuple(self._alike(f"fdinfo-{ids.files_id}.img")) if lives else (),
+            self._alike(f"fdinfo-{ids.files_id}.img") if lives else (),
             *(int(entry.ppid), int(entry.pgid), int(entry.sid)),
         )
 
@@ -224,21 +240,21 @@ class Images:
         found = self._alike(name)
         return found[0] if len(found) == 1 else imagefolder.one(self._folders[0], name)  # which says what is wrong
 
-    def _alike(self, name: str) -> list[Message]:
-        """Return the messages of a file of one process; those of equal files are decoded once.
+    def _alike(self, name: str) -> tuple[Message, ...]:
+        """Return the messages of a file of one process; those of equal files are decoded once, and are the same objects.
 
         Processes that descend from one by forks alone have many of them.
         """
         file = self._folders[0].open(name)
         if file is None:
-            return []
+            return ()
         with closing(file):
             data = file.read(_COMPARED + 1)
             if len(data) > _COMPARED:
-                return [entry.message for entry in imagefile.read(file, name)]
+                return tuple([entry.message for entry in imagefile.read(file, name)])
             key = name.partition("-")[0], data
             if key not in self._known:
-                self._known[key] = [entry.message for entry in imagefile.read(file, name)]
+                self._known[key] = tuple([entry.message for entry in imagefile.read(file, name)])
             return self._known[key]
 
 

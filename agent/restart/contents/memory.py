@@ -28,18 +28,14 @@ from agent.restart.contents.hostfacts import MADV_GUARD_INSTALL
 from agent.restart.contents.hugepages import page_size
 from agent.restart.contents.images import Images, ProcessImage
 from agent.restart.contents.kernelareas import KernelAreas
+from agent.restart.contents.layouts import MemoryLayout
 from agent.restart.contents.pagereads import merge_pages, read_pages
-from agent.restart.contents.pageruns import PageRun, PageRuns
+from agent.restart.contents.pageruns import PageRun
 from agent.restart.contents.privateareas import Inherited, PrivateArea
-from agent.restart.contents.refusals import Refused
 from exporters.criu.memorymessages import (
     ANON_PRIVATE,
-    AREA_AIORING,
     AREA_GUARD,
-    AREA_REGULAR,
     AREA_SYSVIPC,
-    AREA_VDSO,
-    AREA_VVAR,
 )
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
@@ -63,29 +59,22 @@ class AddressSpace:
     Args:
         images: the folder.
         process: its messages.
-        lowest: the lowest address that the kernel lets a process map.
+        layout: its areas and pages.
 
     Attributes:
         areas: its areas, the kernel's special ones among them.
         runs: the pages of its private areas.
         rings: the areas of rings of asynchronous I/O.
         ring_runs: the pages of those.
-
-    Raises:
-        Refused: an area cannot be restored.
-        FormatError: the images contradict themselves.
     """
 
-    def __init__(self, images: Images, process: ProcessImage, lowest: int) -> None:
+    def __init__(self, images: Images, process: ProcessImage, layout: MemoryLayout) -> None:
         self._mm = process.mm
         self._files = images.files
-        self._areas = images.areas(process.mm, lowest)
+        self._areas, self.runs, self.ring_runs, vdso_pages, self._written, _ = layout
         self.areas = self._areas.ranges
         self.rings = self._areas.rings
-        self.ring_runs: list[PageRun] = []
-        self.runs = PageRuns()
-        self._written: set[int] = set()  # the starts of the areas that pages are read into
-        self._kernel = KernelAreas(self._areas.kernel, self._sorted(images.page_runs(f"pagemap-{process.pid}.img")))
+        self._kernel = KernelAreas(self._areas.kernel, vdso_pages)
         self._cores = process.cores
 
     def files(self) -> list[FileKey]:
@@ -262,34 +251,9 @@ class AddressSpace:
         if mm.thp_disabled:
             script.call("prctl", PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
-    def _sorted(self, runs: Iterable[PageRun]) -> list[PageRun]:
-        """Sort the pages into those of regular areas and of rings, and return those of the vdso; areas must cover all."""
-        found: list[PageRun] = []
-        areas = self._areas.backed
-        place, count = 0, len(areas)
-        for run in runs:
-            address, left, file, offset = run
-            while left:
-                while place < count and areas[place].end <= address:
-                    place += 1
-                if place == count or areas[place].start > address:
-                    raise Refused("pages", f"{address:#x}", "pages", "the image has pages where it has no area")
-                area = areas[place]
-                taken = min(left, area.end - address)
-                if not area.status & _SORTED:
-                    self.runs.add(address, taken, file, offset)
-                    if area.status & AREA_REGULAR:
-                        self._written.add(area.start)
-                elif not area.status & AREA_VVAR:
-                    some = found if area.status & AREA_VDSO else self.ring_runs
-                    some.append(PageRun(address, taken, file, offset))
-                address, left, offset = address + taken, left - taken, offset + taken
-        return found
-
 
 _BEFORE_PAGES: Final = 1 << MADV_HUGEPAGE | 1 << MADV_NOHUGEPAGE
 """Advices that count when a page is read."""
-_SORTED: Final = AREA_VDSO | AREA_VVAR | AREA_AIORING
 
 
 def _about(area: MemoryArea) -> About:

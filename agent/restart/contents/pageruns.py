@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of pages, and many of them in little memory: a memory may have as many as it has pages."""
 
+import copy
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ class PageRuns(Sequence[PageRun]):
 
     Attributes:
         addresses: their addresses.
+        files: the files that the runs are in.
     """
 
     def __init__(self, runs: Iterable[PageRun] = ()) -> None:
@@ -40,7 +42,8 @@ class PageRuns(Sequence[PageRun]):
         self._sizes = array("Q")
         self._offsets = array("Q")
         self._places = array("I")
-        self._files: dict[Path, int] = {}
+        self.files: list[Path] = []
+        self._numbers: dict[Path, int] = {}
         self._last: Path | None = None
         self._place = 0
         for run in runs:
@@ -57,18 +60,21 @@ class PageRuns(Sequence[PageRun]):
         self._offsets.append(offset)
         if file is not self._last:
             self._last = file
-            self._place = self._files.setdefault(file, len(self._files))
+            self._place = self._numbers.setdefault(file, len(self.files))
+            if self._place == len(self.files):
+                self.files.append(file)
         self._places.append(self._place)
+
+    def moved(self, file: Path) -> "PageRuns":
+        """Return runs of one file as they are in another one; they share their places, so none can be added."""
+        made = copy.copy(self)
+        made.files = [file] if self.files else []
+        return made
 
     @property
     def size(self) -> int:
         """Bytes of all runs."""
         return sum(self._sizes)
-
-    @property
-    def files(self) -> list[Path]:
-        """The files that the runs are in."""
-        return [*self._files]
 
     def between(self, first: int, last: int) -> Iterator[PageRun]:
         """Yield the runs of some places."""
