@@ -30,7 +30,7 @@ from agent.restart.contents.images import Images, ProcessImage
 from agent.restart.contents.kernelareas import KernelAreas
 from agent.restart.contents.layouts import MemoryLayout
 from agent.restart.contents.pagereads import merge_pages, read_pages
-from agent.restart.contents.pageruns import PageRun
+from agent.restart.contents.pageruns import PAGE, PageRun, cut
 from agent.restart.contents.privateareas import Inherited, PrivateArea
 from exporters.criu.memorymessages import (
     ANON_PRIVATE,
@@ -113,6 +113,16 @@ class AddressSpace:
         """Return the pages of an area."""
         first = bisect.bisect_left(self.runs.addresses, area.start)
         return self.runs[first : bisect.bisect_left(self.runs.addresses, area.end, first)]
+
+    def page(self, address: int) -> PageRun:
+        """Return a page that it has."""
+        run = self.runs[bisect.bisect_right(self.runs.addresses, address) - 1]
+        return PageRun(address, PAGE, run.file, run.offset + address - run.address)
+
+    @property
+    def lies(self) -> int:
+        """A number that memories have in common only if their pages lie alike; see layouts.py."""
+        return id(self.runs.addresses)
 
     def page_files(self) -> list[str]:
         """Return the paths of the files that its pages are in."""
@@ -200,8 +210,9 @@ class AddressSpace:
             for start, each in sorted(inherited.items()):
                 for gap in each.dropped:
                     script.call("madvise", gap.start, gap.size, MADV_DONTNEED)
-                merged += each.merged
-                read += (*self.pages_of(AddressRange(at, start)), *each.read)
+                mine = self.pages_of(AddressRange(start, each.end))
+                merged += mine if each.merged and not each.read else cut(mine, each.merged)
+                read += (*self.pages_of(AddressRange(at, start)), *cut(mine, each.read))
                 at = each.end
             read += self.pages_of(AddressRange(at, TASK_END))
             merge_pages(script, merged, pages, buffer)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, overload
 
+from agent.restart.contents.addresses import AddressRange
+
 PAGE: Final = 4096
 
 
@@ -101,3 +103,19 @@ class PageRuns(Sequence[PageRun]):
             return list(self.between(first, last))
         at = range(len(self))[place]
         return next(self.between(at, at + 1))
+
+
+def cut(runs: Sequence[PageRun], ranges: Iterable[AddressRange]) -> list[PageRun]:
+    """Return the parts of runs that are within ranges; both are in order."""
+    found = []
+    at = 0
+    for area in ranges:
+        while at < len(runs) and runs[at].address + runs[at].size <= area.start:
+            at += 1
+        here = at
+        while here < len(runs) and runs[here].address < area.end:
+            run = runs[here]
+            start, end = max(run.address, area.start), min(run.address + run.size, area.end)
+            found.append(PageRun(start, end - start, run.file, run.offset + start - run.address))
+            here += 1
+    return found

@@ -4,7 +4,6 @@
 from typing import NamedTuple
 
 from agent.restart.contents.addresses import AddressRange
-from agent.restart.contents.pageruns import PageRun
 
 
 class PrivateArea(NamedTuple):
@@ -27,13 +26,13 @@ class Inherited(NamedTuple):
     Attributes:
         at: its address there.
         end: of the area in the process.
-        merged: the pages that the base has, too, and that may differ.
-        read: the pages that the base has not.
-        dropped: the ranges of pages that only the base has.
+        merged: the ranges of its pages that the base has, too, and that may differ.
+        read: those of its pages that the base has not.
+        dropped: those of pages that only the base has.
     """
 
     at: int
     end: int
-    merged: list[PageRun]
-    read: list[PageRun]
+    merged: list[AddressRange]
+    read: list[AddressRange]
     dropped: list[AddressRange]

@@ -130,8 +130,11 @@ class Stage:
     def _take(self, chosen: _Chosen, at: int) -> None:
         """Put an area of a base into the stage, and note what each process that takes it must do."""
         self._staged.append((chosen, at))
+        placed: dict[int, Inherited] = {}
         for pid, found in chosen.members.items():
-            self._inherited.setdefault(pid, {})[chosen.area.range.start] = found._replace(at=at)
+            if id(found) not in placed:
+                placed[id(found)] = found._replace(at=at)
+            self._inherited.setdefault(pid, {})[chosen.area.range.start] = placed[id(found)]
 
     def _chosen(self, pids: list[int]) -> list[_Chosen]:
         """Return the areas of a family that several processes have.
@@ -139,27 +142,33 @@ class Stage:
         The areas begin at one address. They may end at others, but for maps of files: each process has a heap of its own
         size.
         """
-        base, *others = pids
-        areas = {pid: {each.range.start: each for each in self._memories[pid].private_areas()} for pid in others}
+        base, *others = (self._memories[pid] for pid in pids)
+        areas = [{each.range.start: each for each in memory.private_areas()} for memory in others]
         chosen = []
-        for area in self._memories[base].private_areas():
+        for area in base.private_areas():
             path = b"" if area.file is None else self._path_of(*area.file)
             if path is None:
                 continue
-            theirs = self._memories[base].pages_of(area.range)
-            members = {base: Inherited(0, area.range.end, [], [], [])}
+            theirs = _ranges(base.pages_of(area.range))
+            known: dict[tuple[int, int], Inherited] = {}
+            many: dict[tuple[int, int], bool] = {}
+            members = {pids[0]: Inherited(0, area.range.end, [], [], [])}
             self._samples.clear()
-            for pid in others:
-                mine = areas[pid].get(area.range.start)
+            for pid, memory, of_memory in zip(pids[1:], others, areas, strict=True):
+                mine = of_memory.get(area.range.start)
                 if mine is None or not self._maps_same(mine, area):
                     continue
-                common = theirs if mine.range.end >= area.range.end else _cut(theirs, [mine.range])
-                own = Inherited(0, mine.range.end, [], [], [])
-                found = _difference(own, self._memories[pid].pages_of(mine.range), common)
-                if self._alike(found.merged, common):
+                lies = memory.lies, mine.range.end
+                found = known.get(lies)
+                if found is None:
+                    common = theirs if mine.range.end >= area.range.end else _within(theirs, mine.range.end)
+                    own = Inherited(0, mine.range.end, [], [], [])
+                    found = known[lies] = _difference(own, _ranges(memory.pages_of(mine.range)), common)
+                    many[lies] = sum([each.size for each in found.merged]) >= _SAMPLED
+                if found.merged and (not many[lies] or self._alike(memory, base, found.merged)):
                     members[pid] = found
             if len(members) > 1:
-                chosen.append(_Chosen(base, area, path, members))
+                chosen.append(_Chosen(pids[0], area, path, members))
         return chosen
 
     def _maps_same(self, one: PrivateArea, other: PrivateArea) -> bool:
@@ -169,30 +178,29 @@ class Stage:
         alike = one.range == other.range and one.offset == other.offset and one.file[1] == other.file[1]
         return alike and self._path_of(*one.file) == self._path_of(*other.file)
 
-    def _alike(self, both: list[PageRun], theirs: list[PageRun]) -> bool:
-        """Return True if there are pages that the base has, too, and one of a sample of many is equal."""
-        if sum([run.size for run in both]) < _SAMPLED:
-            return bool(both)
+    def _alike(self, memory: AddressSpace, base: AddressSpace, both: list[AddressRange]) -> bool:
+        """Return True if one page is equal, of a sample of many that the base has, too."""
         for number in range(_SAMPLES):
-            run = both[number * len(both) // _SAMPLES]
-            skip = number * (run.size // PAGE) // _SAMPLES * PAGE
-            page = PageRun(run.address + skip, PAGE, run.file, run.offset + skip)
-            if page.address not in self._samples:
-                (other,) = _cut(theirs, [AddressRange(page.address, page.address + PAGE)])
-                self._samples[page.address] = self._read(other)
-            if self._read(page) == self._samples[page.address]:
+            one = both[number * len(both) // _SAMPLES]
+            address = one.start + number * (one.size // PAGE) // _SAMPLES * PAGE
+            if address not in self._samples:
+                self._samples[address] = self._read(base.page(address))
+            if self._read(memory.page(address)) == self._samples[address]:
                 return True
         return False
 
 
-def _difference(known: Inherited, mine: list[PageRun], theirs: list[PageRun]) -> Inherited:
+def _difference(known: Inherited, mine: list[AddressRange], theirs: list[AddressRange]) -> Inherited:
     """Return what a process must do with an area of the base's pages to have its own."""
-    if len(mine) == len(theirs) and all(a[0] == b[0] and a[1] == b[1] for a, b in zip(mine, theirs, strict=True)):
+    if mine == theirs:
         return known._replace(merged=mine)
-    own, others = _ranges(mine), _ranges(theirs)
-    missing = _without(own, others)
-    merged = _cut(mine, _without(own, missing))
-    return known._replace(merged=merged, read=_cut(mine, missing), dropped=_without(others, own))
+    missing = _without(mine, theirs)
+    return known._replace(merged=_without(mine, missing), read=missing, dropped=_without(theirs, mine))
+
+
+def _within(ranges: list[AddressRange], end: int) -> list[AddressRange]:
+    """Return the parts of ranges below an address."""
+    return [AddressRange(each.start, min(each.end, end)) for each in ranges if each.start < end]
 
 
 def _ranges(runs: Iterable[PageRun]) -> list[AddressRange]:
@@ -218,21 +226,5 @@ def _without(ranges: list[AddressRange], others: list[AddressRange]) -> list[Add
             if start < stop:
                 found.append(AddressRange(start, stop))
             start = others[here].end if here < len(others) else end
-            here += 1
-    return found
-
-
-def _cut(runs: list[PageRun], ranges: list[AddressRange]) -> list[PageRun]:
-    """Return the parts of runs that are within ranges; both are in order."""
-    found = []
-    at = 0
-    for area in ranges:
-        while at < len(runs) and runs[at].address + runs[at].size <= area.start:
-            at += 1
-        here = at
-        while here < len(runs) and runs[here].address < area.end:
-            run = runs[here]
-            start, end = max(run.address, area.start), min(run.address + run.size, area.end)
-            found.append(PageRun(start, end - start, run.file, run.offset + start - run.address))
             here += 1
     return found

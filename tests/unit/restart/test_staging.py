@@ -7,7 +7,7 @@ from pathlib import Path
 from agent.restart.contents import staging
 from agent.restart.contents.addresses import AddressRange
 from agent.restart.contents.memory import AddressSpace
-from agent.restart.contents.pageruns import PAGE, PageRun, PageRuns
+from agent.restart.contents.pageruns import PAGE, PageRun, PageRuns, cut
 from agent.restart.contents.privateareas import Inherited, PrivateArea
 from agent.restart.contents.staging import HEAD, READ, Stage
 
@@ -52,9 +52,9 @@ def staged(memories: dict[int, Memory]) -> Stage:
     return Stage(memories, read, lambda identity, _flags: None if identity == 5 else b"/lib/%d" % min(identity, 8))
 
 
-def pages(runs: list[PageRun]) -> list[int]:
-    """Return the numbers of the pages of runs."""
-    return [(run.address - AREA.start + at) // PAGE for run in runs for at in range(0, run.size, PAGE)]
+def pages(ranges: list[AddressRange]) -> list[int]:
+    """Return the numbers of the pages of ranges."""
+    return [(each.start - AREA.start + at) // PAGE for each in ranges for at in range(0, each.size, PAGE)]
 
 
 def test_a_family_with_much_in_common_has_a_stage(tmp_path: Path) -> None:
@@ -183,12 +183,13 @@ def test_the_difference_of_two_processes_is_exact_for_any_pages(tmp_path: Path) 
                 else:
                     found.append(PageRun(address, PAGE, tmp_path, number * PAGE))
             runs.append(found)
-        result = staging._difference(Inherited(0, AREA.end, [], [], []), *runs)
+        result = staging._difference(Inherited(0, AREA.end, [], [], []), *map(staging._ranges, runs))
 
         assert set(pages(result.merged)) == mine & theirs
         assert set(pages(result.read)) == mine - theirs
         dropped = {(gap.start - AREA.start) // PAGE + at for gap in result.dropped for at in range(gap.size // PAGE)}
         assert dropped == theirs - mine
-        offsets = {(run.address - AREA.start) // PAGE: run.offset // PAGE for run in result.merged + result.read}
+        own = cut(runs[0], result.merged) + cut(runs[0], result.read)
+        offsets = {(run.address - AREA.start) // PAGE: run.offset // PAGE for run in own}
         order = sorted(mine)
         assert all(order[offset] == page for page, offset in offsets.items())
