@@ -7,10 +7,14 @@ import os
 import stat
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from tests.live.daemons import ckptree
 from tests.live.dumps import dump, eventually, program, restarted
-from tests.live.standing import alike, dumped_at_a_stop
+from tests.live.standing import alike, dumped, dumped_at_a_stop
 
 FILES = """
 import fcntl, mmap, os, struct, time
@@ -158,6 +162,20 @@ os.rename("telling", "told")
 while True:
     time.sleep(60)
 """
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.mknod(path, 0o600 | stat.S_IFCHR, 0x103)])
+def test_a_path_that_has_a_file_of_another_type_is_refused(
+    make: Callable[[Path], None], tmp_path: Path, daemon_socket: Path
+) -> None:
+    """A task would wait for ever for somebody who writes into a FIFO, and a device may act when it is opened."""
+    standing = dumped('held = open("held", "w"); stand("one", int)', tmp_path, daemon_socket)
+    (tmp_path / "held").unlink()
+    make(tmp_path / "held")
+    refused = ckptree("restart", f"criu:{standing.images}")
+
+    assert refused.code == 7
+    assert f"{tmp_path}/held is a file of another type than at the dump" in refused.err
 
 
 def test_leases_come_back(tmp_path: Path, daemon_socket: Path) -> None:

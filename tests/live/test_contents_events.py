@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.live.dumps import dump, eventually, program, restarted
-from tests.live.standing import alike, dumped_at_a_stop
+from tests.live.standing import alike, dumped, dumped_at_a_stop, restored
 
 WAITING = """
 import ctypes, os, select, signal, socket, struct, time
@@ -180,6 +180,65 @@ with open("telling", "w") as file:
 os.rename("telling", "told")
 time.sleep(60)
 """
+
+
+SPENT = """
+import select
+def spent(file, events=select.EPOLLIN):
+    poll = select.epoll()
+    poll.register(file, events | select.EPOLLONESHOT)
+    assert len(poll.poll(0)) == 1
+    return poll
+def pipe(content=b"x"):
+    ends = os.pipe()
+    os.write(ends[1], content)
+    return ends
+(read, written), (empty, kept), (closing, closed) = pipe(), pipe(), pipe()
+polls = [spent(read), spent(written, select.EPOLLOUT), spent(empty), spent(closing)]
+polls[0].register(kept, select.EPOLLOUT)
+os.read(empty, 1)
+os.close(closed)
+def answer():
+    before = [poll.poll(0) for poll in polls]
+    os.write(kept, b"y")
+    for poll, file in zip(polls, (read, written, empty, closing)):
+        poll.modify(file, select.EPOLLIN | select.EPOLLOUT | select.EPOLLONESHOT)
+    after = [len(poll.poll(0)) for poll in polls]
+    return before == [[(kept, 4)], [], [], []], after, [len(poll.poll(0)) for poll in polls]
+stand("one", answer)
+"""
+
+
+def test_a_target_that_has_reported_once_reports_again_when_it_is_asked_for(
+    tmp_path: Path, daemon_socket: Path
+) -> None:
+    """With EPOLLONESHOT, also where its other end was closed meanwhile: a thread has it at work."""
+    standing = dumped(SPENT, tmp_path, daemon_socket)
+    with restored(standing, daemon_socket, compared=False):  # an end that is not ready will tell of its other end's
+        assert ast.literal_eval(standing.ask("one")) == (True, [2, 1, 1, 1], [1, 0, 0, 0])
+
+
+BOTH_WAYS = """
+read, write = os.pipe()
+both = os.open(f"/proc/self/fd/{read}", os.O_RDWR)
+alone_read, alone_write = os.pipe()
+alone = os.open(f"/proc/self/fd/{alone_read}", os.O_RDWR | os.O_NONBLOCK)
+os.write(alone, b"within")
+for each in (read, alone_read, alone_write):
+    os.close(each)
+def answer():
+    os.write(write, b"one")
+    os.write(both, b"two")
+    return os.read(both, 6), os.read(alone, 9), os.write(alone, b"x"), os.read(alone, 9)
+stand("one", answer)
+"""
+
+
+def test_a_pipe_that_is_open_for_reading_and_writing_takes_both(tmp_path: Path, daemon_socket: Path) -> None:
+    """As one that was opened by /proc/PID/fd."""
+    standing = dumped(BOTH_WAYS, tmp_path, daemon_socket)
+    with restored(standing, daemon_socket):
+        assert ast.literal_eval(standing.ask("one")) == (b"onetwo", b"within", 1, b"x")
 
 
 def test_open_namespaces_are_those_of_the_tree(tmp_path: Path, daemon_socket: Path) -> None:

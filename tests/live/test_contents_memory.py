@@ -78,6 +78,8 @@ with open("data", "w+b") as file:
     must(libc.mprotect(own, 8 * PAGE, 1))
     locked_file = area(8 * PAGE, 1, 2, 0, file.fileno())
     must(libc.mlock(locked_file, 8 * PAGE))
+    behind = area(12 * PAGE, 1, 2, 0, file.fileno())
+    libc.mlock(behind, 12 * PAGE)  # which fails, for the file ends within, and yet locks it
 with open("data", "rb") as file:
     read_only = area(4 * PAGE, 1, 1, 0, file.fileno(), 2 * PAGE)
 area(64 * PAGE, 3, 0x4022)

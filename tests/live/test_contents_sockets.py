@@ -210,6 +210,53 @@ def test_a_file_in_flight_that_cannot_be_restored_is_refused_by_name(tmp_path: P
         pass
 
 
+PACKED = """
+import array, os, socket, sys, time
+a, b = socket.socketpair()
+rights = lambda *files: [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
+first = os.memfd_create("first")
+os.write(first, b"first")
+second = os.memfd_create("second", os.MFD_ALLOW_SEALING)
+os.write(second, b"second")
+inner, other = socket.socketpair()
+other.sendmsg([b"in"], rights(second))
+a.sendmsg([b"out"], rights(first, inner.fileno()))
+if os.fork():
+    a.close()
+for each in (first, second):
+    os.close(each)
+inner.close()
+def received(end, most):
+    _, more, _, _ = end.recvmsg(10, 100)
+    files = array.array("i")
+    files.frombytes(more[0][2][: most * files.itemsize])
+    return files
+open("ready", "w").close()
+while not os.path.exists("ask"):
+    time.sleep(0.02)
+if a.fileno() < 0:
+    memory, socket_of = received(b, 2)
+    (within,) = received(socket.socket(fileno=socket_of), 1)
+    with open("telling", "w") as file:
+        file.write(repr([(os.readlink(f"/proc/self/fd/{each}"), os.pread(each, 9, 0)) for each in (memory, within)]))
+    os.rename("telling", "told")
+time.sleep(60)
+"""
+
+
+def test_memory_that_messages_alone_have_comes_back(tmp_path: Path, daemon_socket: Path) -> None:
+    """A memfd in flight, and one in flight to a socket in flight."""
+    with program([sys.executable, "-c", PACKED], tmp_path) as pid:
+        eventually((tmp_path / "ready").exists, "it is ready")
+        images = dump(pid, tmp_path / "images", daemon_socket)
+    with restarted(images):
+        (tmp_path / "ask").touch()
+        eventually((tmp_path / "told").exists, "it tells")
+        told = ast.literal_eval((tmp_path / "told").read_text())
+
+    assert told == [("/memfd:first (deleted)", b"first"), ("/memfd:second (deleted)", b"second")]
+
+
 REPLACED = """
 import os, socket, time
 def bound():

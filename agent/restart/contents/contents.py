@@ -22,7 +22,7 @@ from agent.restart.contents import (
     treechecks,
 )
 from agent.restart.contents.addresses import AddressRange, Specials, hole
-from agent.restart.contents.descriptors import KINDS
+from agent.restart.contents.descriptors import KINDS, groups
 from agent.restart.contents.exchange import LEAST_ROOM
 from agent.restart.contents.external import NOTHING, External
 from agent.restart.contents.filelocks import FileLocks
@@ -110,6 +110,7 @@ class Contents:
             self._examine_beside(pid, identity)
         if not self.refusals:  # else not all files are known
             self._check_owners()
+            self._add_memfds_in_flight()
         self._check_huge_pages()
         self._check_rooms()
 
@@ -263,6 +264,23 @@ class Contents:
         for pid, refused in treechecks.reach(self._images, spaces, self._kinds):
             self.refuse(pid, refused)
 
+    def _add_memfds_in_flight(self) -> None:
+        """Note the memfds that messages alone have: the processes that could make the message have them, too."""
+        having: dict[int, set[int]] = {}
+        for pid in self._memories:
+            for info in self._images.processes[pid].fds:
+                having.setdefault(int(info.id), set()).add(pid)
+        leaders = groups(having, self._images.files, self._kinds)
+        for identity, leader in leaders.items():
+            entry = self._images.files[identity]
+            if identity in having or not entry.HasField("memfd"):
+                continue
+            for pid in sorted({pid for other, pids in having.items() if leaders[other] == leader for pid in pids}):
+                try:
+                    self._memory_objects.describe(self._leaders[pid], entry.memfd)
+                except Refused as refused:
+                    self.refuse(pid, refused)
+
     def _check_open_file(self, pid: int, identity: int, kind: int, numbers: AbstractSet[int]) -> None:
         """Refuse an open file that cannot be restored; `numbers` are the descriptors of a process that has it."""
         if identity in self._checked:
@@ -342,7 +360,10 @@ class Contents:
             text = f"{os.fsdecode(path)}: {error.strerror}: put the file there that it had open"
             self.refuse(pid, Refused("file", str(identity), "missing", text))
             return
-        if entry.reg.HasField("size") and found.st_size != entry.reg.size and stat.S_ISREG(found.st_mode):
+        if entry.reg.HasField("mode") and stat.S_IFMT(found.st_mode) != stat.S_IFMT(entry.reg.mode):
+            text = f"{os.fsdecode(path)} is a file of another type than at the dump: put the file of that time there"
+            self.refuse(pid, Refused("file", str(identity), "type", text))
+        elif entry.reg.HasField("size") and found.st_size != entry.reg.size and stat.S_ISREG(found.st_mode):
             text = (
                 f"{os.fsdecode(path)} has {found.st_size} bytes, and had {entry.reg.size} at the dump: "
                 "put the file of that time there"

@@ -17,6 +17,9 @@ from agent.restart.contents.refusals import Refused
 from agent.restart.rebuild.timenamespace import NO_OFFSETS, ClockOffsets
 
 EPOLL_CTL_ADD: Final = 1
+EPOLLONESHOT: Final = 1 << 30
+_MODES: Final = 1 << 31 | EPOLLONESHOT | 1 << 29 | 1 << 28
+"""The bits of a target's events that are none: EPOLLET, EPOLLONESHOT, EPOLLWAKEUP, EPOLLEXCLUSIVE."""
 SIGNALFD_NEW: Final = -1
 TFD_TIMER_ABSTIME: Final = 1
 TFD_IOC_SET_TICKS: Final = 0x40085400
@@ -64,11 +67,14 @@ class Epolls(FileKind):
         return file.high(file.script.kept("epoll_create1", O_CLOEXEC))
 
     def complete(self, file: OpenFile) -> None:
-        """Add the targets."""
-        for target in file.entry.epfd.tfd:
+        """Add the targets; first those that have reported once, for they report once more while they are added."""
+        for target in sorted(file.entry.epfd.tfd, key=_waits):
             file.name(f"target {target.tfd}")
             event = file.data(struct.pack("<IQ", int(target.events), int(target.data)))
-            file.script.call("epoll_ctl", file.number, EPOLL_CTL_ADD, int(target.tfd), event)
+            if _waits(target):
+                file.script.call("epoll_ctl", file.number, EPOLL_CTL_ADD, int(target.tfd), event)
+            else:
+                file.script.spent(file.number, int(target.tfd), event)
 
 
 class SignalFiles(FileKind):
@@ -166,6 +172,11 @@ class ProcessFiles(FileKind):
         pidfd = file.entry.pidfd
         number = file.everything.seen_by(file.holder).get(int(pidfd.nspid), int(pidfd.nspid))
         return file.high(file.script.kept("pidfd_open", number, int(pidfd.flags) & PIDFD_NONBLOCK))
+
+
+def _waits(target: Any) -> bool:
+    """Return True if an epoll target waits for an event. With EPOLLONESHOT it waits for none once it has reported."""
+    return not target.events & EPOLLONESHOT or bool(target.events & ~_MODES)
 
 
 def _watched(identity: int, watch: Any) -> bytes:

@@ -73,6 +73,7 @@ class Special(IntEnum):
     MERGE = 0x1000A
     PART = 0x1000B
     RING = 0x1000C
+    SPENT = 0x1000D
 
 
 class Demand(IntEnum):

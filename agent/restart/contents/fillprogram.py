@@ -213,6 +213,10 @@ class FillScript:
         """
         self._special(Special.RING, requests, address, size, nowhere)
 
+    def spent(self, poll: int, target: int, event: Data) -> None:
+        """Add a target that has reported to an epoll file, with its struct epoll_event, so that it reports no more."""
+        self._special(Special.SPENT, poll, target, event)
+
     def terminal(self, path: Data, flags: int, number: int) -> Slot:
         """Add the opening of the master of the pseudo-terminal of a number; return the slot of its descriptor."""
         slot = self._process.slot()

@@ -44,6 +44,7 @@ MAP_LOCKED: Final = 0x2000
 MAP_FLAGS: Final = 0x3 | MAP_DROPPABLE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | MAP_HUGETLB | 0x3F << 26
 """The flags of an area that are given to mmap() again: sharing, anonymity, growth, reserve, size of pages."""
 MREMAP_MOVE: Final = 1 | 2
+MLOCK_ONFAULT: Final = 1
 MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE = 4, 14, 15
 _WORD: Final = 8
 _MOST_AUXV: Final = 50
@@ -233,9 +234,10 @@ class AddressSpace:
                 self._advise(script, area, ~_BEFORE_PAGES)
             if area.flags & MAP_LOCKED:
                 script.about = _about(area)
-                # The kernel locks an area without access, too, and then says that it has no pages.
-                demand = Demand.SUCCESS if area.prot else Demand.ANY
-                script.call("mlock", area.start, area.size, demand=demand)
+                # The first call fails only where the area cannot be locked. The second one makes all of its pages. It fails
+                # where there are none, as without access, and behind the end of a file, but has locked the area also then.
+                script.call("mlock2", area.start, area.size, MLOCK_ONFAULT)
+                script.call("mlock", area.start, area.size, demand=Demand.ANY)
 
     def _advise(self, script: FillScript, area: MemoryArea, which: int) -> None:
         """Give those of an area's advices that are among `which`, as bits."""

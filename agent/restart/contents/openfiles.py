@@ -76,18 +76,21 @@ class Pipes(FileKind):
         return self._ends[int(entry.pipe.pipe_id)]
 
     def _name_ends(self, holder: Holder, pipe: int, ends: list[int], everything: Descriptors) -> None:
-        """Give each open file of a pipe its number. Where an end has several, the others open it anew."""
+        """Give each open file of a pipe its number.
+
+        Where an end has several, the others open it anew; so does one for reading and writing, by /proc/PID/fd.
+        """
         everything.owned["pipe", pipe] = holder, ends[0]
         used = [False, False]
         for other in self._ends[pipe]:
             flags = int(everything.files[other].pipe.flags)
             end = int(flags & os.O_ACCMODE == os.O_WRONLY)
             number = ends[end]
-            if used[end]:
+            if used[end] or flags & os.O_ACCMODE == os.O_RDWR:
                 number = open_high(holder, f"/proc/self/fd/{ends[end]}".encode(), open_flags(flags))
             else:
                 holder.leader.call("fcntl", number, F_SETFL, flags & ~os.O_ACCMODE)
-            used[end] = True
+                used[end] = True
             everything.owned["file", other] = holder, number
 
 

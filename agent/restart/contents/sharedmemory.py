@@ -119,9 +119,19 @@ class SharedMemory:
         for info in fds:
             entry = self._images.files.get(int(info.id))
             if entry is not None and entry.HasField("memfd"):
-                self._object(("memfd", int(entry.memfd.inode_id)), actor).described = True
+                self.describe(actor, entry.memfd)
         for one in self.objects.values():
             self._check(one)
+
+    def describe(self, actor: int, memfd: Any) -> None:
+        """Note a memfd that a process opens.
+
+        Raises:
+            Refused: it cannot be restored.
+        """
+        one = self._object(("memfd", int(memfd.inode_id)), actor)
+        one.described = True
+        self._check(one)
 
     @property
     def largest(self) -> int:

@@ -89,6 +89,7 @@ enum fill_special {
 	FILL_MERGE,    /* as FILL_READ, by way of the buffer [4]; write only the pages that differ */
 	FILL_PART, /* go on as thread [2] of the part that word [0] begins, mapped from descriptor [1] unless it is -1 */
 	FILL_RING, /* io_setup() for [0] requests, as the ring whose content is at address [1], of [2] bytes; [3]: /dev/null */
+	FILL_SPENT, /* epoll_ctl() with file [0]: add target [1], which has reported, with the event at address [2] */
 };
 
 /* fill_operation.demand: which answers are right */

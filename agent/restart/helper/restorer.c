@@ -5,6 +5,7 @@
  */
 #include "fill.h"
 #include "kernel_calls.h"
+#include "ring.h"
 
 #define MOST_SPANS 1024	    /* UIO_MAXIOV of preadv() */
 #define MOST_TIMERS 1000000 /* timers that are made and deleted on the way to one: a second's work */
@@ -13,8 +14,9 @@
 #define STEP (1u << 20)	  /* bytes that are made and then read, while the processor's cache still has them */
 #define MOST_TERMINALS 1024
 #define TIOCGPTN 0x80045430
-#define IO_WRITE 1     /* IOCB_CMD_PWRITE */
-#define ANSWER_WORDS 4 /* of eight bytes, in struct io_event */
+#define EPOLL_CTL_ADD 1
+#define EPOLL_CTL_MOD 3
+#define ALL_EVENTS 0x2007 /* EPOLLIN, EPOLLPRI, EPOLLOUT, EPOLLRDHUP */
 
 _Noreturn void restorer(const struct fill_start *start) __attribute__((section(".entry")));
 
@@ -261,49 +263,28 @@ static long open_terminal(uint64_t path, uint64_t flags, uint32_t wanted)
 	return file;
 }
 
-/* A ring of asynchronous I/O: the kernel's fs/aio.c. */
-struct ring {
-	uint32_t id, count, head, tail, others[4];
-	uint64_t answers[];
-};
-
-struct request { /* struct iocb of linux/aio_abi.h */
+struct event { /* struct epoll_event of linux/eventpoll.h */
+	uint32_t events;
 	uint64_t data;
-	uint32_t key, flags;
-	uint16_t operation, priority;
-	uint32_t file;
-	uint64_t buffer, bytes, offset, reserved, others;
-};
+} __attribute__((packed));
 
 /*
- * The kernel keeps its own count of the answers that wait, so the ring gets as many as the old one has ever had in this turn, and the
- * program's place is moved on behind them. It then takes the place of the memory that has the old content.
+ * Add a target of EPOLLONESHOT that has reported, and that its program has not asked for again. epoll_ctl() takes none such: it adds the
+ * ends of files to what each target waits for. So the target is asked for all, and what it reports goes to nobody. One that is not
+ * ready is left with those ends.
  */
-static long make_ring(uint64_t requests, struct ring *old, uint64_t size, uint32_t nowhere)
+static long add_spent(uint64_t poll, uint64_t target, const struct event *spent)
 {
-	struct request write = {.operation = IO_WRITE, .file = nowhere, .buffer = (uintptr_t)old, .bytes = 1};
-	struct request *one = &write;
-	uint64_t context = 0, answers = (size - sizeof(*old)) / sizeof(uint64_t);
-	uint32_t count = old->tail + (old->tail < old->head ? old->count : 0);
-	struct ring *ring;
-	long answer = CALL2(io_setup, requests, &context);
+	struct event event = *spent, reported;
+	long answer;
 
-	ring = (struct ring *)context;
+	event.events |= ALL_EVENTS;
+	answer = CALL4(epoll_ctl, poll, EPOLL_CTL_ADD, target, &event);
+	if (!answer)
+		answer = CALL6(epoll_pwait, poll, &reported, 1, 0, 0, 0);
 	if (answer)
-		return answer;
-	if (ring->count != old->count || answers / ANSWER_WORDS != old->count || old->head >= old->count ||
-	    old->tail >= old->count)
-		return -EINVAL;
-	for (uint32_t done = 0; done < count; ring->head = done < old->head ? done : old->head) {
-		answer = CALL3(io_submit, context, 1, &one);
-		if (answer != 1)
-			return answer < 0 ? answer : -EIO;
-		done++;
-	}
-	for (uint64_t at = 0; at < answers; at++)
-		ring->answers[at] = old->answers[at];
-	answer = CALL5(mremap, context, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, old);
-	return answer == (long)(uintptr_t)old ? 0 : answer < 0 && answer >= -ERRORS ? answer : -EIO;
+		return answer < 0 ? answer : 0;
+	return CALL4(epoll_ctl, poll, EPOLL_CTL_MOD, target, spent);
 }
 
 static long take(struct fill_state *state, const struct fill_operation *operation, const uint64_t *with)
@@ -335,6 +316,8 @@ static long take(struct fill_state *state, const struct fill_operation *operatio
 		return open_terminal(with[0], with[1], (uint32_t)with[2]);
 	case FILL_RING:
 		return make_ring(with[0], (struct ring *)with[1], with[2], (uint32_t)with[3]);
+	case FILL_SPENT:
+		return add_spent(with[0], with[1], (const struct event *)with[2]);
 	default:
 		return call6((long)operation->call, (long)with[0], (long)with[1], (long)with[2], (long)with[3],
 			     (long)with[4], (long)with[5]);
