@@ -18,20 +18,22 @@ its own cgroup and pid namespaces and with its own rights.
 """
 
 import re
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from agent.errors import UsageError
+from agent.record import record
 
 _MAX_DIGITS = 10  # of a 32-bit number
 _MAX_NAME = 4096  # PATH_MAX
-_UNIT: Final = re.compile(r"[A-Za-z0-9:_.\\@-]{1,255}", re.ASCII)
+# Patterns are compiled when a name asks for it: that takes time, and most roots are pids.
+_UNIT: Final = r"[A-Za-z0-9:_.\\@-]{1,255}"
 _WITH_PROCESSES: Final = ("service", "scope", "slice", "socket", "mount", "swap")
 _WITHOUT: Final = ("target", "timer", "path", "device", "automount")
-_JOB: Final = re.compile(r"\d{1,10}|s[0-9A-HJKMNP-TV-Z]{13}", re.ASCII)
-_STEP: Final = re.compile(r"\d{1,10}(\+\d{1,10})?|batch|extern|interactive", re.ASCII)
-_ARRAY: Final = re.compile(r"\d+(?:_\d|_\[|\+)", re.ASCII)
-_CONTAINER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}", re.ASCII)
-_POD: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)  # of DNS
+_JOB: Final = r"\d{1,10}|s[0-9A-HJKMNP-TV-Z]{13}"
+_STEP: Final = r"\d{1,10}(\+\d{1,10})?|batch|extern|interactive"
+_ARRAY: Final = r"\d+(?:_\d|_\[|\+)"
+_CONTAINER: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}"
+_POD: Final = r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?"  # of DNS
 _POD_PARTS: Final = (2, 3)
 
 Engine: TypeAlias = Literal["podman", "docker"]
@@ -43,7 +45,8 @@ KINDS: Final = ("pidns:", "cgroup:/", "unit:", "slurm:", "podman:", "docker:", "
 _EXPECTED: Final = "cgroup:PATH, unit:NAME, slurm:JOB.STEP, podman:NAME, docker:NAME or pod:NAMESPACE/POD"
 
 
-class RootName(NamedTuple):
+@record
+class RootName:
     """A process by its pid, or the init of a pid namespace by the namespace's inode number.
 
     Attributes:
@@ -59,7 +62,8 @@ class RootName(NamedTuple):
         return f"pid:[{self.number}]" if self.namespace else f"pid {self.number}"
 
 
-class CgroupName(NamedTuple):
+@record
+class CgroupName:
     """The topmost process of a cgroup and of the cgroups below it.
 
     Attributes:
@@ -76,7 +80,8 @@ class CgroupName(NamedTuple):
         return f"cgroup:{hierarchy}:{self.path}" if hierarchy else f"cgroup:{self.path}"
 
 
-class UnitName(NamedTuple):
+@record
+class UnitName:
     """The topmost process of a unit of systemd.
 
     Attributes:
@@ -89,7 +94,8 @@ class UnitName(NamedTuple):
         return f"unit:{self.name}"
 
 
-class JobName(NamedTuple):
+@record
+class JobName:
     """The processes that a job of Slurm has on this host, or one of its steps.
 
     Attributes:
@@ -104,7 +110,8 @@ class JobName(NamedTuple):
         return f"slurm:{self.job}" + (f".{self.step}" if self.step else "")
 
 
-class ContainerName(NamedTuple):
+@record
+class ContainerName:
     """A container of an engine.
 
     Attributes:
@@ -119,7 +126,8 @@ class ContainerName(NamedTuple):
         return f"{self.engine}:{self.name}"
 
 
-class PodName(NamedTuple):
+@record
+class PodName:
     """The containers of a pod of Kubernetes, or one of them.
 
     Attributes:
@@ -192,7 +200,7 @@ def _cgroup(text: str, rest: str) -> CgroupName:
 
 
 def _unit(text: str, name: str) -> UnitName:
-    if not _UNIT.fullmatch(name):
+    if not re.fullmatch(_UNIT, name, re.ASCII):
         raise UsageError(f"ROOT {_shown(text)!r}: expected unit:NAME, the name of a unit of systemd")
     suffix = name.rpartition(".")[2]
     if "." in name and suffix in _WITHOUT:
@@ -201,13 +209,13 @@ def _unit(text: str, name: str) -> UnitName:
 
 
 def _job(text: str, name: str) -> JobName:
-    if _ARRAY.match(name):
+    if re.match(_ARRAY, name, re.ASCII):
         raise UsageError(
             f"ROOT {_shown(text)!r}: a task of a job array, or a component of a heterogeneous job, has a job number of its "
             f"own, which `scontrol show job {_shown(name)}` prints as JobId: name it by that"
         )
     job, dot, step = name.partition(".")
-    if not _JOB.fullmatch(job) or (dot and not _STEP.fullmatch(step)):
+    if not re.fullmatch(_JOB, job, re.ASCII) or (dot and not re.fullmatch(_STEP, step, re.ASCII)):
         raise UsageError(
             f"ROOT {_shown(text)!r}: expected slurm:JOB or slurm:JOB.STEP, as 4711, 4711.0, 4711.batch or 4711.extern"
         )
@@ -215,7 +223,7 @@ def _job(text: str, name: str) -> JobName:
 
 
 def _container(text: str, engine: Engine, name: str) -> ContainerName:
-    if not _CONTAINER.fullmatch(name):
+    if not re.fullmatch(_CONTAINER, name, re.ASCII):
         raise UsageError(
             f"ROOT {_shown(text)!r}: expected {engine}:NAME, the name of a container as `{engine} ps` prints it"
         )
@@ -224,7 +232,7 @@ def _container(text: str, engine: Engine, name: str) -> ContainerName:
 
 def _pod(text: str, name: str) -> PodName:
     parts = name.split("/")
-    if len(parts) not in _POD_PARTS or not all(map(_POD.fullmatch, parts)):
+    if len(parts) not in _POD_PARTS or not all(re.fullmatch(_POD, part, re.ASCII) for part in parts):
         raise UsageError(f"ROOT {_shown(text)!r}: expected pod:NAMESPACE/POD or pod:NAMESPACE/POD/CONTAINER")
     return PodName(*parts)
 

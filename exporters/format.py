@@ -11,8 +11,9 @@ costs other users no time. A package that cannot be used is reported by name and
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from agent.record import record
 
 if TYPE_CHECKING:  # the registry needs no snapshot
     from agent.model import Snapshot
@@ -33,7 +34,8 @@ class Dump(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Reader(NamedTuple):
+@record
+class Reader:
     """The reading side of a format.
 
     Attributes:
@@ -47,7 +49,7 @@ class Reader(NamedTuple):
     looks_like: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Format:
     """One way to write a snapshot, and perhaps to read it back.
 

@@ -6,12 +6,12 @@ package. A broken package does not hide the others.
 """
 
 from collections.abc import Callable, Container
-from dataclasses import replace
 from importlib import metadata
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from agent.errors import CkptreeError
 from agent.model import Snapshot
+from agent.record import replace
 from exporters.format import ENTRY_POINTS, Dump, Format, Reader
 
 _Arguments = ParamSpec("_Arguments")

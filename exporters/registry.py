@@ -9,10 +9,10 @@ imports none. The search for other packages takes longer than a snapshot. So it 
 none of our formats.
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from agent.errors import CkptreeError, FormatError, UsageError
+from agent.record import replace
 from exporters.format import Dump, Format, Reader
 from exporters.image.records import HEAD_BYTES, HEAD_MAGIC
 

@@ -8,11 +8,11 @@ the order stays. It does not wait for long: the arguments of a program that was 
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
 from agent.events.subscriber import ARGUMENTS
 from agent.protocol.client import Event, Subscription
+from agent.record import replace
 
 MOST_WAITING: Final = 256
 """Events that wait at most."""

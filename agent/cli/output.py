@@ -6,17 +6,15 @@ folder's.
 """
 
 import os
-import signal
 import stat
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.cli import storefiles, terminal
 from agent.errors import UsageError
-from agent.fleet.stores import opening
+from agent.record import replace
 from exporters import destination, registry, store
 from exporters.format import Dump
 
@@ -69,6 +67,8 @@ class Target:
                 raise UsageError(
                     f"the format {fmt} is a folder of files: name one on this host, for a store takes a file"
                 )
+            from agent.fleet.stores import opening
+
             opening.check(self._name.address, server)
         if not name:
             raise UsageError("an empty name: name a file, or - for standard output")
@@ -155,6 +155,8 @@ def write_stream(name: str, parts: Iterable[bytes], *, is_binary: bool = False) 
     if name != "-":
         store.write(Path(name), b"".join(parts))
         return
+    import signal
+
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of standard output may leave at any moment
     for part in parts:
         terminal.write(part)

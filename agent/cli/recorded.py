@@ -12,14 +12,13 @@ from agent.cli.sources import Options, Taken, made, opened, received
 from agent.errors import HostError, UsageError
 from agent.protocol import codec
 from agent.protocol.client import Client
-from agent.recorder import instant
-from agent.recorder.instant import said_point
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from agent.cli.sources import Source
     from agent.protocol.client import Event
+    from agent.recorder.instant import Time
     from agent.recorder.recording import Recording
 
 _LONGEST_S = 3600.0  # between two parts of an answer: nothing may have happened for long
@@ -60,13 +59,15 @@ def open_folder(folder: Path) -> "Recording":
     return Recording(folder)
 
 
-def moment(text: str, last_ns: int | None = None) -> instant.Time:
+def moment(text: str, last_ns: int | None = None) -> "Time":
     """Read a TIME, as of now.
 
     Args:
         text: the TIME.
         last_ns: the end of the recording, CLOCK_REALTIME, ns; None: it goes on.
     """
+    from agent.recorder import instant  # takes time, and most trees are of now
+
     return instant.parse(text, time.time_ns(), last_ns)
 
 
@@ -117,12 +118,13 @@ class _RecordingFolder:
 
     client = None
 
-    def __init__(self, recording: "Recording", at: instant.Time) -> None:
+    def __init__(self, recording: "Recording", at: "Time") -> None:
         self._recording = recording
         self._at = at
 
     def snapshot(self, root: str, **options: Unpack[Options]) -> Taken:
         from agent.recorder import answers
+        from agent.recorder.instant import said_point
         from agent.recorder.past import Enquirer
 
         question = {"root": root, "at": said_point(self._at), **options}
@@ -140,11 +142,13 @@ class _DaemonsRecording:
 
     client = None  # none that could be asked about what is running now
 
-    def __init__(self, client: Client, at: instant.Time) -> None:
+    def __init__(self, client: Client, at: "Time") -> None:
         self._client = client
         self._at = at
 
     def snapshot(self, root: str, **options: Unpack[Options]) -> Taken:
+        from agent.recorder.instant import said_point
+
         return received(self._client.snapshot(root, at=said_point(self._at), **options))
 
 
@@ -183,6 +187,8 @@ def question(since: str | None, until: str | None, last_ns: int | None = None, *
         last_ns: the end of the recording, CLOCK_REALTIME, ns; None: it goes on.
         others: further keys; those that are None are left out.
     """
+    from agent.recorder.instant import said_point
+
     times = {"since": since, "until": until}
     asked: dict[str, Any] = {key: said_point(moment(text, last_ns)) for key, text in times.items() if text is not None}
     return asked | {key: value for key, value in others.items() if value is not None}

@@ -2,7 +2,6 @@
 """``ckptree snapshot``."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +23,7 @@ from agent.cli.options import (
     check_source,
 )
 from agent.errors import INCOMPLETE, RefusedError, UsageError
+from agent.record import replace
 
 if TYPE_CHECKING:
     from agent.cli import sources

@@ -4,7 +4,6 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypedDict, Unpack
 
@@ -12,6 +11,7 @@ from agent import rootname
 from agent.environment import SOCKET_VARIABLE
 from agent.errors import CkptreeError, HostError, NoDaemonError
 from agent.protocol.client import Answer, Client, Subscription
+from agent.record import replace
 
 if TYPE_CHECKING:
     from agent.capture.watch import Watch

@@ -6,10 +6,7 @@ that goes to a terminal, passes here, so that no such text commands the terminal
 (exporters.drawing.treeview) escapes each text before it adds them.
 """
 
-import json
 import os
-import select
-import shutil
 import sys
 from typing import Any, TypedDict
 
@@ -33,6 +30,8 @@ def unicode() -> bool:
 def abilities() -> Abilities:
     """Return the abilities of standard output: Unicode, colours, and its columns; None where it is no terminal."""
     terminal = sys.stdout.isatty()
+    if terminal:
+        import shutil  # takes time, and most output goes elsewhere
     return {
         "unicode": unicode(),
         # https://no-color.org: any value but the empty one forbids colour.
@@ -61,6 +60,8 @@ def draw(text: str) -> None:
 
 def tell_json(document: Any) -> None:
     """Print a document on standard output, in lines."""
+    import json  # takes time, and most output is text
+
     text = json.dumps(document, indent=1)
     draw(without_del(text))
 
@@ -86,6 +87,8 @@ def shown(data: bytes, *, is_json: bool = True) -> bytes:
 
 def is_unread() -> bool:
     """Return True if standard output is a pipe or a connection whose other end is closed."""
+    import select
+
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(found & select.POLLERR for _, found in poll.poll(0))

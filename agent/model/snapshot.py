@@ -2,13 +2,13 @@
 """The snapshot: the tree at one instant, the host, and the proof that it is complete."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple, cast
 
 from agent.model.birth import Ancestor
 from agent.model.pids import Namespace, PidObject, Tag
 from agent.model.task import Task
+from agent.record import record
 
 Mode = Literal["container", "subtree"]
 
@@ -31,7 +31,7 @@ class Obstacle(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Header:
     """The host, as the records HEADER, HEADER_ARCH, CONTAINER and LSM_INFO of an image describe it.
 
@@ -60,7 +60,7 @@ class Header:
     lsm_info: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Completeness:
     """The proof that a snapshot is complete, or the reasons why it is not.
 
@@ -108,7 +108,7 @@ class At(NamedTuple):
 _NOTHING: Mapping[tuple[str | int, ...], Mapping[str, object]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Snapshot:
     """The tree at one instant.
 
@@ -142,14 +142,18 @@ class Snapshot:
     entered: tuple[str, ...] = ()
     boot_id: str = ""
     boottime_ns: int | None = None
-    header: Header = field(default_factory=Header)
-    completeness: Completeness = field(default_factory=lambda: Completeness("no"))
+    header: Header = Header()
+    completeness: Completeness = Completeness("no")
     as_of_read: tuple[str, ...] = ()
     at: At | None = None
     not_rebuildable: tuple[Obstacle, ...] = ()
     first_tag: int = 1
     dialect: Dialect = "seed"
-    unknown: Mapping[tuple[str | int, ...], Mapping[str, object]] = field(default_factory=lambda: _NOTHING, hash=False)
+    unknown: Mapping[tuple[str | int, ...], Mapping[str, object]] = _NOTHING
+
+    def __hash__(self) -> int:
+        """Return the hash of some fields: `unknown` has none."""
+        return hash((self.mode, self.time_ns, self.pids, self.tasks))
 
     def tagged(self) -> Iterator[tuple[Tag, PidObject]]:
         """Yield each pid object, with its tag."""

@@ -9,7 +9,6 @@ after an exec, under another name, and when some time has passed.
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +16,7 @@ from agent.errors import HostError
 from agent.model import PidObject, Snapshot, Task, TaskState
 from agent.proc.host import boottime_offset_ns, start_ticks
 from agent.proc.statfile import UNREADABLE, opened, read_at, stat_fields
+from agent.record import replace
 
 MOST_BYTES: Final = 4096
 """Bytes of a command line that are read at most."""

@@ -8,7 +8,6 @@ it shows only the processes in that, with fewer numbers). A process that it does
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +17,7 @@ from agent.proc import procfs, surroundings
 from agent.proc.arguments import HELD
 from agent.proc.details import NOTHING, Compare, Details, details
 from agent.proc.host import boottime_offset_ns, start_ticks
+from agent.record import replace
 from agent.table.areas import AtExec
 from exporters.content.wording import name, path
 

@@ -2,16 +2,16 @@
 """Messages of a daemon as a client has them: a class for each kind of message, and its constructor."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.protocol import codec
+from agent.record import record
 
 if TYPE_CHECKING:
     from agent.table.areas import AtExec
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Hello:
     """The daemon's description of itself and of the client.
 
@@ -38,7 +38,7 @@ class Hello:
     gid: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Answer:
     """A snapshot as the daemon sends it.
 
@@ -68,7 +68,7 @@ class Answer:
     outer: tuple[tuple[int, ...], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EventTask:
     """The task that an event is about.
 
@@ -89,7 +89,7 @@ class EventTask:
     comm: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     """A change of the tree.
 

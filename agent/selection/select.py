@@ -15,10 +15,10 @@ Rules
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 
 from agent.errors import HostError, RefusedError
 from agent.model import CKPT_PID_ROOT, OUTSIDE, Ancestor, Mode, Namespace, PidObject, Tag, Task, TaskState
+from agent.record import record
 from agent.selection import guests
 from agent.selection.births import Births
 from agent.selection.tags import Namespaces, Refs, Tags
@@ -33,7 +33,7 @@ from agent.table.objects import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Selection:
     """The part of a snapshot that describes the tree; the caller adds host, time and completeness.
 

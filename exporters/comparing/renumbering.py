@@ -9,11 +9,11 @@ group of a task.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TypeAlias
 
 from agent.errors import FormatError, UsageError
 from agent.model import PidObject, Snapshot, Tag, Task
+from agent.record import replace
 from exporters.content.fields import Fields
 from exporters.content.soundness import PID_NUMBER_MAX
 from exporters.documents import jsonfmt

@@ -12,10 +12,10 @@ user-space companion (``ckpt_*``), or "ours" if neither of them checked it, with
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from agent.errors import FormatError
+from agent.record import record
 
 Severity = Literal["error", "warning"]
 
@@ -139,7 +139,7 @@ RULES: Final[dict[str, Rule]] = {
 """All rules by name. Names never change; texts may."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Finding:
     """A broken rule at one place of a file.
 

@@ -17,10 +17,10 @@ those, and a HEADER_ARCH of zeros. ckptree decodes the HEADER_ARCH of x86 and ke
 """
 
 import struct
-from dataclasses import replace
 from typing import Final
 
 from agent.model import Header
+from agent.record import replace
 from exporters.content.fields import U32_MAX, U64_MAX, Fields
 
 ARCH_X86_32: Final = 1

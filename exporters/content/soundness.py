@@ -16,10 +16,10 @@ these rules:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from agent.model import CKPT_PID_ROOT, Tag
+from agent.record import record
 
 PID_NUMBER_MAX = 4 * 1024 * 1024 - 1
 """The highest pid of a kernel: PID_MAX_LIMIT - 1."""
@@ -41,7 +41,7 @@ class TaskIds(NamedTuple):
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fault:
     """One place at which pids and tasks break a rule.
 

@@ -14,10 +14,10 @@ key text and bytes cannot be told apart, so there bytes are ``{"$bytes": text}``
 
 import json
 import re
-from dataclasses import replace
 
 from agent.errors import FormatError
 from agent.model import Snapshot
+from agent.record import replace
 from exporters.content.fields import escape
 from exporters.content.plain import may_be_spelled, spelled, spelled_key, unspelled
 from exporters.documents.document import from_document, to_document

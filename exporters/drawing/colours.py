@@ -12,9 +12,9 @@ combining ones none.
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from agent.record import record
 from exporters.content.wording import Tint
 
 BOLD = "1"
@@ -33,7 +33,7 @@ class Span(NamedTuple):
 Phrase: TypeAlias = tuple[Span, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ink:
     """The abilities of a terminal.
 

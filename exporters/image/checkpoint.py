@@ -24,13 +24,13 @@ report it.
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT, Dialect, Header, PidObject, Snapshot, Task
+from agent.record import replace
 from exporters import gcpause
 from exporters.content.facts import Document, facts, task_facts
 from exporters.content.hostmap import header_fields

@@ -15,8 +15,8 @@ and each of the dozen records of the grammar is looked for at most once. So the 
 """
 
 from collections import Counter
-from dataclasses import replace
 
+from agent.record import replace
 from exporters.content.findings import Finding
 from exporters.image.records import ARCH, CONTAINER, EXTENSION, HEAD_BYTES, HEADER, LSM_INFO, PIDS, TAIL, TREE, Cursor
 

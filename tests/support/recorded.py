@@ -48,7 +48,7 @@ def image_at(table: ProcessTable, live: Snapshot, root: int) -> bytes:
     chosen = select.select(task, "subtree")
     read = {each.pid: {name: getattr(each, name) for name in _READ} for each in live.tasks}
     rows: tuple[Task, ...] = tuple(each._replace(**read.get(each.pid, {})) for each in chosen.tasks)
-    parts = {name: getattr(live, name) for name in Snapshot.__slots__}
+    parts = {name: getattr(live, name) for name in Snapshot.__match_args__}
     parts |= {
         "pids": chosen.pids,
         "tasks": rows,

@@ -2,9 +2,10 @@
 """Addresses of objects in stores: ``nats://BUCKET/NAME``, ``s3://BUCKET/KEY``, ``oci://REGISTRY/REPO:TAG``."""
 
 import re
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.errors import UsageError
+from agent.record import record, replace
 
 FORMS: Final = {
     "nats": "nats://BUCKET/NAME",
@@ -13,29 +14,29 @@ FORMS: Final = {
 }
 """The form of an address of each kind of store."""
 
-_SCHEME: Final = re.compile(r"([A-Za-z0-9+.-]+)://")
+# Patterns are compiled when an address asks for it: that takes time, and most files lie in no store.
+_SCHEME: Final = r"([A-Za-z0-9+.-]+)://"
 _PLACES: Final = {
-    "nats": (re.compile(r"[A-Za-z0-9_-]+"), "a bucket has letters, digits, - and _"),
+    "nats": (r"[A-Za-z0-9_-]+", "a bucket has letters, digits, - and _"),
     "s3": (
-        re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"),
+        r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
         "a bucket has 3 to 63 lower-case letters, digits, dots and hyphens",
     ),
     "oci": (
-        re.compile(
-            r"[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
-        ),
+        r"[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+",
         "name the registry's host, and a repository in lower-case letters",
     ),
 }
 _NAMES: Final = {
-    "nats": (re.compile(r"[-/_=.A-Za-z0-9]{1,1024}"), "a name has letters, digits and - / _ = ."),
-    "s3": (re.compile(r"[^\x00-\x1f\x7f]{1,1024}"), "a key has no control characters"),
-    "oci": (re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"), "a tag has letters, digits and . _ -, 128 at most"),
+    "nats": (r"[-/_=.A-Za-z0-9]{1,1024}", "a name has letters, digits and - / _ = ."),
+    "s3": (r"[^\x00-\x1f\x7f]{1,1024}", "a key has no control characters"),
+    "oci": (r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", "a tag has letters, digits and . _ -, 128 at most"),
 }
-_EMPTY_PART: Final = re.compile(r"(^|/)\.{0,2}(/|$)")
+_EMPTY_PART: Final = r"(^|/)\.{0,2}(/|$)"
 
 
-class Address(NamedTuple):
+@record
+class Address:
     """An address of an object.
 
     Attributes:
@@ -54,13 +55,13 @@ class Address(NamedTuple):
 
     def beside(self, suffix: str) -> "Address":
         """Return the address of an object that belongs to this one."""
-        return self._replace(name=self.name + suffix)
+        return replace(self, name=self.name + suffix)
 
 
 def is_address(file: str) -> bool:
     """Return True for a FILE that lies in a store, and not in this host's file system."""
-    match = _SCHEME.match(file)
-    return match is not None and match[1].lower() in FORMS
+    scheme, colon, _ = file.partition("://")
+    return bool(colon) and scheme.lower() in FORMS
 
 
 def parse(text: str) -> Address:
@@ -69,7 +70,7 @@ def parse(text: str) -> Address:
     Raises:
         UsageError: it is none; the message names the part at fault.
     """
-    match = _SCHEME.match(text)
+    match = re.match(_SCHEME, text)
     if match is None or match[1].lower() not in FORMS:
         raise UsageError(f"{text}: no address of a store: expected {', '.join(FORMS.values())}")
     scheme = match[1].lower()
@@ -87,12 +88,12 @@ def parse(text: str) -> Address:
         place, _, name = rest.partition("/")
     _check(text, form, place, "place", *_PLACES[scheme])
     _check(text, form, name, "name", *_NAMES[scheme])
-    if scheme != "oci" and _EMPTY_PART.search(name):
+    if scheme != "oci" and re.search(_EMPTY_PART, name):
         raise UsageError(f"{text}: a part of the name {name!r} is empty, . or ..: expected {form}")
     return Address(scheme, place, name)
 
 
-def _check(text: str, form: str, part: str, kind: str, pattern: re.Pattern[str], rule: str) -> None:
+def _check(text: str, form: str, part: str, kind: str, pattern: str, rule: str) -> None:
     """Refuse a part of an address that its pattern does not match."""
     words = {
         "nats": {"place": "bucket", "name": "name"},
@@ -101,5 +102,5 @@ def _check(text: str, form: str, part: str, kind: str, pattern: re.Pattern[str],
     }[form.partition(":")[0]]
     if not part:
         raise UsageError(f"{text}: the {words[kind]} is missing: expected {form}")
-    if not pattern.fullmatch(part):
+    if not re.fullmatch(pattern, part):
         raise UsageError(f"{text}: {part!r} is no {words[kind]}: {rule}; expected {form}")

@@ -6,14 +6,13 @@ them. Steps of one actor are in order anyway. So are the steps of an actor and t
 birth.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from agent.restart.planning.plan import NOBODY, Op, Phase, Step
 
 Thing = tuple[str, object]
 
 
-@dataclass(slots=True)
 class Touched:
     """The things that a call reads and changes.
 
@@ -23,9 +22,12 @@ class Touched:
         writes: all other changes.
     """
 
-    reads: list[Thing] = field(default_factory=list)
-    adds: list[Thing] = field(default_factory=list)
-    writes: list[Thing] = field(default_factory=list)
+    __slots__ = ("adds", "reads", "writes")
+
+    def __init__(self, reads: Iterable[Thing] = (), adds: Iterable[Thing] = (), writes: Iterable[Thing] = ()) -> None:
+        self.reads = list(reads)
+        self.adds = list(adds)
+        self.writes = list(writes)
 
 
 class Conflicts:

@@ -7,9 +7,8 @@ that stays. Its birth is then unknown. The root stays in any case, and so does t
 other tasks need them. The numbers of the processes left out stay in the image: a ghost holds each until all stand.
 """
 
-from dataclasses import replace
-
 from agent.model import Ancestor, Birth, Creator, Snapshot, Tag, Task, TaskState
+from agent.record import replace
 
 _ASSUMED = Birth(None, observed=False, sid=None, pgid=None, flags=(), order=None)
 

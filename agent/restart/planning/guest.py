@@ -7,9 +7,8 @@ init's namespace, a session from outside had no number. In the caller's namespac
 inherited session of any subtree.
 """
 
-from dataclasses import replace
-
 from agent.model import CKPT_PID_ROOT, Snapshot, Task
+from agent.record import replace
 
 NOTE = (
     "the root was the init of its pid namespace and is none here: it is a subreaper instead, so that orphans still come "

@@ -295,7 +295,7 @@ class Kernel:
         if by.leader is by and by.pgid is not None and self._holds_group(by):
             changed.append(("members", by.pgid))
         touched.writes += changed
-        self._moved[by] = Touched(list(touched.reads), inside, changed)
+        self._moved[by] = Touched(touched.reads, inside, changed)
         self._notify_parent(by.leader)
         if by.leader is not by and not self.lingers(by):
             rules.release_task(by)
@@ -336,7 +336,7 @@ class Kernel:
     def linger(self, target: TaskStruct) -> None:
         """Wait until an init waits within its exit for the release of its namespace's other numbers."""
         moved = self._moved.get(target, Touched())
-        self.touched = Touched(list(moved.reads), list(moved.adds), list(moved.writes))
+        self.touched = Touched(moved.reads, moved.adds, moved.writes)
         if not self.lingers(target):
             raise CallRefusedError("ESRCH", "nothing keeps it within its exit")
 
@@ -349,7 +349,7 @@ class Kernel:
         """Make the call waitid() for one child, with WNOWAIT unless `reap`."""
         # An exit takes time: it counts as done at the return of the wait, not at its own call.
         moved = self._moved.get(target, Touched())
-        touched = self.touched = Touched(list(moved.reads), list(moved.adds), list(moved.writes))
+        touched = self.touched = Touched(moved.reads, moved.adds, moved.writes)
         if target.parent is None or target.parent.leader is not by.leader:
             raise CallRefusedError("ECHILD", "it is no child of the one that waits")
         if not rules.is_zombie(target):

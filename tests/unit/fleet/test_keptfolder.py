@@ -18,6 +18,7 @@ from agent.errors import CkptreeError
 from agent.fleet.stores import address, errand, keptfolder
 from agent.fleet.stores.keptfolder import KeptFolder, remove_left
 from agent.fleet.stores.natsstore import NatsStore
+from agent.record import replace
 from tests.support import servers
 
 pytestmark = pytest.mark.slow
@@ -91,7 +92,7 @@ def test_a_folder_is_there_for_this_user_alone_until_it_is_closed(url: str, kept
 def test_a_folder_that_cannot_be_fetched_leaves_nothing(url: str, kept_in: Path) -> None:
     """The error is that of the store."""
     with pytest.raises(CkptreeError, match="there is no object nats://dumps/none"):
-        KeptFolder(PLACE._replace(name="none"), url)
+        KeptFolder(replace(PLACE, name="none"), url)
     assert os.listdir(kept_in) == []
 
 

@@ -119,7 +119,7 @@ def test_the_exporters_load_nothing_that_could_capture() -> None:
     loaded = loaded_by("exporters.registry, exporters.store, exporters.drawing.treeview")
 
     ours = {name for name in loaded if name.startswith(("agent.", "bpf"))}
-    assert {".".join(name.split(".")[:2]) for name in ours} == {"agent.errors", "agent.model"}
+    assert {".".join(name.split(".")[:2]) for name in ours} == {"agent.errors", "agent.model", "agent.record"}
     assert "psutil" not in loaded
 
 
