@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names that daemon and clients have in common: variables, and sockets. A client needs no more of the
+"""The names that daemon and clients have in common: variables, sockets and folders. A client needs no more of the
 configuration.
 """
 
@@ -10,6 +10,8 @@ SOCKET_VARIABLE: Final = "CKPTREE_SOCKET"
 """The environment variable with the path of the socket, for daemon and client; an empty value counts as unset."""
 DEFAULT_SOCKET: Final = Path("/run/ckptree/ckptree.sock")
 """The daemon's socket, where neither names another one."""
+STANDBYS: Final = Path("/var/lib/ckptree/standby")
+"""The folder with a folder for each host of which this one is the stand-by."""
 NATS_VARIABLE: Final = "CKPTREE_NATS"
 """The environment variable with the address of the NATS server; an empty value counts as unset."""
 

@@ -27,7 +27,18 @@ html_extra_path = ["index.html"]
 html_show_copyright = False
 html_copy_source = False
 
-GUIDES: Final = ("capture", "images", "restart", "contents", "service", "events", "export", "recording", "fleet")
+GUIDES: Final = (
+    "capture",
+    "images",
+    "restart",
+    "contents",
+    "service",
+    "events",
+    "export",
+    "recording",
+    "fleet",
+    "standby",
+)
 REFERENCE: Final = (
     "commands",
     "format",

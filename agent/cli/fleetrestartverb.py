@@ -81,15 +81,13 @@ def restart(
         images = {host: place.image(old) for host, old in chosen.items()}
     wanted = _Wanted(secrets.token_hex(8), who, {"run": run, "pids": pids, "pidns": pidns}, time.monotonic() + deadline)
     where = ", ".join(f"{old.host} on {new}" for new, old in chosen.items())
-    _note(f"restart {wanted.id} of {place.shown} as {who}: {where}; run {run!r}")
+    note(f"restart {wanted.id} of {place.shown} as {who}: {where}; run {run!r}")
     parcels = {host: {"manifest": data, "signature": signed, "image": image} for host, image in images.items()}
     results = asyncio.run(_restarted(wanted, chosen, parcels, nats))
     failed = {host: result for host, result in results.items() if isinstance(result, CkptreeError)}
     for host, error in failed.items():
         say(f"{host}: {error}" if not str(error).startswith(f"{host}:") else str(error))
-    _note(
-        f"restart {wanted.id}: {'failed on ' + ', '.join(failed) + ': all are taken down' if failed else 'all stand'}"
-    )
+    note(f"restart {wanted.id}: {'failed on ' + ', '.join(failed) + ': all are taken down' if failed else 'all stand'}")
     if failed:
         raise SystemExit(min(error.exit_code for error in failed.values()))
     if as_json:
@@ -102,7 +100,7 @@ def restart(
         )
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
     """Write an audit line: to the system's log, and for whoever sees this program."""
     import syslog
 

@@ -32,14 +32,15 @@ def hosts(nats: Nats = None, as_json: AsJson = False) -> None:
     """Show the hosts whose relays are connected, and what each allows."""
     import asyncio
 
-    from agent.fleet import fleetclient, messages, natsserver
+    from agent.fleet import fleetclient, lag, messages, natsserver
 
-    async def ask() -> "tuple[list[Present], dict[str, Replied | CkptreeError]]":
+    async def ask() -> "tuple[list[Present], list[dict[str, Any]], dict[str, Replied | CkptreeError]]":
         async with fleetclient.opened(natsserver.server_of(nats)) as asked:
-            found = await asked.present(_PRESENCE_S)
-            return found, await asked.ask_all(messages.HELLO, {each.host: {} for each in found}, _HELLO_S)
+            found, standbys = await asyncio.gather(asked.present(_PRESENCE_S), asked.standbys(_PRESENCE_S))
+            answers = await asked.ask_all(messages.HELLO, {each.host: {} for each in found}, _HELLO_S)
+            return found, standbys, answers
 
-    present, answers = asyncio.run(ask())
+    present, standbys, answers = asyncio.run(ask())
     if not present:
         say("no relay is connected to this NATS server: `ckptree relay` on a host connects it")
     rows: list[dict[str, Any]] = []
@@ -55,11 +56,28 @@ def hosts(nats: Nats = None, as_json: AsJson = False) -> None:
             bounds[host] = replied.clock.bound_ns
         if (several := sum(each.host == host for each in present)) > 1:
             say(f"{host}: {several} relays have this name: each host needs a name of its own")
+    _add_standbys(rows, standbys)
     if as_json:
         terminal.tell_json(rows)
-    else:
-        for row in rows:
-            terminal.tell(_line(row, bounds.get(row["host"], 0)))
+        return
+    for row in rows:
+        terminal.tell(_line(row, bounds.get(row["host"], 0)))
+        for each in row.get("standbys", ()):
+            terminal.tell(f"  stand-by on {each['host']}: {lag.in_words(each)}")
+
+
+def _add_standbys(rows: list[dict[str, Any]], standbys: list[dict[str, Any]]) -> None:
+    """Add stand-bys to the rows of their hosts; a host that has one and no relay gets a row."""
+    of = {row["host"]: row for row in rows}
+    for each in standbys:
+        host = each["of"]
+        if host not in of:
+            say(f"{host}: no relay of that name is connected, and a stand-by is")
+            of[host] = dict.fromkeys(("host", "version", "kernel", "tasks", "allow", "clock_offset_ns")) | {
+                "host": host
+            }
+            rows.append(of[host])
+        of[host].setdefault("standbys", []).append({key: each[key] for key in each if key != "of"})
 
 
 def _line(row: dict[str, Any], bound_ns: int) -> str:

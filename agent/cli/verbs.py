@@ -33,6 +33,7 @@ FLEET_VERBS: Final = {
     "diff": "setverbs",
     "plan": "setverbs",
     "restart": "fleetrestartverb",
+    "takeover": "takeoververb",
 }
 """The verbs behind FLEET."""
 

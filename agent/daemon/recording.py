@@ -254,6 +254,7 @@ class Recorder:
             "tape_bytes": told.get("tape_bytes", 0),
             "written_bytes": told.get("written_bytes", 0),
             "longest_fork_s": self._longest_s,
+            "next": self._watch.stream.next if self._watch is not None else 0,
         }
 
     # ---- keyframes -------------------------------------------------------------------------------------------------

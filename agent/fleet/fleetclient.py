@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from agent.errors import CkptreeError
-from agent.fleet import lasting, messages, natsserver
+from agent.fleet import lag, lasting, messages, natsserver, tapemessages
 from agent.fleet.clocks import Offset
 from agent.fleet.gathering import Gathered, Gathering, Wanted
 from agent.fleet.messages import Message
@@ -29,6 +29,10 @@ _NOBODY: Final = "503"
 
 class NobodyError(CkptreeError):
     """A host without a relay that is connected (exit code 1)."""
+
+
+class SilentError(CkptreeError):
+    """A relay that does not answer in time (exit code 1)."""
 
 
 class Present(NamedTuple):
@@ -102,13 +106,33 @@ class FleetClient:
         Args:
             longest_s: how long to wait for them. Where none has answered for half a second, all have.
         """
+        found: dict[str, Present] = {}
+        for said in await self._services(f"$SRV.PING.{messages.SERVICE}", longest_s):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                host = messages.checked_host(said["metadata"]["host"])
+                found[said["id"]] = Present(host, str(said["version"]), str(said["id"]))
+        return sorted(found.values())
+
+    async def standbys(self, longest_s: float) -> list[dict[str, Any]]:
+        """Return what the stand-bys that are connected say of themselves (agent.fleet.standby); time as of `present`."""
+        found = []
+        for said in await self._services(f"$SRV.STATS.{tapemessages.STANDBY}", longest_s):
+            with contextlib.suppress(CkptreeError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+                told = lag.checked(said["endpoints"][0]["data"])
+                messages.checked_host(told["host"])
+                messages.checked_host(told["of"])
+                found.append(told)
+        return sorted(found, key=lambda told: (told["of"], told["host"]))
+
+    async def _services(self, subject: str, longest_s: float) -> list[dict[str, Any]]:
+        """Ask services of NATS, and return the answers that are maps."""
         import json
 
         inbox = self._client.new_inbox()
         answers: asyncio.Queue[Msg] = asyncio.Queue()
         subscription = await self._client.subscribe(inbox, cb=answers.put)
-        await self._client.publish(f"$SRV.PING.{messages.SERVICE}", b"", inbox)
-        found: dict[str, Present] = {}
+        await self._client.publish(subject, b"", inbox)
+        found: list[dict[str, Any]] = []
         until_s = time.monotonic() + longest_s
         while (left_s := min(_QUIET_S if found else longest_s, until_s - time.monotonic())) > 0:
             try:
@@ -117,12 +141,12 @@ class FleetClient:
                 break
             if _status(message) == _NOBODY:
                 break
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            with contextlib.suppress(ValueError):
                 said = json.loads(message.data)
-                host = messages.checked_host(said["metadata"]["host"])
-                found[said["id"]] = Present(host, str(said["version"]), str(said["id"]))
+                if isinstance(said, dict):
+                    found.append(said)
         await subscription.unsubscribe()
-        return sorted(found.values())
+        return found
 
     async def ask(self, host: str, verb: str, message: Message, timeout_s: float, requester: str = "") -> Replied:
         """Ask a relay once.
@@ -140,8 +164,10 @@ class FleetClient:
         except nats.errors.NoRespondersError:
             raise NobodyError(f"{host}: no relay of that name is connected, or it allows nothing of the kind") from None
         except (OSError, nats.errors.Error) as error:
-            words = "" if isinstance(error, TimeoutError) else f": {error}"
-            raise CkptreeError(f"{host}: its relay did not answer within {timeout_s:g} s{words}") from None
+            words = f"{host}: its relay did not answer within {timeout_s:g} s"
+            if isinstance(error, TimeoutError):
+                raise SilentError(words) from None
+            raise CkptreeError(f"{words}: {error}") from None
         answer = messages.unpack(got.data)
         messages.raise_failure(answer)
         return Replied(answer, Offset.measured(sent_ns, answer["received_ns"], answer["answered_ns"], now_ns()))

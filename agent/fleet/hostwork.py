@@ -52,6 +52,18 @@ class Cut(NamedTuple):
     reasons: tuple[str, ...]
 
 
+class RecordingState(NamedTuple):
+    """What a daemon says of its recording.
+
+    Attributes:
+        folder: where it is.
+        next: number of the daemon's next record; None: it is not known.
+    """
+
+    folder: Path
+    next: int | None
+
+
 class Wish(NamedTuple):
     """A snapshot that is asked for.
 
@@ -110,6 +122,21 @@ class DaemonWork:
                 return int(sum(client.metrics()["table"]["tasks"].values()))
         except CkptreeError:
             return None
+
+    def recording(self) -> RecordingState | None:
+        """Ask for the daemon's recording; None: the daemon does not answer.
+
+        Raises:
+            HostError: it has none.
+        """
+        try:
+            with Client(self._socket, _COUNT_S) as client:
+                said = client.status().get("recording")
+        except CkptreeError:
+            return None
+        if said is None:
+            raise HostError("the daemon has no recording: see [record] in its configuration")
+        return RecordingState(Path(said["folder"]), said.get("next"))
 
     def check(self, root: str, timeout_s: float, *, past: bool) -> None:
         """Find the process that a ROOT means.

@@ -32,6 +32,7 @@ async def connected(
     closed: Told | None = None,
     again: Told | None = None,
     attempt_s: float = _ATTEMPT_S,
+    inbox: str = "_INBOX",
 ) -> "Client":
     """Connect. A server that is away is tried again, until the time is over.
 
@@ -43,6 +44,7 @@ async def connected(
         closed: is told when the server has ended the connection for good: it refuses this user.
         again: is told when a connection was made again.
         attempt_s: for the first connection.
+        inbox: beginning of the subjects to which this client has itself answered.
 
     Raises:
         HostError: the library is not installed.
@@ -63,6 +65,7 @@ async def connected(
         closed_cb=closed,
         reconnected_cb=again,
         name=name,
+        inbox_prefix=inbox,
         connect_timeout=_CONNECT_S,
         max_reconnect_attempts=-1,
         reconnect_time_wait=_PAUSE_S,  # type: ignore[arg-type]  # it goes to asyncio.sleep() alone

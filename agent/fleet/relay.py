@@ -7,7 +7,6 @@ message holds, it is answered or dropped, and the relay lives on. A connection t
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +16,15 @@ from typing import TYPE_CHECKING, Final
 from agent.daemon import audit
 from agent.daemon.journal import Journal
 from agent.errors import BusyError, CkptreeError, NoSuchRootError, NotPermittedError, UsageError
-from agent.fleet import lasting, messages, natsserver
+from agent.fleet import lasting, messages
 from agent.fleet.cuts import Cuts, Entry
 from agent.fleet.hostwork import Clock, Cut, Wish, Work
 from agent.fleet.manifest import hash_of
 from agent.fleet.messages import Message
 from agent.fleet.relayedrestarts import RelayedRestarts
 from agent.fleet.relaysettings import RelaySettings
+from agent.fleet.staying import StayingConnection
+from agent.fleet.tapepublisher import Asking, TapePublisher
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -35,10 +36,6 @@ _MOST_AT_ONCE: Final = 128
 _EARLY_S: Final = 0.01
 """A cut takes a thread so long before its instant: it connects to the daemon first."""
 _LONGEST_NS: Final = 3600_000_000_000
-_TEND_S: Final = 1.0
-_RETRY_S: Final = 0.5
-_STUCK_S: Final = 30.0
-"""Without a connection for so long, the library's attempts are given up for new ones: one may wait for ever."""
 _TASKS_S: Final = 1.0
 
 _MODES: Final = ("auto", "container", "subtree")
@@ -53,6 +50,8 @@ class HostRelay:
         work: does what is asked for.
         log: for messages to the administrator.
         clock: returns CLOCK_REALTIME in nanoseconds.
+        threads: for the work.
+        recording: asks for the daemon's recording, which is published where `follow` is allowed.
     """
 
     def __init__(
@@ -62,6 +61,7 @@ class HostRelay:
         log: Journal,
         clock: Clock = time.time_ns,
         threads: ThreadPoolExecutor | None = None,
+        recording: Asking | None = None,
     ) -> None:
         self._settings = settings
         self._work = work
@@ -74,6 +74,11 @@ class HostRelay:
         self._host = work.host()
         self._tasks: tuple[float, int | None] | None = None
         self._ended = asyncio.Event()
+        self._publisher = (
+            TapePublisher(settings.host, recording, settings.stream, log)
+            if recording is not None and "follow" in settings.allow
+            else None
+        )
         self._restarts = (
             RelayedRestarts(settings.restart_socket, log) if "restart" in settings.allow and settings.rules else None
         )
@@ -100,68 +105,19 @@ class HostRelay:
             HostError: the library is not installed.
             CkptreeError: credentials cannot be read.
         """
-        while not self._ended.is_set():
-            closed = asyncio.Event()
-            connecting = asyncio.create_task(self._connected(closed))
-            ending = asyncio.create_task(self._ended.wait())
-            await asyncio.wait({connecting, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not connecting.done():
-                connecting.cancel()
-                await asyncio.gather(connecting, return_exceptions=True)
-                return
-            client = await connecting
-            gone = asyncio.create_task(closed.wait())
-            connected_s = time.monotonic()
-            while not self._ended.is_set() and not closed.is_set():
-                await asyncio.wait({gone, ending}, return_when=asyncio.FIRST_COMPLETED, timeout=_TEND_S)
-                if client.is_connected:
-                    connected_s = time.monotonic()
-                elif time.monotonic() - connected_s > _STUCK_S:
-                    break
-                self._cuts.forget(time.monotonic_ns())
-                if self._restarts is not None:
-                    self._restarts.forget(time.monotonic_ns())
-                self._log.tend()
-            gone.cancel()
-            ending.cancel()
-            await natsserver.close(client)
-            if (
-                closed.is_set()
-            ):  # the server has refused what this process is or does: an administrator may mend that meanwhile
-                await asyncio.sleep(_RETRY_S)
-
-    async def _connected(self, closed: asyncio.Event) -> "Client":
-        """Connect, however long that takes, and listen."""
-        where = natsserver.server_of(self._settings.nats or None)
-
-        async def note(error: Exception) -> None:
-            words = str(error).removeprefix("nats: ") or type(error).__name__
-            more = ": it is tried again until it answers" if isinstance(error, OSError) else ""
-            self._log.warning(f"the NATS server {natsserver.shown(where)}: {words}{more}")
-
-        async def left() -> None:
-            closed.set()
-
-        async def again() -> None:
-            self._log.notice(f"connected again to {natsserver.shown(where)}")
-
+        allowed = ", ".join(sorted(self._settings.allow)) or "nothing but to be seen"
         name = f"{messages.SERVICE} {self._settings.host}"
-        environment = self._settings.credentials or os.environ
-        while True:
-            try:
-                client = await lasting.connected(where, name, note, environment=environment, closed=left, again=again)
-                await self._listen(client)
-                await client.flush()
-            except lasting.failures() as error:
-                await note(error)
-                await asyncio.sleep(_RETRY_S)
-                closed.clear()
-                continue
-            allowed = ", ".join(sorted(self._settings.allow)) or "nothing but to be seen"
-            self._log.notice(
-                f"relay of {self._settings.host}, allowed: {allowed}; listening on {natsserver.shown(where)}"
-            )
-            return client
+        said = f"relay of {self._settings.host}, allowed: {allowed}"
+        connection = StayingConnection(self._settings, "relay", name, said, self._log, self._ended)
+        await connection.run(self._listen, self._tend)
+
+    async def _tend(self, client: "Client") -> None:
+        now_ns = time.monotonic_ns()
+        self._cuts.forget(now_ns)
+        if self._restarts is not None:
+            self._restarts.forget(now_ns)
+        if self._publisher is not None:
+            self._publisher.tend(client)
 
     async def _listen(self, client: "Client") -> None:
         import nats.micro

@@ -11,6 +11,10 @@
     credentials = "/etc/ckptree/relay.creds"    # or nkey = "...", or user and password
     tls_ca = "/etc/ckptree/ca.pem"              # and tls_cert, tls_key
     restart_socket = "/run/ckptree/restart.sock"
+    stream_bytes = 268435456                    # bounds of the stream that `follow` makes, where there is none yet
+    stream_age_s = 86400                        # 0: of any age
+    copy_bytes = 1073741824                     # bounds of the copy that `relay --follow` keeps
+    copy_age_s = 604800                         # 0: of any age
 
     [[restart]]                                 # who may restart what here; without such a table: nobody, nothing
     requester = "ops"
@@ -23,7 +27,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agent import bounded
 from agent.errors import UsageError
@@ -32,7 +36,7 @@ from agent.fleet import messages
 SYSTEM_FILE: Final = Path("/etc/ckptree/relay.toml")
 RESTART_SOCKET: Final = Path("/run/ckptree/restart.sock")
 ALLOWABLE: Final = ("snapshot", "restart", "events", "follow")
-"""The rights that a relay can have; no verb asks for events and follow yet."""
+"""The rights that a relay can have; no verb asks for events yet."""
 _MOST_BYTES: Final = 1 << 20
 _FILES: Final = {
     "credentials": "NATS_CREDS",
@@ -42,7 +46,11 @@ _FILES: Final = {
     "tls_key": "NATS_KEY",
 }
 _WORDS: Final = {"user": "NATS_USER", "password": "NATS_PASSWORD", "token": "NATS_TOKEN"}
-_KEYS: Final = ("nats", "host", "socket", "allow", "restart_socket", *_FILES, *_WORDS)
+_KEYS: Final = (
+    *("nats", "host", "socket", "allow", "restart_socket", "stream_bytes", "stream_age_s"),
+    *("copy_bytes", "copy_age_s", *_FILES, *_WORDS),
+)
+_LEAST_BYTES: Final = 1 << 20
 _RULE_KEYS: Final = ("requester", "run", "signers")
 
 
@@ -61,6 +69,22 @@ class RestartRule:
     signers: Path
 
 
+class TapeBounds(NamedTuple):
+    """The bounds of a stream, or of the copy of a recording.
+
+    Attributes:
+        most_bytes: of all of it.
+        most_age_s: of its oldest part, seconds; 0: any.
+    """
+
+    most_bytes: int
+    most_age_s: int
+
+
+STREAM: Final = TapeBounds(256 << 20, 86400)
+COPY: Final = TapeBounds(1 << 30, 604800)
+
+
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
     """The settings of a relay.
@@ -73,6 +97,8 @@ class RelaySettings:
         credentials: variables of NATS' own command line, as agent.fleet.natsserver takes them.
         restart_socket: where restarts are started with rights.
         rules: permissions to restart.
+        stream: bounds of the stream in which the recording is published.
+        copy: bounds of the copy that a stand-by keeps.
     """
 
     host: str
@@ -82,6 +108,8 @@ class RelaySettings:
     credentials: Mapping[str, str] = field(default_factory=dict)
     restart_socket: Path = RESTART_SOCKET
     rules: tuple[RestartRule, ...] = ()
+    stream: TapeBounds = STREAM
+    copy: TapeBounds = COPY
 
 
 def load(path: Path | None) -> RelaySettings:
@@ -136,6 +164,8 @@ def _settings(given: Mapping[str, Any]) -> RelaySettings:
         if "restart_socket" in table
         else RESTART_SOCKET,
         rules=tuple(_rule(each) for each in rules),
+        stream=_bounds(table, "stream", STREAM),
+        copy=_bounds(table, "copy", COPY),
     )
 
 
@@ -169,6 +199,19 @@ def _texts(key: str, value: object) -> list[str]:
     if not isinstance(value, list):
         raise UsageError(f"{key}: it must be a list of texts")
     return [_text(key, each) for each in value]
+
+
+def _bounds(table: Mapping[str, Any], of: str, default: TapeBounds) -> TapeBounds:
+    return TapeBounds(
+        _count(f"relay.{of}_bytes", table.get(f"{of}_bytes", default.most_bytes), _LEAST_BYTES),
+        _count(f"relay.{of}_age_s", table.get(f"{of}_age_s", default.most_age_s), 0),
+    )
+
+
+def _count(key: str, value: object, least: int) -> int:
+    if type(value) is not int or not least <= value < 2**63:
+        raise UsageError(f"{key}: it must be a number from {least} on")
+    return value
 
 
 def _path(key: str, value: object) -> Path:

@@ -7,14 +7,14 @@ daemon itself would have asked about at that instant is named, and the snapshot 
 without an event, and a task that an event left in doubt.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agent.access import Viewer
 from agent.errors import NoSuchRootError
 from agent.model import At, Completeness, Dialect, Header, Snapshot
-from agent.recorder.facts import Instant
+from agent.recorder.facts import Instant, Replayed
 from agent.recorder.instant import RecordNumber, Time, written
 from agent.recorder.recording import Recording
 from agent.rootname import RootName
@@ -109,9 +109,26 @@ def snapshot(
         RefusedError: the container leaked then, or the root was no container's init.
     """
     replayed = recording.table_at(instant)
-    table = replayed.table
+    return cut(replayed, recording.runs[instant.run].boot_id, header(recording.host), wanted, reader)
+
+
+def cut(
+    replayed: Replayed, boot_id: str, host: Header, wanted: WantedTree, reader: Enquirer
+) -> tuple[Snapshot, select.Selection]:
+    """Return the tree in a state that a replay has, and its selection of live objects.
+
+    Args:
+        replayed: the state.
+        boot_id: of the boot that it is of.
+        host: the host that it is of.
+        wanted: the tree.
+        reader: the one who asks.
+
+    Raises:
+        errors of `snapshot`, but for NoSuchTimeError.
+    """
+    instant, table = replayed.instant, replayed.table
     sees = reader.sees
-    boot_id = recording.runs[instant.run].boot_id
     seen = None if sees is None else lambda task: sees(task.ids)
     try:
         root = lookup.process(table, wanted.root, reader.space(table, boot_id), seen)
@@ -138,7 +155,7 @@ def snapshot(
         squashed=chosen.squashed,
         entered=chosen.entered,
         boot_id=boot_id,
-        header=header(recording),
+        header=host,
         completeness=Completeness(
             verified="no" if doubtful else "numbering",
             lost=stream.lost,
@@ -152,9 +169,13 @@ def snapshot(
     return made, chosen
 
 
-def header(recording: Recording) -> Header:
-    """Return the host of a recording."""
-    told = dict(recording.host)
+def header(host: Mapping[str, Any]) -> Header:
+    """Return the host of a recording.
+
+    Args:
+        host: as the head of a segment has it.
+    """
+    told = dict(host)
     for name in ("kernel_version", "constants"):
         told[name] = tuple(told.get(name, getattr(Header(), name)))
     return Header(**told)

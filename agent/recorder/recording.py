@@ -199,8 +199,7 @@ class Recording:
             reasons.append(instant.missing)
         elif found.order < instant.order:
             reasons.append(f"the recording is missing #{found.order} to #{instant.order - 1}: this is the state before")
-        if found.stream.suspect or found.table.astray:
-            reasons.append("events were lost before this instant, and no comparison with the kernel had followed yet")
+        reasons += found.doubts()
         return Replayed(instant, found.table, found.stream, tuple(reasons))
 
 

@@ -7,6 +7,7 @@ watch's own calls until then have had their effect. Records with larger numbers 
 
 import struct
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Final
 
 from agent.capture import memoryreader, memorywriter
@@ -85,6 +86,22 @@ class Replayer:
     def ahead_ns(self) -> int:
         """By how much CLOCK_REALTIME is ahead of CLOCK_BOOTTIME at this point, ns."""
         return self._ahead_ns
+
+    def doubts(self) -> list[str]:
+        """Return sentences on what makes the state at this point uncertain."""
+        if self.stream.suspect or self.table.astray:
+            return ["events were lost before this instant, and no comparison with the kernel had followed yet"]
+        return []
+
+    def extend(self, tapes: Iterable[bytes]) -> None:
+        """Append pieces of a tape that has grown.
+
+        Raises:
+            TornError: a piece is not whole.
+        """
+        self._entries = chain(self._entries, _entries_of(tapes))
+        if self._entry is None:
+            self._entry = next(self._entries, None)
 
     def advance(self, order: int) -> None:
         """Go on to a number; where the tape ends before, to its end.

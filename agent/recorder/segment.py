@@ -29,6 +29,7 @@ written, has none.
 block's parts, CLOCK_BOOTTIME, ns, and ``ahead_ns`` is what CLOCK_REALTIME was ahead of that clock at its end.
 """
 
+import hashlib
 import json
 import struct
 import zlib
@@ -48,6 +49,10 @@ ZSTD: Final = 1
 
 _HEAD: Final = struct.Struct("<8sIIII")
 _BLOCK: Final = struct.Struct("<8sIIIIQQQQqII")
+BLOCK_HEAD: Final = _BLOCK.size
+"""Bytes of a block's head."""
+MOST_HEAD: Final = 1 << 17
+"""Bytes in which the head of a segment has room."""
 _BEFORE_CHECK: Final = _BLOCK.size - 4
 _MOST_FACTS: Final = 1 << 16
 MOST_BYTES: Final = 1 << 30
@@ -160,6 +165,15 @@ def read_head(data: Data) -> tuple[SegmentFacts, int]:
         raise DamagedError(f"its head contradicts the grammar: {error}") from error
     _check_types(said_facts)
     return SegmentFacts(**said_facts), _HEAD.size + length
+
+
+def identity(of_head: Data) -> bytes:
+    """Return the identity of a segment, 16 bytes, by which a copy of it is known elsewhere.
+
+    Args:
+        of_head: its head, which has the clocks of its beginning.
+    """
+    return hashlib.sha256(of_head).digest()[:16]
 
 
 def _check_types(said: Any) -> None:

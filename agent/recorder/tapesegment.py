@@ -39,6 +39,17 @@ class TapeSegment:
             self._blocks = list(segment.blocks(self._mapped(), self._begin))
         return self._blocks
 
+    def blocks_from(self, at: int) -> Iterator[segment.Block]:
+        """Yield the blocks from an offset on, up to what is damaged, or not all there yet, as of the first look.
+
+        Args:
+            at: the end of another block; 0: from the first one on.
+        """
+        data, at = self._mapped(), max(at, self._begin)
+        while (found := segment.block_at(data, at)) is not None and found.end <= len(data):
+            yield found
+            at = found.end
+
     def _mapped(self) -> memoryview:
         if self._data is None:
             try:

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The work of a relay's host, without a daemon: every tree is that of one image.
 
-``python -m tests.support.imagework --config FILE`` runs a relay with it.
+``python -m tests.support.imagework --config FILE [FOLDER]`` runs a relay with it. The folder has a recording, and
+the file ``next`` beside it the number of the next record.
 """
 
 import asyncio
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from agent.daemon.journal import Journal
 from agent.errors import CkptreeError, NoSuchRootError
 from agent.fleet import relaysettings
-from agent.fleet.hostwork import Cut, HostAbout, Wish
+from agent.fleet.hostwork import Cut, HostAbout, RecordingState, Wish
 from agent.fleet.relay import HostRelay
 
 IMAGE = Path(__file__).parents[2] / "docs" / "example" / "web.ckpt"
@@ -60,10 +62,17 @@ class ImageWork:
         return {number: "init" for number in numbers if number == 7}
 
 
-async def serve(config: Path) -> None:
+def recording_in(folder: Path) -> RecordingState:
+    """Return what the daemon of a recording would say of it."""
+    return RecordingState(folder, int(folder.with_name("next").read_text()))
+
+
+async def serve(config: Path, folder: Path | None) -> None:
     """Run a relay."""
-    await HostRelay(relaysettings.load(config), ImageWork(IMAGE.read_bytes()), Journal()).run()
+    work = ImageWork(IMAGE.read_bytes())
+    recording = None if folder is None else partial(recording_in, folder)
+    await HostRelay(relaysettings.load(config), work, Journal(), recording=recording).run()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[2])))
+    asyncio.run(serve(Path(sys.argv[2]), Path(sys.argv[3]) if sys.argv[3:] else None))

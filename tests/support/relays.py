@@ -55,6 +55,7 @@ def a_relay(
     ahead_s: float = 0.0,
     before: Sequence[str] = (),
     image: bool = False,
+    recording: Path | None = None,
 ) -> Iterator[RelayProcess]:
     """Run a relay, once it is connected.
 
@@ -67,11 +68,13 @@ def a_relay(
         ahead_s: its clock is so far ahead of the machine's.
         before: words before its command, as those of setpriv(1).
         image: it has no daemon, but an image (tests.support.imagework).
+        recording: it has no daemon, but an image and the recording in this folder.
     """
     config = settings(folder, host, nats, socket, more)
     module = ["-m", "tests.support.skewedrelay", str(ahead_s)] if ahead_s else ["-m", "agent", "relay"]
-    module = ["-m", "tests.support.imagework"] if image else module
+    module = ["-m", "tests.support.imagework"] if image or recording else module
     command = [*before, sys.executable, *module, "--config", os.fspath(config)]
+    command += [os.fspath(recording)] if recording else []
     log = folder / f"{host}.log"
     relay = RelayProcess(host, _started(command, log), log, command)
     try:

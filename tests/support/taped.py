@@ -178,6 +178,16 @@ class Taped:
         if chance.random() < 0.3:
             self.flush()
 
+    @property
+    def next(self) -> int:
+        """Number of the next record."""
+        return self._watch.stream.next
+
+    @property
+    def watch(self) -> Watch:
+        """The watch, as a daemon has it."""
+        return self._watch
+
     def flush(self) -> None:
         """Have the writer write a block."""
         self._writer._take()

@@ -2,8 +2,10 @@
 """Credentials of NATS with the permissions that docs/fleet.md shows: what each can do when it is stolen."""
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tests.live.daemons import Ran, ckptree
 from tests.support import servers
 from tests.support.imagework import IMAGE
 from tests.support.relays import RelayProcess, a_relay
+from tests.support.standbys import Original, a_standby
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]
     assert shown
     second = shown[0].partition("\nSNAPSHOTS")[0].replace("NODE1", "NODE2").replace("node1", "node2")
     of = {"node1": "RELAY_OF_NODE1", "node2": "RELAY_OF_NODE2", "taker": "SNAPSHOTS", "ops": "RESTARTS_OF_OPS"}
+    of |= {"followed": "FOLLOWED_NODE1", "spare": "STANDBY_OF_NODE1"}
     users = [f"{{user: {user}, password: {user}, permissions: ${name}}}" for user, name in of.items()]
     accounts = (
         "accounts {FLEET {jetstream: enabled, users: [{user: admin, password: admin}, " + ", ".join(users) + "]}}"
@@ -183,3 +187,51 @@ def test_what_a_users_permissions_forbid_is_said(server: servers.Server, relays:
     )
 
     assert ran.code != 0
+
+
+def test_the_permissions_of_the_page_suffice_for_a_standby(server: servers.Server, tmp_path: Path) -> None:
+    """The relay makes the stream and publishes, the stand-by keeps what comes, and asks if the host is alive."""
+    with closing(Original(tmp_path)) as original:
+        follow = 'allow = ["follow"]\n'
+        with (
+            a_relay(tmp_path, "node1", url(server, "followed"), more=follow, recording=original.recording) as relay,
+            a_standby(tmp_path, "spare", url(server, "spare"), "node1", "1") as standby,
+        ):
+            standby.await_have(original.go_on())
+            refused = ckptree("fleet", "takeover", "node1", "--record", standby.place)
+            shown = json.loads(fleet(server, "taker", "hosts", "--json").out)
+            said = relay.log.read_text() + standby.log.read_text()
+    assert (refused.code, "the relay of node1 answers" in refused.err) == (7, True), refused.err
+    assert [[each["host"] for each in row["standbys"]] for row in shown if row["host"] == "node1"] == [["spare"]]
+    assert "permissions violation" not in said.lower()
+
+
+@pytest.mark.parametrize(
+    ("user", "subject"),
+    [
+        ("followed", "ckptree.tape.node2"),
+        ("followed", "$JS.API.STREAM.CREATE.CKPTREE_node2"),
+        ("followed", "$JS.API.STREAM.DELETE.CKPTREE_node1"),
+        ("followed", "$JS.API.STREAM.PURGE.CKPTREE_node1"),
+        ("spare", "ckptree.tape.node1"),
+        ("spare", "ckptree.pulse.node1"),
+        ("spare", "ckptree.cut.node1"),
+        ("spare", "ckptree.restart.ops.node1"),
+        ("spare", "$JS.API.CONSUMER.DELETE.CKPTREE_node1.ckptree-other"),
+        ("spare", "$JS.API.STREAM.DELETE.CKPTREE_node1"),
+        ("node1", "ckptree.tape.node1"),
+        ("taker", "$JS.API.CONSUMER.CREATE.CKPTREE_node1.x"),
+    ],
+)
+def test_a_followed_host_and_its_standby_reach_no_other_stream(server: servers.Server, user: str, subject: str) -> None:
+    """The one writes its own, the other reads that; neither removes it."""
+    assert tried(server, user, publish=subject)[0]
+
+
+@pytest.mark.parametrize(
+    ("user", "subject"),
+    [("spare", "ckptree.tape.node1"), ("spare", "ckptree.tape.node2"), ("followed", "_INBOX.>"), ("spare", "_INBOX.>")],
+)
+def test_a_recording_is_heard_by_nobody_else(server: servers.Server, user: str, subject: str) -> None:
+    """A stand-by, too, has it from the stream alone."""
+    assert tried(server, user, subscribe=subject) == (True, [])

@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stand-by of another host: it keeps that host's recording, holds the table ready, and says how far it is.
+
+Pieces come from the host's stream, through a consumer that is made anew at each connection, behind the position that the
+folder itself tells (agent.recorder.foldercopy). A piece is acknowledged once it would survive a power cut, and only
+then is it read. The bytes go to the folder as they come. A child reads the records in them (agent.fleet.holder).
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from agent.daemon.journal import Journal
+from agent.errors import CkptreeError, HostError
+from agent.fleet import lag, lasting, messages, standbyfacts, standbylink, tapemessages
+from agent.fleet.holder import TableHolder
+from agent.fleet.lag import Lag
+from agent.fleet.messages import Message
+from agent.fleet.relaysettings import RelaySettings
+from agent.fleet.standbyfacts import StandbyFacts
+from agent.fleet.staying import StayingConnection
+from agent.protocol import codec
+from agent.recorder.foldercopy import FolderCopy
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.micro.request import Request
+
+_ANSWER_S: Final = 5.0
+_RETRY_S: Final = 1.0
+_MOST_RETRY_S: Final = 30.0
+_CHECK_S: Final = 5.0
+_AT_ONCE: Final = 64
+"""Messages on their way at most: 16 MiB."""
+_ACK_S: Final = 60.0
+_PRESENCE_S: Final = 0.25
+_SAY_S: Final = 60.0
+
+
+class FollowedTree(NamedTuple):
+    """What a stand-by follows.
+
+    Attributes:
+        host: the other host.
+        root: its tree there, as a recording names roots.
+        place: the folder of the copy.
+        max_bytes, max_age_s: bounds of the copy.
+    """
+
+    host: str
+    root: str
+    place: Path
+    max_bytes: int
+    max_age_s: int
+
+
+class StandBy:
+    """A stand-by.
+
+    Args:
+        settings: of the relay: server, credentials, and the name of this host.
+        followed: what it follows.
+        holding: the command of the child that holds the table.
+        log: for messages to the administrator.
+
+    Raises:
+        HostError: the folder cannot be written, or another process has it.
+    """
+
+    def __init__(self, settings: RelaySettings, followed: FollowedTree, holding: Sequence[str], log: Journal) -> None:
+        self._settings, self._followed, self._log = settings, followed, log
+        self._copy = FolderCopy(followed.place, followed.max_bytes, followed.max_age_s)
+        self._holder = TableHolder(holding)
+        self._lag = Lag()
+        self._ended = asyncio.Event()
+        self._client: Client | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._said = ""
+        self._told_s = 0.0
+        self._left_out = 0
+        self._unread = True
+        standbyfacts.write(followed.place, StandbyFacts(followed.host, followed.root))
+
+    def end(self) -> None:
+        """Have `run` return."""
+        self._ended.set()
+
+    async def run(self) -> None:
+        """Follow until `end` is called.
+
+        Raises:
+            HostError: the library is not installed, or the socket cannot be made.
+            CkptreeError: credentials cannot be read.
+        """
+        followed, settings = self._followed, self._settings
+        said = f"stand-by of {followed.host} ({followed.root}) on {settings.host}, in {followed.place}"
+        name = f"{tapemessages.STANDBY} {settings.host} of {followed.host}"
+        try:
+            await self._refresh()
+            async with self._socket():
+                await StayingConnection(settings, "standby", name, said, self._log, self._ended).run(
+                    self._listen, self._tend
+                )
+        finally:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+            await self._holder.close()
+            self._copy.close()
+
+    # ---- what is said ----------------------------------------------------------------------------------------------
+
+    def told(self) -> dict[str, Any]:
+        """Return the state as others are told it."""
+        followed = self._followed
+        return {
+            "host": self._settings.host,
+            "of": followed.host,
+            "root": followed.root,
+            **self._lag.told(time.monotonic()),
+            "bytes": self._copy.kept_bytes,
+            "segments": self._copy.segments,
+            "gaps": self._copy.gaps,
+            "left_out": self._left_out,
+            "error": self._said,
+        }
+
+    def _say(self, why: str) -> None:
+        if why != self._said:
+            self._said = why
+            self._log.warning(f"{self._followed.host} is not followed: {why}")
+
+    async def _listen(self, client: "Client") -> None:
+        import nats.micro
+        from nats.micro.service import EndpointConfig, ServiceConfig
+
+        followed = self._followed
+        service = await nats.micro.add_service(
+            client,
+            ServiceConfig(
+                name=tapemessages.STANDBY,
+                version=version("ckptree"),
+                description="ckptree's stand-by of a host",
+                metadata={"host": self._settings.host, "of": followed.host},
+                stats_handler=lambda _: self.told(),
+            ),
+        )
+
+        async def answer(request: "Request") -> None:
+            unsent: tuple[type[Exception], ...] = (ValueError, *lasting.failures())
+            with contextlib.suppress(*unsent):
+                await request.respond(messages.pack({"ok": True, **self.told()}))
+
+        subject = messages.subject(tapemessages.HELD, followed.host)
+        await service.add_endpoint(EndpointConfig(name=tapemessages.HELD, subject=subject, handler=answer))
+        await client.subscribe(tapemessages.subject_of(tapemessages.PULSE, followed.host), cb=self._hear)
+
+    async def _hear(self, message: "Msg") -> None:
+        with contextlib.suppress(CkptreeError):
+            self._lag.hear(tapemessages.unpack_pulse(message.data), time.monotonic())
+
+    async def _tend(self, client: "Client") -> None:
+        if client is not self._client or self._task is None or self._task.done():
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+            self._client = client
+            self._task = asyncio.create_task(self._follow(client))
+        now_s = time.monotonic()
+        if now_s - self._told_s >= _SAY_S:
+            self._told_s = now_s
+            self._log.info(f"stand-by of {self._followed.host}: {lag.in_words(self.told())}")
+
+    # ---- the stream ------------------------------------------------------------------------------------------------
+
+    async def _follow(self, client: "Client") -> None:
+        failures: tuple[type[Exception], ...] = (CkptreeError, *lasting.failures())
+        rest_s = _RETRY_S
+        while not client.is_closed:
+            try:
+                await self._consume(client)
+            except failures as error:
+                self._say(str(error).removeprefix("nats: ") or type(error).__name__)
+            await asyncio.sleep(rest_s)
+            rest_s = min(2 * rest_s, _MOST_RETRY_S) if self._said else _RETRY_S
+
+    async def _consume(self, client: "Client") -> None:
+        """Take pieces until something fails, or the stream is another one.
+
+        Raises:
+            CkptreeError: there is no stream, or a piece cannot be kept.
+            errors of the library.
+        """
+        from nats.js import errors
+        from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+        streams = client.jetstream(timeout=_ANSWER_S)
+        stream = tapemessages.stream_of(self._followed.host)
+        consumer = f"ckptree-{self._settings.host.replace('.', '=')}"
+        origin, last = await self._stream(client, stream)
+        kept = self._copy.sequence_in(origin)
+        with contextlib.suppress(errors.NotFoundError):
+            await streams.delete_consumer(stream, consumer)
+        came: asyncio.Queue[Msg] = asyncio.Queue()
+        config = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=1 + (kept if kept <= last else 0),
+            ack_policy=AckPolicy.ALL,
+            ack_wait=_ACK_S,
+            max_ack_pending=_AT_ONCE,
+        )
+        subject = tapemessages.subject_of(tapemessages.TAPE, self._followed.host)
+        subscription = await streams.subscribe(
+            subject, cb=came.put, durable=consumer, stream=stream, manual_ack=True, config=config
+        )
+        try:
+            while True:
+                taken = await _taken(came)
+                if taken:
+                    await self._keep(origin, taken)
+                elif (await self._stream(client, stream))[0] != origin:
+                    return
+                else:
+                    await streams.consumer_info(stream, consumer)
+                    if self._unread:
+                        await self._refresh()
+                    else:
+                        self._heal()
+        finally:
+            with contextlib.suppress(*lasting.failures()):
+                await subscription.unsubscribe()
+
+    async def _stream(self, client: "Client", stream: str) -> tuple[str, int]:
+        """Return a text by which the stream is known, and the number of its last message."""
+        from nats.js import errors
+
+        try:
+            found = await client.jetstream(timeout=_ANSWER_S).stream_info(stream)
+        except errors.NotFoundError as error:
+            raise HostError(
+                f"there is no stream {stream}: its relay makes it, if its configuration allows follow"
+            ) from error
+        except errors.APIError as error:
+            raise HostError(f"the stream {stream}: {error.description or error}") from error
+        return f"{stream} {found.created}", found.state.last_seq
+
+    async def _keep(self, origin: str, taken: "list[Msg]") -> None:
+        """Keep pieces, acknowledge them, and have them read."""
+        sequence = taken[-1].metadata.sequence.stream
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self._write, origin, sequence, taken)
+        except OSError as error:
+            raise HostError(f"{self._followed.place}: {error.strerror or error}") from error
+        await taken[-1].ack()
+        await self._refresh()
+
+    def _heal(self) -> None:
+        if self._said:
+            self._said = ""
+            self._log.notice(f"{self._followed.host} is followed again")
+
+    def _write(self, origin: str, sequence: int, taken: "list[Msg]") -> None:
+        for message in taken:
+            try:
+                piece = tapemessages.unpack_piece(message.data)
+            except CkptreeError:
+                self._left_out += 1
+                continue
+            self._copy.add(piece)
+        self._copy.sync(origin, sequence)
+
+    async def _refresh(self) -> None:
+        """Have the child read what is kept. A child that has ended is started again once; later it is tried again."""
+        self._unread = True
+        for last in (False, True):
+            try:
+                held = await self._holder.refresh()
+                break
+            except CkptreeError as error:
+                if last:
+                    self._say(str(error))
+                    return
+        self._unread = False
+        self._heal()
+        self._lag.have(held, self._copy.identity)
+        if held is not None and held.segment == self._copy.newest and not held.gap:
+            self._copy.trim()  # the newest segment can be read without those before it
+
+    # ---- take-over -------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _socket(self) -> AsyncIterator[None]:
+        """Listen for `fleet takeover`, for the time of the block."""
+        place = self._followed.place
+        with standbylink.address(place) as where:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(where)  # of a process that was killed: the folder's lock is ours
+            before = os.umask(0o177)
+            try:
+                server = await asyncio.start_unix_server(self._asked, where)
+            except OSError as error:
+                raise HostError(f"{place / standbylink.NAME}: {error.strerror or error}") from error
+            finally:
+                os.umask(before)
+            try:
+                yield
+            finally:
+                server.close()
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(where)
+
+    async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request."""
+        decoder = codec.Decoder(standbylink.MOST_REQUEST, messages.MAX_PARTS)
+        try:
+            try:
+                while (request := decoder.pop()) is None:
+                    data = await asyncio.wait_for(reader.read(1 << 16), _ANSWER_S)
+                    if not data:
+                        return
+                    decoder.push(data)
+                answer = await self._answer(request)
+            except CkptreeError as error:
+                answer = messages.failure(error)
+            writer.write(codec.encode(answer))
+            await writer.drain()
+        except OSError as error:  # it was too slow, or is gone
+            self._log.info(f"a request was not answered: {error!r}")
+        finally:
+            writer.close()
+
+    async def _answer(self, request: Message) -> Message:
+        if request.get("do") != "takeover":
+            return {"ok": True, **self.told()}
+        root, mode = str(request.get("root") or self._followed.root), str(request.get("mode") or "auto")
+        asking = asyncio.create_task(self._presence())
+        try:
+            image = await self._holder.image(root, mode)
+            return {**image, "present": await asking, "root": root, "of": self._followed.host}
+        finally:
+            asking.cancel()
+
+    def _is_connected(self) -> bool:
+        return self._client is not None and self._client.is_connected
+
+    async def _presence(self) -> str:
+        """Ask the host's relay for a sign of life."""
+        import nats.errors
+
+        client = self._client
+        if client is None or not client.is_connected:
+            return standbylink.UNKNOWN
+        try:
+            subject = messages.subject(messages.HELLO, self._followed.host)
+            await client.request(subject, messages.pack({}), _PRESENCE_S)
+        except nats.errors.NoRespondersError:
+            return standbylink.NOBODY
+        except (nats.errors.TimeoutError, TimeoutError):
+            return standbylink.SILENT if self._is_connected() else standbylink.UNKNOWN
+        except (OSError, nats.errors.Error):
+            return standbylink.UNKNOWN
+        return standbylink.ANSWERS
+
+
+async def _taken(came: "asyncio.Queue[Msg]") -> "list[Msg]":
+    """Return the messages that have come; none within some seconds: none."""
+    try:
+        found = [await asyncio.wait_for(came.get(), _CHECK_S)]
+    except TimeoutError:
+        return []
+    while not came.empty():
+        found.append(came.get_nowait())
+    return found

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table at the end of a recording that grows, held ready.
+
+It begins at the newest keyframe and goes on with each block that has come, over segments that join. In front of a gap it
+stands still until a keyframe behind the gap has come, and says so. It reads a folder that a writer, or a copy, appends to.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from agent.capture import memorywriter
+from agent.capture.memoryreader import UnusableMemoryError
+from agent.errors import NoSuchTimeError
+from agent.model import Snapshot
+from agent.recorder import folder, past, segment, tape
+from agent.recorder.facts import Instant, Replayed
+from agent.recorder.past import Enquirer, WantedTree
+from agent.recorder.replay import Replayer
+from agent.recorder.tapesegment import TapeSegment
+from agent.table import wire
+
+_ALL: Final = 2**65
+"""A number that no record has."""
+
+
+class NothingHeldError(NoSuchTimeError):
+    """A recording without a keyframe that can be read (exit code 4)."""
+
+
+class HeldTable:
+    """The table at the end of a recording.
+
+    Args:
+        place: the folder.
+
+    Attributes:
+        gap: a sentence where the recording goes on behind a gap that this table has not got over yet; else empty.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._replayer: Replayer | None = None
+        self._segment: TapeSegment | None = None
+        self._sequence = -1  # of the segment's file
+        self._at = 0  # offset in it
+        self.gap = ""
+
+    @property
+    def is_there(self) -> bool:
+        """True once there is a table."""
+        return self._replayer is not None
+
+    @property
+    def order(self) -> int:
+        """Number of the first record that the table does not have."""
+        return self._standing.order
+
+    @property
+    def time_ns(self) -> int:
+        """CLOCK_REALTIME of the last record that the table has, ns, by the clock of its host."""
+        return self._standing.time_ns
+
+    @property
+    def facts(self) -> segment.SegmentFacts:
+        """Facts of the segment in which the table stands.
+
+        Raises:
+            NothingHeldError: there is no table.
+        """
+        if self._segment is None:
+            raise NothingHeldError(f"{self._place}: there is no recording with a whole keyframe in it")
+        return self._segment.facts
+
+    @property
+    def name(self) -> str:
+        """Name of the file of that segment."""
+        return "" if self._segment is None else self._segment.path.name
+
+    @property
+    def _standing(self) -> Replayer:
+        if self._replayer is None:
+            raise NothingHeldError(f"{self._place}: there is no recording with a whole keyframe in it")
+        return self._replayer
+
+    def refresh(self) -> None:
+        """Take whatever has come.
+
+        Raises:
+            HostError: the folder cannot be read.
+        """
+        if (self._replayer is None or self.gap) and not self._begin():
+            return
+        while True:
+            self._extend()
+            if not self.gap and self._go_on():
+                continue
+            if not self.gap or not self._begin():
+                return
+
+    def snapshot(self, wanted: WantedTree) -> Snapshot:
+        """Return the tree as it is held.
+
+        Raises:
+            NothingHeldError: there is no table.
+            errors of agent.recorder.past.snapshot
+        """
+        stands = self._standing
+        instant = Instant(0, stands.order, stands.time_ns, stands.boottime_ns, stands.uncertain_ns)
+        reasons = ([self.gap] if self.gap else []) + stands.doubts()
+        replayed = Replayed(instant, stands.table, stands.stream, tuple(reasons))
+        made, _ = past.cut(replayed, self.facts.boot_id, past.header(self.facts.host), wanted, Enquirer())
+        return made
+
+    # ---- the recording ---------------------------------------------------------------------------------------------
+
+    def _begin(self) -> bool:
+        """Begin at the newest whole keyframe behind the present segment; return False if there is none."""
+        for each in reversed(folder.stored(self._place)):
+            if each.sequence <= self._sequence:
+                return False
+            found = _opened(each.path)
+            if found is None or (found.facts.head_bytes, found.facts.memory) != (wire.HEAD.size, memorywriter.VERSION):
+                continue
+            keyframe = found.keyframe()
+            if keyframe is None:
+                continue
+            try:
+                replayer = Replayer(keyframe, (), found.facts.boottime_ns, found.ahead_ns)
+            except UnusableMemoryError:
+                continue
+            self._replayer, self._segment, self._sequence, self._at = replayer, found, each.sequence, 0
+            self.gap = ""
+            return True
+        return False
+
+    def _extend(self) -> None:
+        """Take the blocks of the present segment that have come."""
+        stands, before = self._standing, self._segment
+        found = None if before is None else _opened(before.path)
+        if found is None:
+            return
+        self._segment = found
+        for block in found.blocks_from(self._at):
+            self._at = block.end
+            if block.kind != segment.TAPE:
+                continue
+            content = found.content(block)
+            if content is None:
+                self._stop("a block is damaged")
+                return
+            try:
+                stands.extend([content])
+                stands.advance(_ALL)
+            except tape.TornError as error:
+                self._stop(str(error))
+                return
+
+    def _go_on(self) -> bool:
+        """Turn to the next segment; return False where there is none yet."""
+        later = [each for each in folder.stored(self._place) if each.sequence > self._sequence]
+        if not later:
+            return False
+        self._extend()  # the writer may have been at work; now it is at the next segment
+        before, behind = self._segment, _opened(later[0].path)
+        if self.gap or behind is None or before is None:
+            return False
+        same = (behind.facts.boot_id, behind.facts.ring) == (before.facts.boot_id, before.facts.ring)
+        if not same or not behind.joins(before):
+            self._stop(behind.facts.why or "what lies between is damaged, or missing")
+            return False
+        self._segment, self._sequence, self._at = behind, later[0].sequence, 0
+        return True
+
+    def _stop(self, why: str) -> None:
+        self.gap = f"the recording has a gap from #{self.order} on ({why}): this is the state before"
+
+
+def _opened(path: Path) -> TapeSegment | None:
+    """Open a segment; return None where it is gone, or its head is damaged."""
+    try:
+        with path.open("rb") as file:
+            facts, begin = segment.read_head(file.read(segment.MOST_HEAD))
+    except (OSError, segment.DamagedError):
+        return None
+    return TapeSegment(path, facts, begin, 0)
+
+
+def open_held(place: Path) -> HeldTable:
+    """Return the table at the present end of a recording.
+
+    Raises:
+        NothingHeldError: there is no keyframe that can be read.
+        HostError: the folder cannot be read.
+    """
+    found = HeldTable(place)
+    found.refresh()
+    if not found.is_there:
+        raise NothingHeldError(f"{place}: there is no recording with a whole keyframe in it")
+    return found
