@@ -1,75 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Snapshot -> one HTML file that shows the tree and the births, without a network.
 
-    page  = page.html with the policy, the style, the scripts and the image filled in
+    page  = page.html, in the frame that all pages have, with the image
     image = JSON: {title, summary, trust, complete, notes, cut, first_tag, inherited, namespaces, pids, users, tasks,
              ghosts, ancestors}; times are CLOCK_BOOTTIME in microseconds
 
-The parts of the page are files beside this module, in ``page``: the scripts explain themselves. The image has what the
-page shows and no more: no environment.
-
-Foreign text
-------------
-Names and arguments are foreign text. Control characters are escaped, as in every drawing. In the JSON the characters
-``< > &`` are written as ``\\u003c`` and the like, so no text can end the script element or begin a comment. The scripts
-put texts into the page as text nodes only. A policy in the page allows the one script and the one style sheet, by
-their digests, and nothing else: no other script, no event attribute, no picture and no connection.
+The page's parts are files beside this module, in ``page``: the scripts explain themselves. exporters.drawing.pageframe
+says how foreign text is kept from being more than text; control characters are escaped, as in every drawing. The image
+has what the page shows and no more: no environment.
 """
 
-import json
-import re
-from base64 import b64encode
 from collections.abc import Iterable
-from functools import cache
-from hashlib import sha256
-from html import escape as escape_html
-from pathlib import Path
 from typing import Final
 
 from agent.model import CKPT_PID_ROOT, AncestorEvent, Birth, OutsidePid, PidRef, Snapshot, Tag, Task
 from exporters.content.fields import escape
 from exporters.content.identity import UserName, nameless, word
 from exporters.content.wording import Remarks, count, cut, path, plain
+from exporters.drawing import pageframe
 
-_PARTS: Final = Path(__file__).with_name("page")
-_SCRIPTS: Final = ("facts.js", "tree.js", "details.js", "timeline.js", "start.js")  # each uses those before it
-_PLACE: Final = re.compile(r"\{\{([A-Z]+)\}\}")
+_PARTS: Final = pageframe.Parts(
+    "page.html", ("page.css",), ("facts.js", "image.js", "tree.js", "details.js", "births.js", "start.js")
+)
 _LONGEST: Final = 4096  # characters of a command line or path; the image itself has all of it
-
-_IN_SCRIPT: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&"})
 
 
 def dumps(snapshot: Snapshot, names: UserName = nameless) -> bytes:
     """Return the page of a snapshot, in UTF-8; equal snapshots and names give equal bytes."""
-    page, style, script = _parts()
-    policy = (
-        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    image = _Image(snapshot, names).document()
-    filled = {
-        "POLICY": policy,
-        "TITLE": escape_html(str(image["title"])),
-        "STYLE": style,
-        "SCRIPT": script,
-        "IMAGE": json.dumps(image, separators=(",", ":")).translate(_IN_SCRIPT),
-    }
-    return _PLACE.sub(lambda found: filled[found.group(1)], page).encode()
-
-
-@cache
-def _parts() -> tuple[str, str, str]:
-    """Return the page, its style sheet and its script."""
-    scripts = "\n".join([(_PARTS / name).read_text("utf-8") for name in _SCRIPTS])
-    return (
-        (_PARTS / "page.html").read_text("utf-8"),
-        (_PARTS / "page.css").read_text("utf-8"),
-        f'(() => {{\n"use strict";\n{scripts}}})();\n',
-    )
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode('ascii')}"
+    return pageframe.filled(_PARTS, _Image(snapshot, names).document())
 
 
 class _Image:

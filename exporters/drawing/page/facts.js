@@ -2,8 +2,9 @@
 // The image as nodes: one for each process, thread, pid object without a task, and ancestor that is gone.
 // Texts come from foreign programs. They reach the page as text nodes only, never as HTML.
 
-const image = JSON.parse(document.getElementById("image").textContent);
+let image;
 const nodes = [];
+const roots = [];  // nodes that nothing is above
 const byTag = new Map();
 const byNumbers = new Map();
 const users = { session: new Map(), group: new Map() };  // tag -> nodes of its session or group
@@ -42,6 +43,14 @@ function called(tag) {
   return numbersOf(tag).join("/") || "outside";
 }
 
+/** Take an image, and make its nodes; those of the image before are gone. Ids keep the colours that they have. */
+function takeImage(taken) {
+  image = taken;
+  for (const list of [nodes, roots, goneNodes]) list.length = 0;
+  for (const map of [byTag, byNumbers, users.session, users.group, created]) map.clear();
+  makeNodes();
+}
+
 function makeNodes() {
   for (const task of image.tasks) {
     const node = {
@@ -58,9 +67,10 @@ function makeNodes() {
       node.kind = "thread";
       node.parent = leader;
       leader.threads.push(node);
-    } else if (node !== nodes[0]) {
-      node.parent = byTag.get(task.ppid) || nodes[0];
-      node.parent.children.push(node);
+    } else {
+      node.parent = node === nodes[0] ? null : byTag.get(task.ppid) || (image.forest ? null : nodes[0]);
+      if (node.parent) node.parent.children.push(node);
+      else roots.push(node);
     }
     if (node.kind === "process") {
       add(users.session, task.sid, node);
@@ -203,5 +213,3 @@ function colourOfId(key, id) {
   const [hue, saturation, lightness] = place < TINTS.length ? TINTS[place] : [between, 75, between < 210 ? 25 : 40];
   return dark.matches ? `hsl(${hue} ${saturation * 0.75}% 70%)` : `hsl(${hue} ${saturation}% ${lightness}%)`;
 }
-
-makeNodes();

@@ -34,6 +34,10 @@ function showLegend() {
   if (many.length > LEGEND) legend.append(el("span", "argv", `and ${many.length - LEGEND} more`));
 }
 
+function noteAddress() {
+  history.replaceState(null, "", chosen ? `#pid=${chosen.path}` : "#");
+}
+
 function fromAddress() {
   const [, path] = decodeURIComponent(location.hash).match(/^#pid=([\d/]+)$/) || [];
   const node = path === undefined ? null : byNumbers.get(path);

@@ -41,7 +41,7 @@ function flatten(kept) {
     node.level = level;
     todo.push(node);
   };
-  push(nodes[0], 0);
+  for (let place = roots.length - 1; place >= 0; place--) push(roots[place], 0);
   while (todo.length) {
     const node = todo.pop();
     list.push(node);
@@ -200,7 +200,7 @@ function choose(node, { quiet = false } = {}) {
   draw();
   showDetails(node);
   drawTimes();
-  if (!quiet) history.replaceState(null, "", node ? `#pid=${node.path}` : "#");
+  if (!quiet) noteAddress();
 }
 
 function hover(node) {

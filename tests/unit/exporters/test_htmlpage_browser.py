@@ -235,12 +235,12 @@ def test_the_axis_of_births_leads_to_the_tree(shows: Any) -> None:
     tasks = [a_task(1, 0), *[a_task(tag, 1, start_ns=tag * 10**9) for tag in range(2, 6)]]
     page = shows(a_snapshot([(n,) for n in range(100, 105)], tasks))
     box = page.js(
-        "(box => [box.left, box.right, box.bottom])(document.getElementById('timeline').getBoundingClientRect())"
+        "(box => [box.left, box.right, box.bottom])(document.getElementById('births').getBoundingClientRect())"
     )
     page.click(box[1] - 28, box[2] - 25)
 
     assert page.js(CHOSEN) == "104"
-    page.js("document.getElementById('timeline').focus()")
+    page.js("document.getElementById('births').focus()")
     page.press("ArrowLeft", "ArrowLeft")
     assert page.js(CHOSEN) == "102"
     assert page.js("location.hash") == "#pid=102"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The births of the tasks as dots on an axis; dots of one moment are piled up.
 
-const canvas = document.getElementById("timeline");
+const canvas = document.getElementById("births");
 const axis = document.getElementById("axis");
 const DOT = 6;  // pixels from dot to dot
 const MARGIN = 14;

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frame of a page in one HTML file: a document, and the scripts and styles that show it, without a network.
+
+    page     = a file of the folder ``page`` with the policy, the styles, the scripts and the document filled in
+    document = JSON, in a script element of the id ``image``
+
+Foreign text
+------------
+Names and arguments are foreign text. In the JSON the characters ``< > &`` are written as ``\\u003c`` and the like, so no
+text can end the script element or begin a comment. The scripts put texts into the page as text nodes, or paint them on a
+canvas, and never as HTML. A policy in the page allows the one script and the one style sheet, by their digests, and
+nothing else: no other script, no event attribute, no picture and no connection.
+"""
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from functools import cache
+from hashlib import sha256
+from html import escape as escape_html
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_PARTS: Final = Path(__file__).with_name("page")
+_PLACE: Final = re.compile(r"\{\{([A-Z]+)\}\}")
+_IN_SCRIPT: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&"})
+
+
+class Parts(NamedTuple):
+    """The parts of a page, files of the folder ``page``.
+
+    Attributes:
+        page: the HTML.
+        styles, scripts: in this order; each script uses those before it.
+    """
+
+    page: str
+    styles: tuple[str, ...]
+    scripts: tuple[str, ...]
+
+
+def filled(parts: Parts, document: Mapping[str, object]) -> bytes:
+    """Return a page in UTF-8; equal documents give equal bytes.
+
+    Args:
+        parts: of the page.
+        document: what it shows; ``title`` is the page's own.
+    """
+    page, style, script = _read(parts)
+    policy = (
+        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    into = {
+        "POLICY": policy,
+        "TITLE": escape_html(str(document["title"])),
+        "STYLE": style,
+        "SCRIPT": script,
+        "IMAGE": json.dumps(document, separators=(",", ":")).translate(_IN_SCRIPT),
+    }
+    return _PLACE.sub(lambda found: into[found.group(1)], page).encode()
+
+
+@cache
+def _read(parts: Parts) -> tuple[str, str, str]:
+    """Return the page, its style sheet and its script."""
+    scripts = "\n".join([(_PARTS / name).read_text("utf-8") for name in parts.scripts])
+    return (
+        (_PARTS / parts.page).read_text("utf-8"),
+        "\n".join([(_PARTS / name).read_text("utf-8") for name in parts.styles]),
+        f'(() => {{\n"use strict";\n{scripts}}})();\n',
+    )
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode('ascii')}"
