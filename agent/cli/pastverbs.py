@@ -2,17 +2,19 @@
 """The verbs that ask a recording alone: events, history."""
 
 import json
+import shlex
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
-from agent.cli import terminal
+from agent.cli import message, terminal
 from agent.cli.declarations import Argument, Option
 from agent.cli.options import AsJson, Folder, Since, Socket, Until
-from agent.errors import INCOMPLETE, UsageError
+from agent.errors import INCOMPLETE, NoSuchRootError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from agent.cli.recorded import Told
     from agent.protocol.client import Event
@@ -24,6 +26,7 @@ class EventsFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
     PERFETTO = "perfetto"
+    HTML = "html"
 
 
 ROOT_THEN = "A pid at the time of --since, or the first process of that number behind it; or pidns:INUM."
@@ -44,7 +47,13 @@ def events(
         ),
     ] = None,
     fmt: Annotated[
-        EventsFormat, Option("--format", "-f", help="Write lines, JSON lines, or a trace for ui.perfetto.dev.")
+        EventsFormat,
+        Option(
+            "--format",
+            "-f",
+            help="Write lines, JSON lines, a trace for ui.perfetto.dev, or a page with a lane for each process and a "
+            "cursor that shows the tree of any instant.",
+        ),
     ] = EventsFormat.TEXT,
     output: Output = "-",
     allow_incomplete: Annotated[
@@ -65,12 +74,19 @@ def events(
     if as_json and fmt not in (EventsFormat.TEXT, EventsFormat.JSON):
         raise UsageError(f"--json is -f json: leave out -f {fmt.value}")
     kinds = chosen_kinds(kind)
+    is_page = fmt is EventsFormat.HTML
+    if is_page and kinds is not None:
+        raise UsageError("-f html shows the tree of any instant, for which it needs all kinds: leave out --kind")
     if root is not None:
         recorded.check_root(root, "")
     is_trace = fmt is EventsFormat.PERFETTO
-    with recorded.told(record, socket, since, until, root=root, kinds=kinds, present=is_trace or None) as told:
+    with recorded.told(
+        record, socket, since, until, root=root, kinds=kinds, present=is_trace or is_page or None
+    ) as told:
         if is_trace:
             writing.write_stream(output, _trace(told), is_binary=True)
+        elif is_page:
+            writing.write_stream(output, [_page(told, root, record, socket)])
         else:
             shortened = output == "-" and sys.stdout.isatty()
             lines = _lines(told, as_json=as_json or fmt is EventsFormat.JSON, shortened=shortened)
@@ -136,3 +152,19 @@ def _trace(told: "Told") -> "Iterator[bytes]":
             tracks = Tracks(time_ns - boottime_ns)
             yield tracks.head(boottime_ns)
         yield tracks.event(event)
+
+
+def _page(told: "Told", root: str | None, record: "Path | None", socket: "Path | None") -> bytes:
+    from agent.proc import users
+    from agent.recorder import timeline
+    from agent.recorder.lives import Lives
+
+    lives = Lives(None if root is None else int(root) if root.isdecimal() else 0)
+    full = not all(lives.take(event) for event in _joined(told))
+    if not lives.numbers:
+        raise NoSuchRootError("no process that you may see was there in that time")
+    if full:
+        message.say(f"the page ends before the span does: it has room for {len(lives.lives)} tasks")
+    places = {"record": record, "socket": socket}
+    named = [f" --{name} {shlex.quote(str(place.absolute()))}" for name, place in places.items() if place is not None]
+    return timeline.page(lives, timeline.Asked(root, "".join(named), users.names(told.boot_id)), full=full)

@@ -158,13 +158,15 @@ class Told:
     Args:
         batches: the events as the protocol has them.
         has_arguments: True where execs have their arguments.
+        boot_id: of the host, whose users they name.
 
     Attributes:
         missing: True where records were missing among those told so far.
     """
 
-    def __init__(self, batches: "Iterable[list[dict[str, Any]]]", *, has_arguments: bool) -> None:
+    def __init__(self, batches: "Iterable[list[dict[str, Any]]]", *, has_arguments: bool, boot_id: str) -> None:
         self._batches = batches
+        self.boot_id = boot_id
         self.has_arguments = has_arguments
         self.missing = False
 
@@ -213,13 +215,16 @@ def told(
 
         recording = open_folder(folder)
         asked = question(since, until, recording.runs[-1].last.time_ns, arguments=True, **others)
-        yield Told(answers.events(recording, asked, Enquirer()), has_arguments=True)
+        batches = answers.events(recording, asked, Enquirer())
+        yield Told(batches, has_arguments=True, boot_id=recording.runs[-1].boot_id)
         return
     asked = question(since, until, **others)
     with Client(socket, _LONGEST_S) as client:
         client.need_past()
-        has_arguments = "arguments" in client.hello().features
-        yield Told(_batches(client, asked | {"arguments": has_arguments}), has_arguments=has_arguments)
+        hello = client.hello()
+        has_arguments = "arguments" in hello.features
+        batches = _batches(client, asked | {"arguments": has_arguments})
+        yield Told(batches, has_arguments=has_arguments, boot_id=hello.boot_id)
 
 
 def _batches(client: Client, asked: dict[str, Any]) -> "Iterator[list[dict[str, Any]]]":

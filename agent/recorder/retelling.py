@@ -161,9 +161,9 @@ class Retelling:
         listener, replay = self._listener, self._replay
         for task in sorted(self._feed.told, key=lambda task: task.start_ns):
             if listener.sees(task):
-                when = (replay.order, replay.time_ns)
+                when, marks = (replay.order, replay.time_ns), {**ASSUMED, "present": True}
                 listener.put(
-                    eventpack.event("birth", *when, task, task.leader, listener.namespace, eventpack.presence, ASSUMED)
+                    eventpack.event("birth", *when, task, task.leader, listener.namespace, eventpack.presence, marks)
                 )
         return self._taken()
 

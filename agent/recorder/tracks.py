@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any, Final
 
 from agent.protocol.replies import Event, EventTask
+from agent.recorder.axis import Axis
 from exporters.content.fields import escape
 from exporters.content.identity import word
 from exporters.content.messagenotation import classes
@@ -97,7 +98,7 @@ class Tracks:
 
     def __init__(self, ahead_ns: int) -> None:
         self._ahead_ns = ahead_ns
-        self._shift_ns: int | None = 0  # of the times since boot; None: the next event is of another boot
+        self._axis = Axis(ahead_ns)
         self._trace = messages()["Trace"]
         self._uuids = _RECORDING
         self._flows = 0
@@ -130,7 +131,7 @@ class Tracks:
         return b"".join(self._packets(event))
 
     def _packets(self, event: Event) -> Iterator[bytes]:
-        at_ns = self._at(event)
+        at_ns = self._axis.at(event)
         task = event.task
         if task is None:
             name = event.kind.encode()
@@ -156,17 +157,6 @@ class Tracks:
             self._forget(task, key)
         elif event.kind in _INSTANTS:
             yield self._told(_INSTANT, track.uuid, at_ns, event.kind.encode(), event)
-
-    def _at(self, event: Event) -> int:
-        """Return the time of an event on the trace's clock, ns."""
-        time_ns = event.time_ns or 0
-        boottime_ns = event.details.get("boottime_ns", time_ns - self._ahead_ns)
-        if self._shift_ns is None:
-            self._shift_ns = time_ns - boottime_ns - self._ahead_ns
-        at_ns = max(1, boottime_ns + self._shift_ns)
-        if event.details.get("reboot"):
-            self._shift_ns = None
-        return int(at_ns)
 
     def _begun(self, task: EventTask, event: Event, at_ns: int) -> Iterator[bytes]:
         """Yield the track of a task, and its first slice."""

@@ -15,14 +15,13 @@ from typing import Final
 
 from agent.model import CKPT_PID_ROOT, AncestorEvent, Birth, OutsidePid, PidRef, Snapshot, Tag, Task
 from exporters.content.fields import escape
-from exporters.content.identity import UserName, nameless, word
+from exporters.content.identity import UserName, nameless
 from exporters.content.wording import Remarks, count, cut, path, plain
 from exporters.drawing import pageframe
 
 _PARTS: Final = pageframe.Parts(
-    "page.html", ("page.css",), ("facts.js", "image.js", "tree.js", "details.js", "births.js", "start.js")
+    "page.html", ("page.css",), ("facts.js", "image.js", "tree.js", "details.js", "births.js", "tools.js", "start.js")
 )
-_LONGEST: Final = 4096  # characters of a command line or path; the image itself has all of it
 
 
 def dumps(snapshot: Snapshot, names: UserName = nameless) -> bytes:
@@ -111,9 +110,9 @@ class _Image:
             "uid": task.uid,
             "gid": task.gid,
             "comm": None if task.comm is None else plain(escape(task.comm)),
-            "argv": None if task.argv is None else _short(" ".join([word(each, _LONGEST + 1) for each in task.argv])),
-            "cwd": None if task.cwd is None else _short(plain(escape(task.cwd))),
-            "exe": None if details is None or details.exe is None else _short(plain(escape(details.exe))),
+            "argv": None if task.argv is None else pageframe.command_line(task.argv),
+            "cwd": None if task.cwd is None else pageframe.short(plain(escape(task.cwd))),
+            "exe": None if details is None or details.exe is None else pageframe.short(plain(escape(details.exe))),
             "notes": [[remark.kind, remark.text] for remark in self._remarks.of(task)] or None,
             "birth": None if task.birth is None else self._birth(task.birth),
         }
@@ -144,7 +143,3 @@ class _Image:
 
 def _joined(parts: Iterable[str]) -> str:
     return " · ".join([part for part in parts if part])
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

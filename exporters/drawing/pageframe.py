@@ -15,16 +15,30 @@ nothing else: no other script, no event attribute, no picture and no connection.
 import json
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from hashlib import sha256
 from html import escape as escape_html
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from exporters.content.identity import word
+
+LONGEST: Final = 4096
+"""Characters of a command line or path in a page; the image itself has all of it."""
 _PARTS: Final = Path(__file__).with_name("page")
 _PLACE: Final = re.compile(r"\{\{([A-Z]+)\}\}")
 _IN_SCRIPT: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&"})
+
+
+def short(text: str) -> str:
+    """Return a text as a page has it: of `LONGEST` characters at most, and a mark where there are more."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def command_line(argv: Iterable[bytes]) -> str:
+    """Return arguments as a page has them."""
+    return short(" ".join([word(each, LONGEST + 1) for each in argv]))
 
 
 class Parts(NamedTuple):

@@ -39,6 +39,7 @@ function searchButton(query, text) {
   made.addEventListener("click", () => {
     search.value = query;
     relist();
+    searched();
     if (chosen && isShown(chosen)) reveal(chosen);
   });
   return made;
@@ -65,7 +66,7 @@ function birthFacts(put, node) {
   const birth = node.task ? node.task.birth : node.ancestor;
   if (!birth) return put("born", "the image does not say");
   const creator = creatorOf(node);
-  const seen = birth.observed ? "observed" : "assumed: the birth was not observed";
+  const seen = birth.before ? "before the beginning" : birth.observed ? "observed" : "assumed: the birth was not observed";
   const line = el("span");
   if (creator) line.append("of ", link(creator), ", ", seen);
   else line.append(birth.observed ? "of a task outside, observed" : seen);
@@ -112,7 +113,8 @@ function taskFacts(put, node) {
 function showDetails(node) {
   panel.replaceChildren();
   if (!node) {
-    panel.append(el("p", "", "Choose a process to see its facts. / searches, ? shows the keys."));
+    const more = moreFacts(null);
+    panel.append(...(more.length ? more : [el("p", "", "Choose a process to see its facts. / searches, ? shows the keys.")]));
     return;
   }
   panel.append(el("h2", "", nameOf(node)), numberTable(node));
@@ -131,6 +133,6 @@ function showDetails(node) {
   if (node.task) taskFacts(put, node);
   const made = created.get(node);
   if (made) put("also created", links(made));
-  panel.append(list);
+  panel.append(list, ...moreFacts(node));
   panel.scrollTop = 0;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The head of the page, the tools, and the keys that hold everywhere.
+// The start of the page of a snapshot, and its address.
 
 const KEYS = [
   ["/", "search: words, or session:3 group:3 namespace:4026531836 user:root state:zombie pid:5"],
@@ -8,31 +8,6 @@ const KEYS = [
   ["↑ ↓", "move"], ["← →", "fold and unfold, to the parent and the first child"],
   ["PgUp PgDn Home End", "move far"], ["+ − ← →", "on the axis of births: zoom, the birth before and the next"],
 ];
-const LEGEND = 24;  // colours that are explained
-
-function showLegend() {
-  const key = document.getElementById("colour").value;
-  const counts = new Map();
-  for (const node of nodes) if (node.task) counts.set(idOf(node, key), (counts.get(idOf(node, key)) || 0) + 1);
-  const many = [...counts].sort((a, b) => b[1] - a[1]);
-  const legend = document.getElementById("legend");
-  legend.replaceChildren(...many.slice(0, LEGEND).map(([id, count]) => {
-    const button = el("button");
-    button.type = "button";
-    const dot = el("span", "dot");
-    dot.style.background = colourOfId(key, id);
-    button.append(dot, `${idWords(key, id)} (${count})`);
-    button.title = "Search for these";
-    const value = key === "namespace" ? (image.namespaces[id] || [])[0] : key === "user" ? id : called(id).split("/")[0];
-    button.addEventListener("click", () => {
-      search.value = search.value === `${key}:${value}` ? "" : `${key}:${value}`;
-      relist();
-      drawTimes();
-    });
-    return button;
-  }));
-  if (many.length > LEGEND) legend.append(el("span", "argv", `and ${many.length - LEGEND} more`));
-}
 
 function noteAddress() {
   history.replaceState(null, "", chosen ? `#pid=${chosen.path}` : "#");
@@ -45,79 +20,23 @@ function fromAddress() {
   else if (path !== undefined && !node) document.getElementById("found").textContent = `no pid ${path} here`;
 }
 
-function giveUp() {
-  if (search.value) {
-    search.value = "";
-    relist();
-    if (chosen) reveal(chosen);
-    drawTimes();
-  } else if (document.activeElement !== search) choose(null);
-  box.focus();
+/** Note a choice: in the panel, on the axis of births and in the address. */
+function wasChosen(node, quiet) {
+  showDetails(node);
+  drawTimes();
+  if (!quiet) noteAddress();
 }
 
-function everywhere(event) {
-  const inSearch = event.target === search;
-  if (event.ctrlKey || event.altKey || event.metaKey) return;
-  if (event.key === "/" && !inSearch) {
-    event.preventDefault();
-    search.focus();
-    search.select();
-  } else if (event.key === "Escape") {
-    event.preventDefault();
-    giveUp();
-  } else if (event.key === "?" && !inSearch) {
-    document.getElementById("help").click();
-  } else if (inSearch && event.key === "Enter") {
-    event.preventDefault();
-    nextMatch(event.shiftKey ? -1 : 1);
-  } else if (inSearch && event.key === "ArrowDown") {
-    event.preventDefault();
-    box.focus();
-    if (matches.length) choose(matches[0]);
-  }
-}
+const moreFacts = () => [];  // of a node; the image has no others
+const searched = drawTimes;
+const nextFound = nextMatch;
+const overWas = () => {};  // the axis of births draws it anyway
 
 function start() {
-  document.getElementById("summary").textContent = image.summary;
-  const trust = document.getElementById("trust");
-  trust.textContent = image.trust;
-  trust.classList.toggle("incomplete", !image.complete);
-  document.getElementById("notes").append(...image.notes.map((note) => el("div", "", note)));
-  const threads = nodes.some((node) => node.kind === "thread");
-  document.getElementById("threads-label").hidden = !threads;
-  const keys = document.getElementById("keys");
-  for (const [key, text] of KEYS) {
-    const line = el("div");
-    line.append(el("kbd", "", key), ` ${text}`);
-    keys.append(line);
-  }
-  document.getElementById("help").addEventListener("click", (event) => {
-    keys.hidden = !keys.hidden;
-    event.currentTarget.setAttribute("aria-expanded", !keys.hidden);
-  });
-  const recolour = () => { showLegend(); draw(); drawTimes(); };
-  document.getElementById("colour").addEventListener("change", recolour);
-  dark.addEventListener("change", recolour);
-  document.getElementById("threads").addEventListener("change", () => { relist(); if (chosen && isShown(chosen)) reveal(chosen); });
+  startTools(image, KEYS);
+  document.getElementById("threads-label").hidden = !nodes.some((node) => node.kind === "thread");
   document.getElementById("fold").addEventListener("click", foldAll);
   document.getElementById("unfold").addEventListener("click", () => { folded.clear(); relist(); if (chosen) reveal(chosen); });
-  search.addEventListener("input", () => { relist(); drawTimes(); });
-  box.addEventListener("scroll", draw);
-  box.addEventListener("keydown", treeKey);
-  rowsBox.addEventListener("click", (event) => {
-    const { node } = event.target.closest(".row") || {};
-    if (!node) return;
-    if (event.target.classList.contains("fold")) setFold(node, !folded.has(node));
-    else choose(node);
-  });
-  rowsBox.addEventListener("dblclick", (event) => {
-    const { node } = event.target.closest(".row") || {};
-    if (node && !matching) setFold(node, !folded.has(node));
-  });
-  rowsBox.addEventListener("pointermove", (event) => hover((event.target.closest(".row") || {}).node || null));
-  rowsBox.addEventListener("pointerleave", () => hover(null));
-  new ResizeObserver(draw).observe(box);
-  document.addEventListener("keydown", everywhere);
   addEventListener("hashchange", fromAddress);
   startTimes();
   showLegend();

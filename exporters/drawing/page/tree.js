@@ -193,19 +193,18 @@ function reveal(node) {
   else if (top + 2 * ROW > box.scrollTop + box.clientHeight) box.scrollTop = top + 2 * ROW - box.clientHeight;
 }
 
-/** Choose a node: in the tree, in the panel, on the axis and in the address. */
+/** Choose a node in the tree; `quiet`: the address stays. */
 function choose(node, { quiet = false } = {}) {
   chosen = node;
   if (node) reveal(node);
   draw();
-  showDetails(node);
-  drawTimes();
-  if (!quiet) noteAddress();
+  wasChosen(node, quiet);
 }
 
 function hover(node) {
   if (node === over) return;
   over = node;
+  overWas(node);
   for (const row of rowsBox.children) row.classList.toggle("over", row.node === node && node !== null);
   drawTimes();
 }
