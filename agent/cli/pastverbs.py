@@ -157,9 +157,9 @@ def _trace(told: "Told") -> "Iterator[bytes]":
 def _page(told: "Told", root: str | None, record: "Path | None", socket: "Path | None") -> bytes:
     from agent.proc import users
     from agent.recorder import timeline
-    from agent.recorder.lives import Lives
+    from agent.recorder.lives import SpanLives
 
-    lives = Lives(None if root is None else int(root) if root.isdecimal() else 0)
+    lives = SpanLives(None if root is None else int(root) if root.isdecimal() else 0)
     full = not all(lives.take(event) for event in _joined(told))
     if not lives.numbers:
         raise NoSuchRootError("no process that you may see was there in that time")
@@ -167,4 +167,4 @@ def _page(told: "Told", root: str | None, record: "Path | None", socket: "Path |
         message.say(f"the page ends before the span does: it has room for {len(lives.lives)} tasks")
     places = {"record": record, "socket": socket}
     named = [f" --{name} {shlex.quote(str(place.absolute()))}" for name, place in places.items() if place is not None]
-    return timeline.page(lives, timeline.Asked(root, "".join(named), users.names(told.boot_id)), full=full)
+    return timeline.page(lives, timeline.TimelineQuestion(root, "".join(named), users.names(told.boot_id)), full=full)

@@ -37,7 +37,7 @@ FACTS: Final = Fact.PROGRAM
 
 
 @dataclass(slots=True)
-class Life:
+class TaskLife:
     """A task.
 
     Attributes:

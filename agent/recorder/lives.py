@@ -15,7 +15,7 @@ from typing import Final
 from agent.errors import UsageError
 from agent.protocol.replies import Event, EventTask
 from agent.recorder.axis import Axis, boottime
-from agent.recorder.life import ASSUMED, NONE, Fact, Life, Texts, Trouble
+from agent.recorder.life import ASSUMED, NONE, Fact, TaskLife, Texts, Trouble
 from exporters.content.fields import escape
 from exporters.content.wording import plain
 from exporters.drawing import pageframe
@@ -28,7 +28,7 @@ MOST_TEXT: Final = 64_000_000
 """Characters of names and arguments of a span at most."""
 
 
-class Lives:
+class SpanLives:
     """The lives of a span, of whose events each is taken in its order.
 
     Args:
@@ -49,7 +49,7 @@ class Lives:
     """
 
     def __init__(self, root: int | None = None) -> None:
-        self.lives: list[Life] = []
+        self.lives: list[TaskLife] = []
         self.times_ns: list[int] = []
         self.numbers: list[int] = []
         self.runs: list[int] = []
@@ -138,7 +138,7 @@ class Lives:
             life.creator = self._elder(life, life.creator_number)
         self._fresh.clear()
 
-    def _elder(self, life: Life, number: int | None) -> int:
+    def _elder(self, life: TaskLife, number: int | None) -> int:
         """Return the life that has a number and was born before another one."""
         index = self._living.get(number or 0, NONE)
         if index != NONE and self.lives[index].start_ns > life.start_ns:
@@ -197,7 +197,7 @@ class Lives:
             about.gid,
             int(bool(said.get("subreaper"))),
         ]
-        life = Life(
+        life = TaskLife(
             about.numbers,
             about.start_ns,
             leader,

@@ -20,13 +20,13 @@ from itertools import pairwise
 from typing import Final
 
 from agent.recorder.instant import NS_PER_S
-from agent.recorder.life import ASSUMED, NONE, Fact, Life, Trouble
-from agent.recorder.lives import Lives
+from agent.recorder.life import ASSUMED, NONE, Fact, TaskLife, Trouble
+from agent.recorder.lives import SpanLives
 from exporters.content.identity import UserName, nameless
 from exporters.content.wording import count, ended, exit_signal, plain, short_span
 from exporters.drawing import pageframe
 
-_PARTS: Final = pageframe.Parts(
+_PARTS: Final = pageframe.PageParts(
     "timeline.html",
     ("page.css", "timeline.css"),
     (
@@ -37,7 +37,7 @@ _PARTS: Final = pageframe.Parts(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TimelineQuestion:
     """The question that a timeline answers.
 
     Attributes:
@@ -51,7 +51,7 @@ class Asked:
     names: UserName = nameless
 
 
-def page(lives: Lives, asked: Asked, *, full: bool = False) -> bytes:
+def page(lives: SpanLives, asked: TimelineQuestion, *, full: bool = False) -> bytes:
     """Return the page of a span, in UTF-8; equal lives give equal bytes.
 
     Args:
@@ -62,7 +62,7 @@ def page(lives: Lives, asked: Asked, *, full: bool = False) -> bytes:
     return pageframe.filled(_PARTS, document(lives, asked, full=full))
 
 
-def document(lives: Lives, asked: Asked, *, full: bool = False) -> dict[str, object]:
+def document(lives: SpanLives, asked: TimelineQuestion, *, full: bool = False) -> dict[str, object]:
     """Return the document of a page; arguments as of `page`."""
     lives.finish()
     begin_ns, ahead_ns = lives.times_ns[0], lives.clocks[0][1]
@@ -105,7 +105,7 @@ def document(lives: Lives, asked: Asked, *, full: bool = False) -> dict[str, obj
     }
 
 
-def _row(life: Life) -> list[object]:
+def _row(life: TaskLife) -> list[object]:
     marks = life.assumed | life.entered << 1 | life.present << 2 | life.left << 3
     return [
         life.numbers, life.leader, life.parent, life.creator, life.creator_number, life.born,
@@ -113,14 +113,14 @@ def _row(life: Life) -> list[object]:
     ]  # fmt: skip
 
 
-def _numbers(lives: Lives) -> list[int]:
+def _numbers(lives: SpanLives) -> list[int]:
     found: list[int] = []
     for begin, end in pairwise([*lives.runs, len(lives.numbers)]):
         found += [number - lives.numbers[begin] for number in lives.numbers[begin:end]]
     return found
 
 
-def _values(lives: Iterable[Life], fact: Fact) -> list[int]:
+def _values(lives: Iterable[TaskLife], fact: Fact) -> list[int]:
     """Return the values that a fact has in any life, each once."""
     found: dict[int | None, None] = {}
     for life in lives:
@@ -132,7 +132,7 @@ def _values(lives: Iterable[Life], fact: Fact) -> list[int]:
     return [value for value in found if value is not None]
 
 
-def _summary(lives: Lives) -> Iterator[str]:
+def _summary(lives: SpanLives) -> Iterator[str]:
     processes = [each for each in lives.lives if each.leader == NONE]
     there = sum(each.present for each in processes)
     yield f"{count(len(processes), 'process', 'processes')}, {there} of them there at the beginning"
@@ -144,7 +144,7 @@ def _summary(lives: Lives) -> Iterator[str]:
     yield f"from {_date(first_ns + lives.clocks[0][1])} to {_date(last_ns + lives.clocks[-1][1])} UTC"
 
 
-def _notes(lives: Lives, *, full: bool) -> Iterator[str]:
+def _notes(lives: SpanLives, *, full: bool) -> Iterator[str]:
     if full:
         yield (
             f"The page ends before the span does: it has room for {len(lives.lives)} tasks. Name a later --since, an "

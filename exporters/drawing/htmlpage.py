@@ -19,7 +19,7 @@ from exporters.content.identity import UserName, nameless
 from exporters.content.wording import Remarks, count, cut, path, plain
 from exporters.drawing import pageframe
 
-_PARTS: Final = pageframe.Parts(
+_PARTS: Final = pageframe.PageParts(
     "page.html", ("page.css",), ("facts.js", "image.js", "tree.js", "details.js", "births.js", "tools.js", "start.js")
 )
 

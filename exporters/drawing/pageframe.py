@@ -41,7 +41,7 @@ def command_line(argv: Iterable[bytes]) -> str:
     return short(" ".join([word(each, LONGEST + 1) for each in argv]))
 
 
-class Parts(NamedTuple):
+class PageParts(NamedTuple):
     """The parts of a page, files of the folder ``page``.
 
     Attributes:
@@ -54,7 +54,7 @@ class Parts(NamedTuple):
     scripts: tuple[str, ...]
 
 
-def filled(parts: Parts, document: Mapping[str, object]) -> bytes:
+def filled(parts: PageParts, document: Mapping[str, object]) -> bytes:
     """Return a page in UTF-8; equal documents give equal bytes.
 
     Args:
@@ -77,7 +77,7 @@ def filled(parts: Parts, document: Mapping[str, object]) -> bytes:
 
 
 @cache
-def _read(parts: Parts) -> tuple[str, str, str]:
+def _read(parts: PageParts) -> tuple[str, str, str]:
     """Return the page, its style sheet and its script."""
     scripts = "\n".join([(_PARTS / name).read_text("utf-8") for name in parts.scripts])
     return (

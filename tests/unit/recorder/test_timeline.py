@@ -13,7 +13,7 @@ from agent.protocol.replies import Event, EventTask, event_of
 from agent.recorder import lives as lives_module
 from agent.recorder import timeline
 from agent.recorder.life import ASSUMED, NONE, Fact
-from agent.recorder.lives import Lives
+from agent.recorder.lives import SpanLives
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
@@ -31,7 +31,7 @@ class Story:
     """
 
     def __init__(self, root: int | None = None) -> None:
-        self.lives = Lives(root)
+        self.lives = SpanLives(root)
         self.order = 1000
         self._born: dict[int, int] = {}
 
@@ -51,7 +51,7 @@ class Story:
 
     def document(self) -> dict[str, Any]:
         """Return the document of the page, as a page has it."""
-        return embedded(timeline.page(self.lives, timeline.Asked()))
+        return embedded(timeline.page(self.lives, timeline.TimelineQuestion()))
 
 
 def embedded(page: bytes) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def test_a_page_that_is_full_ends_at_its_last_stop(monkeypatch: pytest.MonkeyPat
     assert story.tell("birth", 21, step=0, parent=10, creator=10)
     assert not story.tell("birth", 22, parent=10, creator=10)
     assert len(story.lives.lives) == 3
-    page = timeline.page(story.lives, timeline.Asked(), full=True)
+    page = timeline.page(story.lives, timeline.TimelineQuestion(), full=True)
     assert embedded(page)["notes"][0].startswith("The page ends before the span does: it has room for 3 tasks.")
 
 
@@ -198,8 +198,8 @@ def test_foreign_text_stays_text(name: bytes) -> None:
     other.tell("birth", 10)
     story.tell("birth", 10, name[:15])
     story.tell("exec", 10, name[:15], arguments=[name, name], arguments_cut=True, old_tid=0, exit_signal=17)
-    page = timeline.page(story.lives, timeline.Asked(names=lambda _: name.decode("latin-1")))
-    plain = timeline.page(other.lives, timeline.Asked())
+    page = timeline.page(story.lives, timeline.TimelineQuestion(names=lambda _: name.decode("latin-1")))
+    plain = timeline.page(other.lives, timeline.TimelineQuestion())
     assert page.count(b"<") == plain.count(b"<")
     raw = re.search(rb'<script type="application/json" id="image">(.*?)</script>', page, re.DOTALL)
     assert raw
@@ -213,7 +213,7 @@ def test_the_lives_at_the_end_are_the_last_table(tmp_path: Path, seed: int) -> N
     a_recording(tmp_path, seed)
     recording = Recording(tmp_path)
     span = EventSpan(recording.runs[0].first, recording.runs[-1].last, present=True)
-    lives = Lives()
+    lives = SpanLives()
     for batch in Retelling(recording, span, Enquirer()).batches():
         for said in batch:
             assert lives.take(event_of(said))

@@ -12,7 +12,7 @@ import pytest
 from agent.protocol.replies import event_of
 from agent.recorder import past, timeline
 from agent.recorder.instant import RecordNumber
-from agent.recorder.lives import Lives
+from agent.recorder.lives import SpanLives
 from agent.recorder.past import Enquirer, WantedTree
 from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
@@ -44,20 +44,20 @@ def window() -> Iterator[Browser]:
         yield found
 
 
-def lives_of(recording: Recording, root: int | None = None) -> Lives:
+def lives_of(recording: Recording, root: int | None = None) -> SpanLives:
     """Return the lives of a recording, from its beginning to its end."""
     name = None if root is None else RootName(namespace=False, number=root)
     span = EventSpan(recording.runs[0].first, recording.runs[-1].last, name, arguments=False, present=True)
-    lives = Lives(root)
+    lives = SpanLives(root)
     for batch in Retelling(recording, span, Enquirer()).batches():
         assert all(lives.take(event_of(said)) for said in batch)
     return lives
 
 
-def opened(window: Browser, place: Path, lives: Lives, root: int | None = None, fragment: str = "") -> Browser:
+def opened(window: Browser, place: Path, lives: SpanLives, root: int | None = None, fragment: str = "") -> Browser:
     """Open the page of lives, with threads."""
     path = place / "timeline.html"
-    path.write_bytes(timeline.page(lives, timeline.Asked(None if root is None else str(root))))
+    path.write_bytes(timeline.page(lives, timeline.TimelineQuestion(None if root is None else str(root))))
     window.events.clear()
     window.open(path, fragment)
     if window.js("!document.getElementById('threads-label').hidden"):
