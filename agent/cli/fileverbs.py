@@ -163,7 +163,7 @@ def load_file(file: str, *keys: Path, of_set: str | None = None) -> "Snapshot":
     data = signed = read_named(file)
     named = file
     if of_set is not None:
-        from agent.cli.setverbs import check_image
+        from agent.cli.setcontents import check_image
 
         storefiles.fetch(of_set, signed=bool(keys))
         named, signed = of_set, read_named(of_set)

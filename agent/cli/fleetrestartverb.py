@@ -4,10 +4,10 @@
 import time
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from agent.cli import terminal
+from agent.cli import setcontents, terminal
 from agent.cli.declarations import Option
 from agent.cli.options import AsJson, Nats
-from agent.cli.setverbs import Maps, SetName, targets
+from agent.cli.setverbs import Maps, Requester, SetName, targets
 from agent.cli.terminal import say
 from agent.errors import CkptreeError, RefusedError, UsageError
 
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from agent.fleet.fleetclient import FleetClient
     from agent.fleet.manifest import HostImage
     from agent.fleet.messages import Message
+    from agent.fleet.sets import SetPlace
 
 _KEEP_S = 5.0
+_PLAN_S = 600.0
 
 
 class _Wanted(NamedTuple):
@@ -43,14 +45,10 @@ def restart(
         bool,
         Option("--pidns/--no-pidns", help="Rebuild each tree in a pid namespace of its own, or in the host's."),
     ] = True,
-    requester: Annotated[
-        str | None,
-        Option(
-            "--as",
-            metavar="NAME",
-            help="Ask as this requester, whom the server of NATS must know. Without it: the user.",
-        ),
-    ] = None,
+    contents: Annotated[
+        bool, Option("--contents", help="Let the programs run on, from the contents that are in the set.")
+    ] = False,
+    requester: Requester = None,
     deadline: Annotated[
         float, Option(metavar="S", help="All trees must stand within so many seconds.", min=0.1, max=600.0)
     ] = 60.0,
@@ -63,26 +61,24 @@ def restart(
     tree stays as long as ckptree-restart@.service on its host.
     """
     import asyncio
-    import getpass
-    import secrets
 
-    from agent.fleet import messages, sets
+    from agent.fleet import sets
 
-    who = messages.checked_requester(requester or getpass.getuser())
+    if contents and (run != "hold" or not pids):
+        raise UsageError("with contents the programs run on, with their own pids: leave out --run and --no-pids")
     with sets.opened(name, nats) as place:
         data = place.read_bytes()
-        made = place.parsed(data)
-        signed = place.signature()
-        if signed is None:
-            raise RefusedError(f"{name} is not signed: `fleet snapshot --sign KEY` signs a set as it is taken")
-        chosen = targets(made, maps)
+        chosen = targets(place.parsed(data), maps)
         if not maps or not chosen:
             raise UsageError("name the host of each tree: --map OLD=NEW")
-        images = {host: place.image(old) for host, old in chosen.items()}
-    wanted = _Wanted(secrets.token_hex(8), who, {"run": run, "pids": pids, "pidns": pidns}, time.monotonic() + deadline)
+        if contents:
+            setcontents.require(chosen)
+        parcels = _parcels(place, data, chosen)
+    options: Message = {"run": run, "pids": pids, "pidns": pidns, "contents": contents}
+    wanted = _wanted(requester, options, deadline)
+    who, does = wanted.requester, "contents" if contents else repr(run)
     where = ", ".join(f"{old.host} on {new}" for new, old in chosen.items())
-    note(f"restart {wanted.id} of {place.shown} as {who}: {where}; run {run!r}")
-    parcels = {host: {"manifest": data, "signature": signed, "image": image} for host, image in images.items()}
+    note(f"restart {wanted.id} of {place.shown} as {who}: {where}; run {does}")
     results = asyncio.run(_restarted(wanted, chosen, parcels, nats))
     failed = {host: result for host, result in results.items() if isinstance(result, CkptreeError)}
     for host, error in failed.items():
@@ -98,6 +94,50 @@ def restart(
         terminal.tell(
             f"{host}: {len(tasks)} tasks stand; the root is {ready['root'] if isinstance(ready, dict) else '?'}"
         )
+
+
+def planned(
+    name: str, chosen: "dict[str, HostImage]", requester: str | None, nats: str | None, *, pidns: bool
+) -> "dict[str, Message | CkptreeError]":
+    """Return what each target says that it would refuse of the contents of a set, or why it does not say.
+
+    Args:
+        name: of the set, which must be signed.
+        chosen: the host of the set whose contents are meant for each target.
+        requester: the one who asks; None: the user.
+        nats: the option ``--nats``.
+        pidns: each tree gets a pid namespace of its own.
+    """
+    import asyncio
+
+    from agent.fleet import sets
+
+    with sets.opened(name, nats) as place:
+        parcels = _parcels(place, place.read_bytes(), chosen)
+    options: Message = {"run": "hold", "pids": True, "pidns": pidns, "contents": True, "plan": True}
+    return asyncio.run(_restarted(_wanted(requester, options, _PLAN_S), chosen, parcels, nats))
+
+
+def _parcels(place: "SetPlace", data: bytes, chosen: "dict[str, HostImage]") -> "dict[str, dict[str, bytes]]":
+    """Return what each target is sent.
+
+    Raises:
+        RefusedError: the set is not signed.
+    """
+    signed = place.signature()
+    if signed is None:
+        raise RefusedError(f"{place.shown} is not signed: `fleet snapshot --sign KEY` signs a set as it is taken")
+    return {host: {"manifest": data, "signature": signed, "image": place.image(old)} for host, old in chosen.items()}
+
+
+def _wanted(requester: str | None, options: "Message", deadline: float) -> _Wanted:
+    import getpass
+    import secrets
+
+    from agent.fleet import messages
+
+    who = messages.checked_requester(requester or getpass.getuser())
+    return _Wanted(secrets.token_hex(8), who, options, time.monotonic() + deadline)
 
 
 def note(text: str) -> None:
@@ -122,7 +162,8 @@ async def _restarted(
     async with fleetclient.opened(natsserver.server_of(nats), min(natsserver.CONNECT_S, wanted.left_s)) as client:
         started = [_start(client, wanted, host, old.host, parcels[host]) for host, old in chosen.items()]
         results = dict(zip(chosen, await asyncio.gather(*started), strict=True))
-        word = "drop" if any(isinstance(each, CkptreeError) for each in results.values()) else "keep"
+        failed = any(isinstance(each, CkptreeError) for each in results.values())
+        word = "drop" if failed or wanted.options.get("plan") else "keep"
         said = await asyncio.gather(*(_say(client, wanted, host, word) for host in chosen))
         if word == "keep":
             results |= {host: error for host, error in zip(chosen, said, strict=True) if error is not None}

@@ -120,6 +120,19 @@ def snapshot(
     with_argv: Annotated[
         bool, Option("--with-argv", help="Add arguments and environments, as far as each relay may read them.")
     ] = False,
+    contents: Annotated[
+        bool,
+        Option("--contents", help="Have CRIU dump the programs, too, where a host's configuration permits it to --as."),
+    ] = False,
+    end: Annotated[bool, Option("--end", help="With --contents, the programs end with their dump.")] = False,
+    requester: Annotated[
+        str | None,
+        Option(
+            "--as",
+            metavar="NAME",
+            help="With --contents, ask as this requester, whom the server of NATS must know. Without it: the user.",
+        ),
+    ] = None,
     allow_incomplete: Annotated[
         bool, Option("--allow-incomplete", help="Exit with 0, and not with 6, where the set is incomplete.")
     ] = False,
@@ -143,7 +156,15 @@ def snapshot(
         with_argv=with_argv,
         job=job or "",
         past_ns=_past_ns(at, with_argv=with_argv),
+        requester=_requester(requester) if contents else "",
+        end=end,
     )
+    if (end or requester is not None) and not contents:
+        raise UsageError("--end and --as are about contents: add --contents")
+    if contents and (with_argv or at is not None or mode is not ModeName.AUTO):
+        raise UsageError(
+            "contents are those of now, and of the tree that criu dumps: leave out --with-argv, --at and --mode"
+        )
     until_s = began_s + deadline
     with ExitStack() as stack:
         place = _within(lambda: stack.enter_context(sets.opened(output, nats)), until_s, "was not reached")
@@ -153,6 +174,15 @@ def snapshot(
     _report(there, place.shown, as_json=as_json)
     if not there.complete and not allow_incomplete:
         raise SystemExit(INCOMPLETE)
+
+
+def _requester(name: str | None) -> str:
+    """Return the one who asks for contents: the user, where no other is named."""
+    import getpass
+
+    from agent.fleet import messages
+
+    return messages.checked_requester(name or getpass.getuser())
 
 
 def _past_ns(at: str | None, *, with_argv: bool) -> int | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The restart service: it carries out restarts that a relay asks for, a process for each, with rights of its own.
+"""The restart service: it carries out restarts and dumps that a relay asks for, a process for each, with rights of its own.
 
 Theory
 ------
@@ -7,7 +7,8 @@ A relay hears a network and has no rights. So it starts nothing: it passes reque
 (ckptree-restart.socket) starts this program for each connection. This program believes the relay nothing: it reads root's
 configuration, in which the requester must have a permission for just what is to run, and has `ckptree restart` check
 that a signer of that permission has signed the set. A relay that is taken over can so have started again only trees that
-these signers have signed, with what that configuration lets run.
+these signers have signed, with what that configuration lets run. Contents run on only from a store that the permission
+names, and after the signature of their set is checked: the set has the hash of every byte of them.
 """
 
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from agent.cli import contentsservice, dumpservice
 from agent.daemon import audit
 from agent.daemon.journal import Journal
 from agent.errors import CkptreeError, NotPermittedError, UsageError
@@ -42,12 +44,26 @@ def serve(config: Path) -> int:
     journal = Journal()
     connection = socket.socket(fileno=os.dup(0))
     request: Message = {}
+    what = "restart"
     try:
         request = _received(connection)
-        rule = permitted(request, relaysettings.load(config).rules)
-        return _Restart(request, rule, connection, journal).run()
+        settings = relaysettings.load(config)
+        if request.get("what") == "dump":
+            what = "dump"
+            connection.sendall(codec.encode(dumpservice.dumped(request, settings, journal)))
+            return 0
+        rule = permitted(_checked(request), settings.rules)
+        if request["plan"]:
+            connection.sendall(
+                codec.encode({"ok": True, "ready": contentsservice.planned(request, rule, settings.nats)})
+            )
+            return 0
+        return _Restart(request, rule, connection, journal, settings.nats).run()
+    except OSError as error:
+        journal.warning(f"the relay has not heard the answer: {error.strerror or error}")
+        return CkptreeError.exit_code
     except CkptreeError as error:
-        journal.error(audit.line("restart", **_about(request), result="refused", reason=str(error)))
+        journal.error(audit.line(what, **_about(request), result="refused", reason=str(error)))
         try:
             connection.sendall(codec.encode(messages.failure(error)))
         except OSError:
@@ -56,7 +72,7 @@ def serve(config: Path) -> int:
 
 
 def _about(request: Message) -> dict[str, str]:
-    return {key: str(request.get(key, ""))[:100] for key in ("requester", "id", "host", "run")}
+    return {key: str(request[key])[:100] for key in ("requester", "id", "host", "run", "root") if key in request}
 
 
 def _received(connection: socket.socket) -> Message:
@@ -76,15 +92,26 @@ def _received(connection: socket.socket) -> Message:
     except OSError as error:
         raise CkptreeError(f"no request came: {error.strerror or error}") from error
     messages.checked_id(request.get("id"))
+    return request
+
+
+def _checked(request: Message) -> Message:
+    """Return the request for a restart.
+
+    Raises:
+        UsageError: it is none.
+    """
     for key, kind in (
         ("requester", str),
         ("host", str),
         ("run", str),
         ("pids", bool),
         ("pidns", bool),
+        ("contents", bool),
+        ("plan", bool),
         ("left_ns", int),
     ):
-        if not isinstance(request.get(key), kind):
+        if not isinstance(request.setdefault(key, False) if key in ("contents", "plan") else request.get(key), kind):
             raise UsageError(f"{key}: it is missing, or of another type")
     for key in ("manifest", "signature", "image"):
         if not isinstance(request.get(key), bytes):
@@ -103,6 +130,14 @@ def permitted(request: Message, rules: tuple[RestartRule, ...]) -> RestartRule:
         raise NotPermittedError(
             f"{request['requester']!r} may restart nothing here: the configuration has no [[restart]] for it"
         )
+    if request["contents"]:
+        store = contentsservice.contents_of(request).store
+        for rule in own:
+            if store in rule.contents:
+                return rule
+        raise NotPermittedError(
+            f"{request['requester']} may let no contents from {store} run on here: its permission names others"
+        )
     for rule in own:
         if request["run"] in rule.run:
             return rule
@@ -120,9 +155,13 @@ class _Restart:
         rule: permits it.
         connection: to the relay.
         journal: for audit lines, and what the child says.
+        nats: addresses of servers, where the environment names none.
     """
 
-    def __init__(self, request: Message, rule: RestartRule, connection: socket.socket, journal: Journal) -> None:
+    def __init__(
+        self, request: Message, rule: RestartRule, connection: socket.socket, journal: Journal, nats: str
+    ) -> None:
+        self._nats = nats
         self._request = request
         self._rule = rule
         self._connection = connection
@@ -168,15 +207,26 @@ class _Restart:
         images = {each.host: each.image for each in made.hosts}
         if images.get(request["host"]) != manifest.hash_of(request["image"]):
             raise NotPermittedError(f"the image is not that of {request['host']!r} in the set {made.id}")
-        command = [sys.executable, "-m", "agent", "restart", str(folder / "image"), "--set", str(folder / "set")]
-        command += ["--verify", str(self._rule.signers), "--json", "--run", request["run"]]
-        command += ["--pids" if request["pids"] else "--no-pids", "--pidns" if request["pidns"] else "--no-pidns"]
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._out_of_child, stderr=self._err_of_child
+            [sys.executable, "-m", "agent", *self._words(folder)],
+            env=contentsservice.environment(self._nats),
+            stdin=subprocess.DEVNULL,
+            stdout=self._out_of_child,
+            stderr=self._err_of_child,
         )
         os.close(self._out_of_child)
         os.close(self._err_of_child)
         return child
+
+    def _words(self, folder: Path) -> list[str]:
+        """Return the command line of the child."""
+        request = self._request
+        signed = ["--set", str(folder / "set"), "--verify", str(self._rule.signers)]
+        pidns = "--pidns" if request["pidns"] else "--no-pidns"
+        if not request["contents"]:
+            pids = "--pids" if request["pids"] else "--no-pids"
+            return ["restart", str(folder / "image"), *signed, "--json", "--run", request["run"], pids, pidns]
+        return ["restart", contentsservice.file(request, self._rule), *signed, "--json", pidns]
 
     def _listen(self) -> None:
         """Note what the child says, and pass it on."""

@@ -116,7 +116,7 @@ def restart(
         Option(
             "--set",
             metavar="MANIFEST",
-            help="Refuse a FILE that is no image of this set; a signature is the manifest's.",
+            help="Refuse a FILE that is no image or contents of this set; a signature is the manifest's.",
         ),
     ] = None,
     nats: Nats = None,
@@ -275,12 +275,13 @@ def _planned(wish: RestartWish) -> "tuple[Snapshot, Plan, dict[int, Program] | N
     from agent.restart.rebuild.preflight import preflight
 
     keys = [key for key in (required_signers(), wish.key) if key is not None]
-    if keys and wish.images is not None:
-        raise RefusedError(
-            f"a signature is asked for, and the images in {wish.images} have none, which are the programs that would run: "
-            f"the tree alone can be signed, as {wish.images}/tree.ckpt, and restarted without contents"
-        )
-    snapshot = load_file(wish.file, *keys, of_set=wish.of_set)
+    if wish.images is not None and (keys or wish.of_set is not None):
+        from agent.cli import setcontents
+
+        setcontents.check_wish(wish, keys)
+        snapshot = load_file(wish.file)
+    else:
+        snapshot = load_file(wish.file, *keys, of_set=wish.of_set)
     warn_of_doubt(snapshot)
     if wish.run == "argv":
         snapshot = at_their_beginning(snapshot)

@@ -4,7 +4,7 @@
 import json
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from agent.cli import terminal
+from agent.cli import setcontents, terminal
 from agent.cli.declarations import Argument, Option
 from agent.cli.fileverbs import MOST_BYTES
 from agent.cli.fleetverbs import SET_HELP
@@ -33,12 +33,14 @@ class FetchedSet(NamedTuple):
         images: bytes by host.
         faults: by host: why its image is not there.
         shown: the address.
+        contents: by host: what is wrong with its contents; empty unless it was asked for.
     """
 
     made: "FleetSet"
     images: dict[str, bytes]
     faults: "dict[str, FormatError | CkptreeError]"
     shown: str
+    contents: "dict[str, CkptreeError]"
 
     def snapshot(self, host: str) -> "Snapshot":
         """Return a host's tree; an error names host and set."""
@@ -55,8 +57,14 @@ class FetchedSet(NamedTuple):
             raise FormatError(f"{self.shown}: {host}: {error.path}", error.message, error.offset) from error
 
 
-def fetched(name: str, nats: str | None) -> FetchedSet:
-    """Fetch a set with all its images. A process of its own reaches a store, and ends: this one may confine itself."""
+def fetched(name: str, nats: str | None, *, contents: bool = False) -> FetchedSet:
+    """Fetch a set with all its images. A process of its own reaches a store, and ends: this one may confine itself.
+
+    Args:
+        name: of the set.
+        nats: the option ``--nats``.
+        contents: read the contents, too, and note what is wrong with them.
+    """
     from agent.fleet import sets
     from agent.fleet.stores import address as addresses
     from agent.fleet.stores import errand
@@ -78,33 +86,14 @@ def fetched(name: str, nats: str | None) -> FetchedSet:
             images[each.host] = place.image(each)
         except CkptreeError as error:
             faults[each.host] = error
-    return FetchedSet(made, images, faults, place.shown)
+    return FetchedSet(made, images, faults, place.shown, setcontents.faults(made, nats) if contents else {})
 
 
-def check_image(image: bytes, name: str, about: bytes, set_name: str) -> None:
-    """Refuse an image that is none of a set.
-
-    Args:
-        image: its bytes.
-        name: of the image, for the message.
-        about: bytes of the set's manifest.
-        set_name: of the set, for the message.
-
-    Raises:
-        RefusedError: no image of the set has its hash.
-        FormatError: the manifest is none.
-    """
-    from agent.fleet import manifest
-
-    if manifest.hash_of(image) not in {each.image for each in manifest.loads(about).hosts}:
-        raise RefusedError(f"{name} is no image of the set {set_name}: it has another hash than each of them")
-
-
-def _confined(*names: str, nats: str | None) -> list[FetchedSet]:
+def _confined(*names: str, nats: str | None, contents: bool = False) -> list[FetchedSet]:
     """Fetch sets, and give up all rights that reading them does not need."""
     from agent.cli.confinement import confine_root
 
-    found = [fetched(name, nats) for name in names]
+    found = [fetched(name, nats, contents=contents) for name in names]
     confine_root()
     return found
 
@@ -175,20 +164,20 @@ def _lines(found: FetchedSet) -> "Iterator[str]":
         yield (
             f"{each.host:<24} {each.root}: {count(each.tasks, 'task')}, {each.image[:_SHOWN_HASH]}, within "
             f"{(each.after_ns - each.before_ns) / 1e6:.1f} ms, clock {each.clock.ns / 1e6:+.1f} ms, "
-            f"give or take {each.clock.bound_ns / 1e6:.1f}{doubt}{fault}"
+            f"give or take {each.clock.bound_ns / 1e6:.1f}{setcontents.described(each.contents)}{doubt}{fault}"
         )
     for gone in made.missing:
         yield f"{gone.host:<24} missing: {gone.reason}"
 
 
 def check(name: SetName, nats: Nats = None, as_json: AsJson = False) -> None:
-    """Find everything that is wrong with a set and its images. Exit code 8 where anything is an error."""
+    """Find everything that is wrong with a set, its images and its contents. Exit code 8 where anything is an error."""
     from agent.cli import allowance
     from exporters.checking.check import check as find_all
     from exporters.content import findings
     from exporters.content.wording import count
 
-    (found,) = _confined(name, nats=nats)
+    (found,) = _confined(name, nats=nats, contents=True)
     document: dict[str, Any] = {"missing": [each.host for each in found.made.missing], "hosts": {}}
     errors = warnings = 0
     for each in found.made.hosts:
@@ -198,6 +187,8 @@ def check(name: SetName, nats: Nats = None, as_json: AsJson = False) -> None:
             data = found.images[each.host]
             with allowance.bounded(f"{found.shown}: {each.host}", len(data)):
                 rows = findings.to_document(find_all(data))
+        if each.host in found.contents:
+            rows = [*rows, {"severity": "error", "name": "no-contents", "text": str(found.contents[each.host])}]
         document["hosts"][each.host] = rows
         for row in rows:
             errors += row["severity"] == "error"
@@ -253,6 +244,14 @@ def diff(
         raise SystemExit(DIFFERENT)
 
 
+Requester = Annotated[
+    str | None,
+    Option(
+        "--as",
+        metavar="NAME",
+        help="Ask as this requester, whom the server of NATS must know. Without it: the user.",
+    ),
+]
 Maps = Annotated[
     list[str] | None,
     Option("--map", metavar="OLD=NEW", help="Rebuild the tree of OLD on NEW; several times for several hosts."),
@@ -288,12 +287,18 @@ def plan(
         bool,
         Option("--pidns/--no-pidns", help="Plan for pid namespaces of the trees' own, or for those of the relays."),
     ] = True,
+    contents: Annotated[
+        bool,
+        Option("--contents", help="Have each target tell what it would refuse of the contents; as --as, who asks."),
+    ] = False,
+    requester: Requester = None,
     nats: Nats = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell whether the trees of a set can be rebuilt, and with --no-pidns which pids are taken on each target.
 
-    Exit code 7 where a tree cannot be rebuilt, 5 where a pid is taken.
+    With --contents each target fetches the contents of its tree, and asks its host for files and addresses. Exit code 7
+    where a tree cannot be rebuilt, or contents are refused; 5 where a pid is taken.
     """
     import asyncio
 
@@ -301,6 +306,8 @@ def plan(
 
     found = fetched(name, nats)
     chosen = targets(found.made, maps)
+    if contents:
+        setcontents.require(chosen)
 
     def work() -> apart.Made:
         return json.dumps({new: _planned(found, old.host, pidns=pidns) for new, old in chosen.items()}).encode()
@@ -312,6 +319,12 @@ def plan(
     document: dict[str, Any] = json.loads(made) if isinstance(made, bytes) else {}
     for host, (taken, error) in asyncio.run(_taken(document, nats)).items():
         document[host] |= {"taken": taken, "unasked": error}
+    if contents:
+        from agent.cli import fleetrestartverb
+
+        answers = fleetrestartverb.planned(name, chosen, requester, nats, pidns=pidns)
+        for host, row in setcontents.refusals(answers).items():
+            document[host] |= row
     for host, row in document.items():
         row["from"] = chosen[host].host
         del row["numbers"]
@@ -319,7 +332,7 @@ def plan(
             _tell_plan(host, row)
     if as_json:
         terminal.tell_json(document)
-    if any(row["not_rebuildable"] for row in document.values()):
+    if any(row["not_rebuildable"] or row.get("refused") or row.get("unplanned") for row in document.values()):
         raise SystemExit(RefusedError.exit_code)
     if any(row.get("taken") for row in document.values()):
         raise SystemExit(5)
@@ -366,5 +379,7 @@ def _tell_plan(host: str, row: "Mapping[str, Any]") -> None:
     terminal.tell(f"{where}: {row['tasks']} tasks in {row['steps']} steps")
     for number, holder in (row.get("taken") or {}).items():
         terminal.tell(f"{where}: pid {number} is taken by {holder}")
+    for text in [*row.get("refused", ()), *([row["unplanned"]] if row.get("unplanned") else ())]:
+        terminal.tell(f"{where}: {text}")
     if row.get("unasked"):
         say(f"{where}: not asked which pids are taken: {row['unasked']}")

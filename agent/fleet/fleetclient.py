@@ -80,7 +80,7 @@ class FleetClient:
             while not gathering.done:
                 for ask in gathering.due(now_ns()):
                     with contextlib.suppress(*lasting.failures()):  # it is sent again until the deadline
-                        where = messages.subject(ask.verb, ask.host)
+                        where = messages.subject(ask.verb, ask.host, wanted.requester)
                         await self._client.publish(where, messages.pack(ask.message), f"{inbox}.{ask.number}")
                 left_s = (gathering.next_ns(now_ns()) - now_ns()) / 1e9
                 with contextlib.suppress(asyncio.TimeoutError):

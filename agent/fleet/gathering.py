@@ -21,16 +21,18 @@ from typing import Final, NamedTuple
 
 from agent.fleet import messages
 from agent.fleet.clocks import Offset
-from agent.fleet.manifest import FleetSet, HostImage, Missing, hash_of
+from agent.fleet.manifest import FleetSet, HostImage, Missing, hash_of, read_contents
 from agent.fleet.messages import Message
 
 MS: Final = 1_000_000
 _AGAIN_NS: Final = 250 * MS
-_MOST_DOUBLED: Final = 3
-"""So often the time doubles after which a message is sent again: a network that is slow must not get more and more."""
+_MOST_DOUBLED, _MOST_DOUBLED_DUMP = 3, 7
+"""So often the time doubles after which a message is sent again: a network that is slow must not get more and more. A
+dump is awaited once more for each repetition; docs/fleet.md lets a relay answer for a minute after each."""
 _ABSENT_NS: Final = 2000 * MS
 """So long a relay may be away, while it or the server is started again, before its host counts as missing."""
-_LEAD_NS: Final = 20 * MS
+_LEAD_NS, _LEAD_DUMP_NS = 20 * MS, 2000 * MS
+"""Hosts have so long until the instant: a process that dumps is started meanwhile."""
 _MOST_FETCHING: Final = 128
 """Pieces that are on their way: 32 MB. The server disconnects a client for whom it has more than 64 MB."""
 MOST_IMAGE: Final = 256 << 20
@@ -65,6 +67,8 @@ class Wanted(NamedTuple):
         with_argv: have the relays add arguments and environment, as far as their rights go.
         job: the job that has these hosts; empty for none.
         past_ns: the instant, from recordings, by the requester's CLOCK_REALTIME; None: now.
+        requester: who asks for contents, too; empty: they are not asked for.
+        end: with contents, the programs end.
     """
 
     id: str
@@ -75,6 +79,8 @@ class Wanted(NamedTuple):
     with_argv: bool = False
     job: str = ""
     past_ns: int | None = None
+    requester: str = ""
+    end: bool = False
 
 
 class Ask(NamedTuple):
@@ -197,12 +203,17 @@ class Gathering:
     def _ask(self, host: str, message: Message, now_ns: int) -> Ask:
         each = self._hosts[host]
         number = len(self._sent) + 1
-        self._sent[number] = host, _ASKED[each.phase], now_ns
+        self._sent[number] = host, self._verb(each.phase), now_ns
         patience_ns = max(_AGAIN_NS, 8 * each.clock.bound_ns if each.clock is not None else 0)
-        heapq.heappush(self._again, (now_ns + (patience_ns << min(each.tries, _MOST_DOUBLED)), number, host))
+        doubled = min(each.tries, _MOST_DOUBLED_DUMP if self._wanted.requester else _MOST_DOUBLED)
+        heapq.heappush(self._again, (now_ns + (patience_ns << doubled), number, host))
         each.awaited = number
         each.tries += 1
-        return Ask(host, _ASKED[each.phase], message, number)
+        return Ask(host, self._verb(each.phase), message, number)
+
+    def _verb(self, phase: HostPhase) -> str:
+        """Return the verb with which a host is asked in a phase; empty: it is not asked."""
+        return messages.DUMP if phase is HostPhase.CUTTING and self._wanted.requester else _ASKED.get(phase, "")
 
     def _request(self, each: _Expected, now_ns: int) -> Message:
         wanted = self._wanted
@@ -214,6 +225,8 @@ class Gathering:
             "past": wanted.past_ns is not None,
             "left_ns": self._deadline_ns - now_ns,
         }
+        if wanted.requester:
+            request |= {"requester": wanted.requester, "end": wanted.end}
         if each.phase is HostPhase.CUTTING and self._at_ns is not None and each.clock is not None:
             request["at_ns"] = each.clock.there(self._at_ns)
         return request
@@ -234,7 +247,8 @@ class Gathering:
             ready = self._in(HostPhase.READY)
             # Each must have the message before the instant, with some room.
             bounds = [each.clock.bound_ns for each in ready.values() if each.clock is not None]
-            soon_ns = now_ns + _LEAD_NS + 2 * max(bounds, default=0)
+            lead_ns = _LEAD_DUMP_NS if self._wanted.requester else _LEAD_NS
+            soon_ns = now_ns + lead_ns + 2 * max(bounds, default=0)
             self._at_ns = soon_ns if self._wanted.past_ns is None else self._wanted.past_ns
             for host in ready:
                 self._enter(host, HostPhase.CUTTING)
@@ -273,7 +287,7 @@ class Gathering:
     def _is_awaited(self, number: int) -> bool:
         """Return True if a message is of the phase in which its host is: an answer to an earlier try counts, too."""
         host, verb, _ = self._sent[number]
-        return _ASKED.get(self._hosts[host].phase) == verb
+        return self._verb(self._hosts[host].phase) == verb
 
     def answered(self, number: int, answer: Message, now_ns: int) -> None:
         """Take a relay's answer to a message. One that is not awaited any more changes nothing."""
@@ -285,7 +299,7 @@ class Gathering:
             if verb == messages.ARM:
                 each.clock = _measured(answer, sent_ns, now_ns)
                 self._enter(host, HostPhase.READY)
-            elif verb == messages.CUT:
+            elif verb in (messages.CUT, messages.DUMP):
                 self._cut(host, answer, _measured(answer, sent_ns, now_ns).narrower(each.clock))
             else:
                 self._piece(host, answer)
@@ -303,6 +317,8 @@ class Gathering:
             return
         for key in ("before_ns", "after_ns", "tasks"):
             _whole(answer, key)
+        if read_contents(answer.get("contents"), "contents") is None and self._wanted.requester:
+            raise KeyError("contents")
         each.facts, each.clock = answer, clock
         self._enter(host, HostPhase.FETCHING)
         data = answer.get("data")
@@ -380,4 +396,5 @@ def _image_of(host: str, each: _Expected) -> HostImage:
         boot_id=str(facts.get("boot_id", "")),
         kernel=str(facts.get("kernel", "")),
         version=str(facts.get("version", "")),
+        contents=read_contents(facts.get("contents"), "contents"),
     )

@@ -14,6 +14,7 @@ from agent.errors import CkptreeError, HostError, NoSuchRootError, UsageError
 from agent.proc import topmost
 from agent.proc.host import boot_id
 from agent.protocol.client import Answer, Client
+from agent.protocol.codec import Message
 
 _COUNT_S = 2.0
 
@@ -42,6 +43,7 @@ class Cut(NamedTuple):
         before_ns, after_ns: CLOCK_REALTIME of the host around it.
         tasks: count of tasks in it.
         complete, reasons: as of `agent.protocol.replies.Answer`.
+        contents: of the programs, as the manifest of a set has them; None: none were asked for.
     """
 
     data: bytes
@@ -50,6 +52,7 @@ class Cut(NamedTuple):
     tasks: int
     complete: bool
     reasons: tuple[str, ...]
+    contents: Message | None = None
 
 
 class RecordingState(NamedTuple):
@@ -72,12 +75,16 @@ class Wish(NamedTuple):
         mode: as ``ckptree snapshot`` has it.
         with_argv: add arguments and environments, as far as this process may read them.
         past: take it from the daemon's recording.
+        requester: the one who asks for contents, too; empty: they are not asked for.
+        end: with contents, the programs end.
     """
 
     root: str
     mode: str
     with_argv: bool
     past: bool
+    requester: str = ""
+    end: bool = False
 
 
 class Work(Protocol):
@@ -153,7 +160,7 @@ class DaemonWork:
         with Client(self._socket, timeout_s) as client:
             features = client.hello().features
         if not past:
-            topmost.answered(meant, _is_there)
+            topmost.answered(meant, is_there)
         elif "past" not in features:
             raise HostError("the daemon has no recording: see [record] in its configuration")
         elif not isinstance(meant, rootname.RootName):
@@ -211,7 +218,7 @@ def _past(answer: Answer) -> Cut:
     return Cut(answer.data, before_ns, after_ns, answer.tasks, answer.complete, answer.reasons)
 
 
-def _is_there(root: str) -> None:
+def is_there(root: str) -> None:
     """Refuse a pid that no process has; the daemon will look for a namespace."""
     if not root.isdecimal():
         return

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agent.errors import FormatError
 from agent.fleet.clocks import Offset
@@ -29,6 +29,25 @@ def hash_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+class HostContents(NamedTuple):
+    """The contents of the programs of a host's tree: a folder of CRIU's images in a store.
+
+    Attributes:
+        store: where the folder is, as folders.list_address takes it.
+        listed: hash of the list of its files, from `hash_of`: it covers every byte of them.
+        size: of all files, bytes.
+    """
+
+    store: str
+    listed: str
+    size: int
+
+    @property
+    def digits(self) -> str:
+        """The hash of the list, hexadecimal."""
+        return self.listed.removeprefix("sha256:")
+
+
 @dataclass(frozen=True, slots=True)
 class HostImage:
     """A host's part of a set.
@@ -44,6 +63,7 @@ class HostImage:
         complete: False where the image is incomplete, for the `reasons`.
         reasons: for people.
         boot_id, kernel, version: of the host, and of its ckptree.
+        contents: of the programs; None: the set has the tree alone. The image is the tree.ckpt among them then.
     """
 
     host: str
@@ -59,6 +79,7 @@ class HostImage:
     boot_id: str = ""
     kernel: str = ""
     version: str = ""
+    contents: HostContents | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +144,8 @@ def dumps(made: FleetSet) -> bytes:
 
 
 def _host(each: HostImage) -> dict[str, Any]:
-    return {
+    contents = {} if each.contents is None else {"contents": contents_document(each.contents)}
+    return contents | {
         "host": each.host,
         "root": each.root,
         "image": each.image,
@@ -139,6 +161,25 @@ def _host(each: HostImage) -> dict[str, Any]:
         "kernel": each.kernel,
         "ckptree": each.version,
     }
+
+
+def contents_document(of: HostContents) -> dict[str, Any]:
+    """Return contents as the manifest has them."""
+    return {"store": of.store, "list": of.listed, "bytes": of.size}
+
+
+def read_contents(document: object, path: str) -> HostContents | None:
+    """Read contents of a manifest; None for none.
+
+    Raises:
+        FormatError: they make no sense.
+    """
+    if document is None:
+        return None
+    listed = _text(document, "list", path)
+    if not _HASH.fullmatch(listed):
+        raise FormatError(f"{path}.list", "expected sha256: and 64 hexadecimal digits")
+    return HostContents(_text(document, "store", path), listed, _number(document, "bytes", path))
 
 
 def loads(data: bytes) -> FleetSet:
@@ -194,6 +235,7 @@ def _read_host(each: object, path: str) -> HostImage:
         boot_id=_text(each, "boot_id", path),
         kernel=_text(each, "kernel", path),
         version=_text(each, "ckptree", path),
+        contents=read_contents(each.get("contents") if isinstance(each, dict) else None, f"{path}.contents"),
     )
 
 

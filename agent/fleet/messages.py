@@ -2,13 +2,13 @@
 """The messages between requesters and relays, as bytes, without a network.
 
     subject  := "ckptree." verb "." host                       what a relay listens to
-              | "ckptree.restart." requester "." host
+              | "ckptree." ("restart" | "dump") "." requester "." host
     request  := msgpack map                                    at most 1 MiB, and 1000 lists and maps
     answer   := {"ok": true, ...results} | {"ok": false, ...}  as agent.protocol.codec has it
 
 A host's name may have dots; each part of it is a token of the subject. The permissions of NATS are by subject, so that a
-user of NATS may be let ask for presence and snapshots of some hosts alone. The requester of a restart is a token for
-the same reason: the server lets nobody else publish there.
+user of NATS may be let ask for presence and snapshots of some hosts alone. The requester of a restart or of contents is
+a token for the same reason: the server lets nobody else publish there.
 """
 
 import re
@@ -24,6 +24,9 @@ PREFIX: Final = "ckptree"
 SERVICE: Final = "ckptree-relay"
 """The name of relays among the micro services of NATS."""
 HELLO, ARM, CUT, IMAGE, DISARM, TAKEN, RESTART = "hello", "arm", "cut", "image", "disarm", "taken", "restart"
+DUMP: Final = "dump"
+"""A cut that takes the contents of the programs, too."""
+_OF_REQUESTERS: Final = (RESTART, DUMP)
 MAX_REQUEST: Final = 1 << 20
 """Bytes; the default of NATS for the payload of a message."""
 MAX_PARTS: Final = 1000
@@ -55,7 +58,7 @@ def checked_host(name: str) -> str:
 
 
 def checked_requester(name: str) -> str:
-    """Return the name of a requester of restarts.
+    """Return the name of a requester of restarts, or of contents.
 
     Raises:
         UsageError: it is no token of letters, digits, dashes and underscores.
@@ -82,9 +85,9 @@ def subject(verb: str, host: str, requester: str = "") -> str:
     Args:
         verb: one of this module's.
         host: its name.
-        requester: of a restart; no other verb has one.
+        requester: of a restart or a dump; no other verb has one.
     """
-    names = [PREFIX, verb, *([checked_requester(requester)] if verb == RESTART else []), checked_host(host)]
+    names = [PREFIX, verb, *([checked_requester(requester)] if verb in _OF_REQUESTERS else []), checked_host(host)]
     return ".".join(names)
 
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Final
 from agent.daemon import audit
 from agent.daemon.journal import Journal
 from agent.errors import BusyError, CkptreeError, NoSuchRootError, NotPermittedError, UsageError
-from agent.fleet import lasting, messages
+from agent.fleet import lasting, messages, relayeddumps
 from agent.fleet.cuts import Cuts, Entry
 from agent.fleet.hostwork import Clock, Cut, Wish, Work
 from agent.fleet.manifest import hash_of
 from agent.fleet.messages import Message
 from agent.fleet.relayedrestarts import RelayedRestarts
-from agent.fleet.relaysettings import RelaySettings
+from agent.fleet.relaysettings import RelaySettings, permitted_dump
 from agent.fleet.staying import StayingConnection
 from agent.fleet.tapepublisher import Asking, TapePublisher
 
@@ -136,6 +136,10 @@ class HostRelay:
             subject = messages.subject(verb, self._settings.host)
             handler = self._handler(verb, answerer)
             await service.add_endpoint(EndpointConfig(name=verb, subject=subject, handler=handler))
+        for requester in sorted({rule.requester for rule in self._settings.dumps}):
+            subject = messages.subject(messages.DUMP, self._settings.host, requester)
+            handler = self._handler(messages.DUMP, partial(self._cut, requester=requester))
+            await service.add_endpoint(EndpointConfig(name=messages.DUMP, subject=subject, handler=handler))
         if self._restarts is None:
             return
         for requester in sorted({rule.requester for rule in self._settings.rules}):
@@ -210,15 +214,20 @@ class HostRelay:
     async def _arm(self, request: Message, _received_ns: int) -> Message:
         self._permit("snapshot")
         key, asked, left_ns = _asked(request)
+        if asked.requester:
+            permitted_dump(self._settings.dumps, asked.requester, asked.root, end=asked.end)
         check = partial(self._work.check, asked.root, left_ns / 1e9, past=asked.past)
         await asyncio.get_running_loop().run_in_executor(self._threads, check)
         self._cuts.entered(key, asked, left_ns, time.monotonic_ns())
         self._log.info(audit.line("arm", id=key, root=asked.root, mode=asked.mode, result="ok"))
         return {"ready": True}
 
-    async def _cut(self, request: Message, received_ns: int) -> Message:
+    async def _cut(self, request: Message, received_ns: int, requester: str = "") -> Message:
+        """Answer a request for a snapshot; with the requester in its subject, for contents, too."""
         self._permit("snapshot")
         key, asked, left_ns = _asked(request)
+        if asked.requester != requester:
+            raise NotPermittedError(f"requester: the subject of the request names {requester or 'none'}")
         at_ns = request.get("at_ns")
         if not isinstance(at_ns, int) or at_ns - received_ns > left_ns or (asked.past and at_ns < 0):
             raise UsageError("at_ns: expected a time before the deadline, by this host's clock")
@@ -234,8 +243,11 @@ class HostRelay:
         """Take the snapshot of an id; return the answer to its cut, without the image."""
         root, mode = asked.root, asked.mode
         try:
-            await asyncio.sleep(max(0.0, (at_ns - self._clock()) / 1e9 - _EARLY_S))
-            cut = partial(self._work.cut, asked, at_ns, left_ns / 1e9)
+            if asked.requester:  # the service takes a while to start, and waits for the instant itself
+                cut = partial(relayeddumps.cut, self._settings.restart_socket, key, asked, at_ns, left_ns / 1e9)
+            else:
+                await asyncio.sleep(max(0.0, (at_ns - self._clock()) / 1e9 - _EARLY_S))
+                cut = partial(self._work.cut, asked, at_ns, left_ns / 1e9)
             taken: Cut = await asyncio.get_running_loop().run_in_executor(self._threads, cut)
             self._cuts.keep(entry, taken.data)
         except CkptreeError:
@@ -254,6 +266,7 @@ class HostRelay:
             "boot_id": self._host.boot_id,
             "kernel": self._host.kernel,
             "version": self._host.version,
+            **({"contents": taken.contents} if taken.contents is not None else {}),
         }
 
     async def _image(self, request: Message, _received_ns: int) -> Message:
@@ -293,4 +306,8 @@ def _asked(request: Message) -> tuple[str, Wish, int]:
         raise UsageError("expected a root, a mode, with_argv and past")
     if not isinstance(left_ns, int) or not 0 < left_ns <= _LONGEST_NS:
         raise UsageError(f"left_ns: expected a number up to {_LONGEST_NS}")
-    return messages.checked_id(request.get("id")), Wish(root, mode, with_argv, past), left_ns
+    requester, end = request.get("requester", ""), request.get("end", False)
+    if not isinstance(requester, str) or not isinstance(end, bool) or (requester and (past or with_argv)):
+        raise UsageError("expected a requester and end; contents have no past, and no arguments of their own")
+    wish = Wish(root, mode, with_argv, past, requester, end)
+    return messages.checked_id(request.get("id")), wish, left_ns

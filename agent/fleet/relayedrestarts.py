@@ -88,6 +88,7 @@ class RelayedRestarts:
                 raise BusyError(f"this relay has {MOST_PARCELS} restarts that are not kept yet: ask later")
             parts = self._parcels.taken(of).parts
             passed = {key: request.get(key) for key in ("host", "run", "pids", "pidns", "left_ns")}
+            passed |= {key: request.get(key, False) for key in ("contents", "plan")}
             passed |= {"requester": of[0], "id": of[1], **{kind: bytes(part) for kind, part in parts.items()}}
             begun = self._begun[of] = _Begun(until_ns)
             begun.ready = asyncio.create_task(self._pass_on(begun, passed))
@@ -108,7 +109,8 @@ class RelayedRestarts:
 
         answer = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
         found: Message = answer["ready"]
-        self._log.notice(audit.line("restart", **about, result="stands", root=int(found.get("root", 0))))
+        if not request["plan"]:
+            self._log.notice(audit.line("restart", **about, result="stands", root=int(found.get("root", 0))))
         return found
 
     async def _kept(self, of: tuple[str, str]) -> Message:

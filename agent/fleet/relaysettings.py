@@ -20,6 +20,15 @@
     requester = "ops"
     run = ["hold", "argv", "/usr/bin/worker --again"]
     signers = "/etc/ckptree/signers"            # keys, one of which must have signed the set
+    contents = ["nats://dumps"]                 # stores whose contents may run on here; default: none
+
+    [[dump]]                                    # who may have contents dumped; without such a table: nobody
+    requester = "ops"
+    roots = ["unit:worker"]                     # ROOTs, word for word
+    store = "nats://dumps"                      # where the dumps go
+    options = ["--tcp-established"]             # of criu dump; default: none
+    end = true                                  # the requester may have the programs end; default: they run on
+    criu = "/usr/sbin/criu"                     # default: the one on the path
 """
 
 import socket
@@ -30,8 +39,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from agent import bounded
-from agent.errors import UsageError
+from agent.errors import NotPermittedError, UsageError
 from agent.fleet import messages
+from agent.fleet.stores import folders
 
 SYSTEM_FILE: Final = Path("/etc/ckptree/relay.toml")
 RESTART_SOCKET: Final = Path("/run/ckptree/restart.sock")
@@ -52,6 +62,10 @@ _KEYS: Final = (
 )
 _LEAST_BYTES: Final = 1 << 20
 _RULE_KEYS: Final = ("requester", "run", "signers")
+_MORE_RULE_KEYS: Final = ("contents",)
+_DUMP_KEYS: Final = ("requester", "roots", "store")
+_MORE_DUMP_KEYS: Final = ("options", "end", "criu")
+_ANY_HASH: Final = "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +76,34 @@ class RestartRule:
         requester: the one who may, as the subject of the request names it.
         run: the commands that may run in the tasks: ``hold``, ``argv``, or a command, word for word.
         signers: a file of ssh keys, one of which must have signed the manifest of the set.
+        contents: the stores from which contents may come to run on here.
     """
 
     requester: str
     run: tuple[str, ...]
     signers: Path
+    contents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DumpRule:
+    """A permission to have the contents of trees on this host dumped.
+
+    Attributes:
+        requester: the one who may, as the subject of the request names it.
+        roots: the trees, as the request must name them, word for word.
+        store: where the dumps go, as folders.list_address takes it.
+        options: of ``criu dump``.
+        end: True: the requester may have the programs end with the dump; False: they run on.
+        criu: the program.
+    """
+
+    requester: str
+    roots: tuple[str, ...]
+    store: str
+    options: tuple[str, ...] = ()
+    end: bool = False
+    criu: str = "criu"
 
 
 class TapeBounds(NamedTuple):
@@ -99,6 +136,7 @@ class RelaySettings:
         rules: permissions to restart.
         stream: bounds of the stream in which the recording is published.
         copy: bounds of the copy that a stand-by keeps.
+        dumps: permissions to have contents dumped.
     """
 
     host: str
@@ -110,6 +148,33 @@ class RelaySettings:
     rules: tuple[RestartRule, ...] = ()
     stream: TapeBounds = STREAM
     copy: TapeBounds = COPY
+    dumps: tuple[DumpRule, ...] = ()
+
+
+def permitted_dump(rules: tuple[DumpRule, ...], requester: str, root: str, *, end: bool) -> DumpRule:
+    """Return the permission for a dump.
+
+    Args:
+        rules: all permissions.
+        requester: as the subject names it.
+        root: the tree.
+        end: the programs are to end.
+
+    Raises:
+        NotPermittedError: there is none for this requester, or none for the tree, or none to end it.
+    """
+    own = [rule for rule in rules if rule.requester == requester]
+    if not own:
+        raise NotPermittedError(f"{requester!r} may have nothing dumped here: the configuration has no [[dump]] for it")
+    of_root = [rule for rule in own if root in rule.roots]
+    if not of_root:
+        raise NotPermittedError(
+            f"{requester} may not have {root!r} dumped here: `roots` in the configuration has others"
+        )
+    for rule in of_root:
+        if rule.end or not end:
+            return rule
+    raise NotPermittedError(f"{requester} may not end {root!r} here: `end` in the configuration does not allow it")
 
 
 def load(path: Path | None) -> RelaySettings:
@@ -139,14 +204,16 @@ def load(path: Path | None) -> RelaySettings:
 
 
 def _settings(given: Mapping[str, Any]) -> RelaySettings:
-    _known("", given, ("relay", "restart"))
+    _known("", given, ("relay", "restart", "dump"))
     table = given.get("relay", {})
     if not isinstance(table, dict):
         raise UsageError("relay: it must be a table, [relay]")
     _known("relay.", table, _KEYS)
-    rules = given.get("restart", [])
+    rules, dumps = given.get("restart", []), given.get("dump", [])
     if not isinstance(rules, list):
         raise UsageError("restart: each permission is a table of its own, [[restart]]")
+    if not isinstance(dumps, list):
+        raise UsageError("dump: each permission is a table of its own, [[dump]]")
     allow = _texts("relay.allow", table.get("allow", []))
     if unknown := [each for each in allow if each not in ALLOWABLE]:
         raise UsageError(f"relay.allow: {unknown[0]!r} is not allowed; there are {', '.join(ALLOWABLE)}")
@@ -166,13 +233,14 @@ def _settings(given: Mapping[str, Any]) -> RelaySettings:
         rules=tuple(_rule(each) for each in rules),
         stream=_bounds(table, "stream", STREAM),
         copy=_bounds(table, "copy", COPY),
+        dumps=tuple(_dump_rule(each) for each in dumps),
     )
 
 
 def _rule(table: object) -> RestartRule:
     if not isinstance(table, dict):
         raise UsageError("restart: each permission is a table of its own, [[restart]]")
-    _known("restart.", table, _RULE_KEYS)
+    _known("restart.", table, _RULE_KEYS + _MORE_RULE_KEYS)
     for key in _RULE_KEYS:
         if key not in table:
             raise UsageError(f"restart.{key}: it is missing, and has no default")
@@ -181,7 +249,37 @@ def _rule(table: object) -> RestartRule:
         messages.checked_requester(_text("restart.requester", table["requester"])),
         tuple(run),
         _path("restart.signers", table["signers"]),
+        tuple(_store("restart.contents", each) for each in _texts("restart.contents", table.get("contents", []))),
     )
+
+
+def _dump_rule(table: object) -> DumpRule:
+    if not isinstance(table, dict):
+        raise UsageError("dump: each permission is a table of its own, [[dump]]")
+    _known("dump.", table, _DUMP_KEYS + _MORE_DUMP_KEYS)
+    for key in _DUMP_KEYS:
+        if key not in table:
+            raise UsageError(f"dump.{key}: it is missing, and has no default")
+    end = table.get("end", False)
+    if not isinstance(end, bool):
+        raise UsageError("dump.end: it must be true or false")
+    return DumpRule(
+        messages.checked_requester(_text("dump.requester", table["requester"])),
+        tuple(_texts("dump.roots", table["roots"])),
+        _store("dump.store", _text("dump.store", table["store"])),
+        tuple(_texts("dump.options", table.get("options", []))),
+        end,
+        _text("dump.criu", table.get("criu", "criu")),
+    )
+
+
+def _store(key: str, text: str) -> str:
+    """Return the place of folders in a store, if there can be one."""
+    try:
+        folders.list_address(text, _ANY_HASH)
+    except UsageError as error:
+        raise UsageError(f"{key}: {text!r} is no place in a store, as nats://BUCKET is: {error}") from error
+    return text
 
 
 def _known(where: str, table: Mapping[str, Any], keys: tuple[str, ...]) -> None:

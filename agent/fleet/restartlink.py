@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The connection of a relay to the service that carries a restart out, with rights that the relay lacks.
 
-    relay    {"requester", "id", "host", "run", "pids", "pidns", "left_ns", "manifest", "signature", "image"}
+    relay    {"requester", "id", "host", "run", "pids", "pidns", "contents", "plan", "left_ns", "manifest", "signature",
+              "image"}
     service  {"ok": true, "ready": {...}}       the tree stands: the line that `ckptree restart --json` prints
            | {"ok": false, ...}                 as agent.protocol.codec has it
     relay    {"keep": true}                     else, at the end of the connection, the tree is taken down
     service  {"ok": true}
+
+With "contents" the programs of the tree run on, from the folder that the manifest names. With "plan" nothing is made: the
+answer is what `ckptree plan criu:ADDRESS --json` prints there, and ends it.
+
+A dump of contents is asked for in the same way. It ends with the first answer:
+
+    relay    {"what": "dump", "requester", "id", "root", "end", "at_ns", "left_ns"}
+    service  {"ok": true, "image", "before_ns", "after_ns", "tasks", "complete", "reasons", "contents"}
 
 Messages are those of agent.protocol.codec: a length and a msgpack map. The relay is believed nothing: the service reads
 its own configuration, and checks the signature.
@@ -31,14 +40,15 @@ class RestartLink:
     Args:
         path: the socket of the service.
         until_s: CLOCK_MONOTONIC, seconds: no call waits longer.
+        most: bound of an answer, bytes.
 
     Raises:
         HostError: nobody listens there, or this user may not connect.
     """
 
-    def __init__(self, path: Path, until_s: float) -> None:
+    def __init__(self, path: Path, until_s: float, most: int = _AT_ONCE) -> None:
         self._until_s = until_s
-        self._decoder = codec.Decoder(_AT_ONCE)
+        self._decoder = codec.Decoder(most)
         self._socket = socket.socket(socket.AF_UNIX)
         try:
             self._patience()

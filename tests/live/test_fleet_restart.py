@@ -24,7 +24,9 @@ pytestmark = pytest.mark.live
 class Fleet:
     """Two hosts with relays, each with a service that carries restarts out, as systemd starts it."""
 
-    def __init__(self, folder: Path, nats: servers.Server, daemon: Path, key: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, folder: Path, nats: servers.Server, daemon: Path | str, key: Path, stack: ExitStack, more: str = ""
+    ) -> None:
         self.folder = folder
         self.nats = nats
         self.key = key
@@ -42,7 +44,7 @@ signers = "{key}.pub"
 requester = "night"
 run = ["hold"]
 signers = "{folder}/others.pub"
-"""
+{more}"""
             self.relays[host] = stack.enter_context(a_relay(folder, host, f"nats://{nats.address}", daemon, rules))
             stack.enter_context(self.service(host))
 
@@ -50,7 +52,7 @@ signers = "{folder}/others.pub"
     def service(self, host: str) -> Iterator[None]:
         """Listen as ckptree-restart.socket does, and start a process for each connection."""
         socket = self.folder / f"{host}.sock"
-        command = ["systemd-socket-activate", "--accept", "--inetd", "-l", socket]
+        command = ["systemd-socket-activate", "--accept", "--inetd", "-l", socket, "-E", "TMPDIR"]
         command += [sys.executable, "-m", "agent", "relay", "--serve-restart", "--config", self.folder / f"{host}.toml"]
         with (self.folder / f"{host}.service").open("ab") as log:
             process = subprocess.Popen(list(map(str, command)), cwd=TOP, stderr=log, start_new_session=True)

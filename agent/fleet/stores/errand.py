@@ -72,6 +72,30 @@ def store_folder(place: "Address", server: str | None, folder: Path) -> None:
     _sent(place, {"put_folder": os.fspath(folder.absolute()), "server": server})
 
 
+def store_hashed_folder(place: "Address", server: str | None, folder: Path) -> str:
+    """Write a folder of files into a store, as `folders.put_folder` does; return the hash of its list.
+
+    Args:
+        place: an address beside which the list and its pieces go.
+        server: of NATS; None: that of the environment.
+        folder: it has files alone.
+
+    Raises:
+        CkptreeError: as folders.put_folder does.
+    """
+    found = _sent(place, {"hash_folder": os.fspath(folder.absolute()), "server": server})
+    return found["digits"].decode()
+
+
+def verify_folder(place: "Address", server: str | None) -> str:
+    """Read all of a folder in a store, and keep nothing; return the hash of its list.
+
+    Raises:
+        CkptreeError: as folders.verify does.
+    """
+    return _sent(place, {"verify_folder": True, "server": server})["digits"].decode()
+
+
 def fetch_folder(place: "Address", server: str | None, target: Path) -> None:
     """Read a folder of files from a store, as `folders.get_named` does.
 
@@ -141,7 +165,7 @@ def main() -> None:
 
 
 def _done(place: "Address", errand: dict[str, Any]) -> dict[str, bytes]:
-    from agent.fleet.stores import folders
+    from agent.fleet.stores import folders, progress
     from agent.fleet.stores.opening import opened
 
     found: dict[str, bytes] = {}
@@ -150,6 +174,11 @@ def _done(place: "Address", errand: dict[str, Any]) -> dict[str, bytes]:
             folders.put_named(opened_store, place.name, Path(errand["put_folder"]))
         if "get_folder" in errand:
             folders.get_named(opened_store, place.name, Path(errand["get_folder"]))
+        if "hash_folder" in errand:
+            prefix = folders.prefix_of(place.name)
+            found["digits"] = folders.put_folder(opened_store, Path(errand["hash_folder"]), prefix).encode()
+        if "verify_folder" in errand:
+            found["digits"] = folders.verify(opened_store, place.name, progress.reporting(str(place), "read")).encode()
         for name, data in errand.get("put", {}).items():
             opened_store.put(name, data)
         for name, most in errand.get("get", {}).items():

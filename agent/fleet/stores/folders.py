@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 from agent.errors import CkptreeError, FormatError
+from agent.fleet.stores import address as addresses
+from agent.fleet.stores.address import Address
 from agent.fleet.stores.store import bound, sha256
 
 if TYPE_CHECKING:
@@ -45,6 +47,20 @@ def object_name(digits: str, prefix: str = "") -> str:
         prefix: what stands before it, as ``sets/``.
     """
     return f"{prefix}sha256-{digits}"
+
+
+def list_address(place: str, digits: str) -> Address:
+    """Return the address of a list that is named by its hash.
+
+    Args:
+        place: where folders lie: ``nats://BUCKET``, ``s3://BUCKET/PREFIX``, ``oci://REGISTRY/REPO``.
+        digits: the hash of the list, hexadecimal.
+
+    Raises:
+        UsageError: there can be no folders at such a place.
+    """
+    between = ":" if place.startswith("oci://") else "/"
+    return addresses.parse(f"{place}{between}{object_name(digits)}")
 
 
 def put_folder(store: "ObjectStore", folder: Path, prefix: str = "") -> str:
@@ -76,7 +92,7 @@ def put_named(store: "ObjectStore", name: str, folder: Path) -> None:
     Raises:
         CkptreeError: as for `put_folder`.
     """
-    store.put(name, _put_files(store, folder, _prefix(name)))
+    store.put(name, _put_files(store, folder, prefix_of(name)))
 
 
 def get_folder(store: "ObjectStore", digits: str, target: Path, prefix: str = "", most: int = MOST_BYTES) -> None:
@@ -122,7 +138,7 @@ def get_named(
     """
     where = f"{store.address}: {name}"
     listed = store.get(name, _MOST_LIST)
-    _Reading(store, where, _prefix(name), listed, most, without).write(target, report)
+    _Reading(store, where, prefix_of(name), listed, most, without).write(target, report)
     return sha256(listed)
 
 
@@ -138,11 +154,11 @@ def verify(store: "ObjectStore", name: str, report: Report | None = None) -> str
         CkptreeError: as for `get_folder`, but for what is about the disk.
     """
     listed = store.get(name, _MOST_LIST)
-    _Reading(store, f"{store.address}: {name}", _prefix(name), listed, MOST_BYTES).check(report)
+    _Reading(store, f"{store.address}: {name}", prefix_of(name), listed, MOST_BYTES).check(report)
     return sha256(listed)
 
 
-def _prefix(name: str) -> str:
+def prefix_of(name: str) -> str:
     """Return what stands before the names of objects that lie beside one."""
     folder, slash, _ = name.rpartition("/")
     return folder + slash

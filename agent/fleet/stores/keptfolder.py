@@ -18,7 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -37,7 +36,6 @@ _FOLDER: Final = "/var/tmp"  # noqa: S108 - images may be larger than the memory
 _PROGRAM: Final = "import sys; sys.path.append(sys.argv.pop(1)); from agent.fleet.stores.keptfolder import main; main()"
 _IMAGES: Final = "images"
 _REMOVAL_S: Final = 60.0
-_REPORT_S: Final = 2.0
 _AT_ONCE: Final = 1 << 16
 
 
@@ -92,7 +90,7 @@ class KeptFolder:
     """
 
     def __init__(self, place: "Address", server: str | None, without: str = "") -> None:
-        self._private, self._lock = _private_folder()
+        self._private, self._lock = private_folder()
         self.path = self._private / _IMAGES
         command = [sys.executable, "-P", "-c", _PROGRAM, errand.TOP, os.fspath(self._private)]
         try:
@@ -138,8 +136,14 @@ class KeptFolder:
             self._lock = -1
 
 
-def _private_folder() -> tuple[Path, int]:
-    """Make a folder for this user alone; return its path, and a descriptor that holds its lock."""
+def private_folder() -> tuple[Path, int]:
+    """Make a folder for this user alone; return its path, and a descriptor that holds its lock.
+
+    When the descriptor is closed, `remove_left` may remove the folder.
+
+    Raises:
+        CkptreeError: it cannot be made.
+    """
     try:
         while True:  # another process may take a folder that is not locked yet for one that was left
             made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent()))
@@ -182,29 +186,10 @@ def _keep(private: Path) -> None:
 
 
 def _done(wish: dict[str, Any], target: Path) -> dict[str, Any]:
-    from agent.fleet.stores import folders
+    from agent.fleet.stores import folders, progress
     from agent.fleet.stores.opening import opened
 
     place = addresses.parse(wish["address"])
     with opened(place, wish["server"]) as store:
-        told = reporting(str(place), "fetched")
+        told = progress.reporting(str(place), "fetched")
         return {"digits": folders.get_named(store, place.name, target, without=wish["without"], report=told)}
-
-
-def reporting(what: str, done: str) -> Callable[[int, int], None]:
-    """Return a function that tells on standard error, every two seconds, how much has come.
-
-    Args:
-        what: is fetched.
-        done: the word for what has come, as ``fetched``.
-    """
-    said_s = time.monotonic()
-
-    def report(come: int, size: int) -> None:
-        nonlocal said_s
-        if come < size and time.monotonic() - said_s >= _REPORT_S:
-            said_s = time.monotonic()
-            with suppress(OSError):
-                print(f"ckptree: {what}: {come >> 20} of {size >> 20} MiB {done}", file=sys.stderr, flush=True)
-
-    return report

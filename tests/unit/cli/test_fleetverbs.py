@@ -30,6 +30,12 @@ IMAGE = Path(__file__).parents[3] / "docs" / "example" / "web.ckpt"
         ("--hosts a --root 1 --at #7", "are a host's own"),
         ("--hosts a --root 1 --at -1s --with-argv", "which has no past"),
         ("--hosts a --root 1 --deadline 0", "--deadline"),
+        ("--hosts a --root 1 --end", "add --contents"),
+        ("--hosts a --root 1 --as ops", "add --contents"),
+        ("--hosts a --root 1 --contents --as a.b", "requester"),
+        ("--hosts a --root 1 --contents --with-argv", "leave out --with-argv, --at and --mode"),
+        ("--hosts a --root 1 --contents --at -1s", "leave out --with-argv, --at and --mode"),
+        ("--hosts a --root 1 --contents --mode container", "leave out --with-argv, --at and --mode"),
     ],
 )
 def test_wrong_usage_is_refused_before_anybody_is_asked(words: str, said: str, tmp_path: Path) -> None:

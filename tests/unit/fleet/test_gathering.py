@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.fleet import messages
 from agent.fleet.clocks import Offset
 from agent.fleet.gathering import Ask, Gathered, Gathering, Wanted
-from agent.fleet.manifest import hash_of
+from agent.fleet.manifest import HostContents, hash_of
 from tests.support.examples import patient
 
 MS = 1_000_000
@@ -30,6 +30,8 @@ class SimulatedRelay:
         refuses: the verb that it refuses.
         dies: it answers nothing after so many requests.
         cuts: instant of the cut by id, of the requester's clock.
+        contents: of its programs; None: it sends none.
+        dumps_ns: time that a dump takes.
     """
 
     offset: int = 0
@@ -37,6 +39,8 @@ class SimulatedRelay:
     refuses: str = ""
     dies: int = 1 << 30
     cuts: dict[str, int] = field(default_factory=dict)
+    contents: dict[str, Any] | None = None
+    dumps_ns: int = 0
     requests: int = 0
 
     def image(self, host: str) -> bytes:
@@ -52,7 +56,7 @@ class SimulatedRelay:
             return 0, "it will not"
         received, took = now + self.offset, 0
         facts: dict[str, Any] = {}
-        if ask.verb == messages.CUT:
+        if ask.verb in (messages.CUT, messages.DUMP):
             key = ask.message["id"]
             took = max(0, ask.message["at_ns"] - received)
             at = self.cuts.setdefault(key, now + took)
@@ -61,6 +65,10 @@ class SimulatedRelay:
             facts |= {"before_ns": at + self.offset, "after_ns": at + self.offset + MS, "data": b""}
             if len(image) <= messages.MOST_INLINE:
                 facts["data"] = image
+            if ask.verb == messages.DUMP:
+                took += self.dumps_ns
+                assert (ask.message["requester"], ask.message["end"]) == ("ops", True)
+                facts |= {"contents": self.contents} if self.contents else {}
         elif ask.verb == messages.IMAGE:
             offset = ask.message["offset"]
             facts = {"offset": offset, "data": self.image(ask.host)[offset : offset + messages.PIECE]}
@@ -334,3 +342,32 @@ def test_an_instant_of_the_past_is_told_by_the_hosts_own_clock() -> None:
     assert arm.message["past"] is cut.message["past"] is True
     assert cut.message["at_ns"] == START - 4000 * MS
     assert gathering.result().made.at_ns == START - 9000 * MS
+
+
+CONTENTS = {"store": "nats://dumps", "list": hash_of(b"list"), "bytes": 7}
+
+
+def test_contents_are_asked_for_in_place_of_a_cut() -> None:
+    """A relay that sends none, or such as make no sense, is missing."""
+    relays = {
+        "a": SimulatedRelay(contents=CONTENTS),
+        "b": SimulatedRelay(),
+        "c": SimulatedRelay(contents={**CONTENTS, "list": "none"}),
+    }
+    wanted = Wanted("x", dict.fromkeys(relays, "1"), DEADLINE, requester="ops", end=True)
+    gathered, _ = run(wanted, relays, Network(1))
+
+    (host,) = gathered.made.hosts
+    assert host.contents == HostContents("nats://dumps", hash_of(b"list"), 7)
+    assert [each.host for each in gathered.made.missing] == ["b", "c"]
+    assert all("it is of another version" in each.reason for each in gathered.made.missing)
+
+
+def test_a_long_dump_is_asked_for_a_few_times_only() -> None:
+    """A relay awaits it for each of the questions. Some are always younger than a minute, for so long it may answer."""
+    relays = {"a": SimulatedRelay(contents=CONTENTS, dumps_ns=600_000 * MS)}
+    network = Network(1)
+    gathered, _ = run(Wanted("x", {"a": "1"}, 1_000_000 * MS, requester="ops", end=True), relays, network)
+
+    assert [each.host for each in gathered.made.hosts] == ["a"]
+    assert 600 / 60 < network.sent < 60

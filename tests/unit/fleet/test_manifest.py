@@ -2,6 +2,7 @@
 """The manifest of a set: its schema, its bytes, and what is refused."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from agent.errors import FormatError
 from agent.fleet import manifest
 from agent.fleet.clocks import Offset
-from agent.fleet.manifest import FleetSet, HostImage, Missing
+from agent.fleet.manifest import FleetSet, HostContents, HostImage, Missing
 from tests.support.examples import patient
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "ckptree-set.schema.json").read_text())
@@ -37,6 +38,8 @@ images = st.builds(
     boot_id=st.text(max_size=9),
     kernel=st.text(max_size=9),
     version=st.text(max_size=9),
+    contents=st.none()
+    | st.builds(HostContents, st.text(max_size=9), st.binary(max_size=4).map(manifest.hash_of), st.integers(0, 2**62)),
 )
 sets = st.builds(
     FleetSet,
@@ -149,3 +152,22 @@ def test_what_is_no_json_is_refused(data: bytes) -> None:
     """It may be an image, or cut off."""
     with pytest.raises(FormatError, match="set"):
         manifest.loads(data)
+
+
+@pytest.mark.parametrize(
+    ("contents", "at"),
+    [
+        ([], "contents"),
+        ({"store": "nats://dumps", "bytes": 1}, "contents.list"),
+        ({"store": "nats://dumps", "list": "sha256:0", "bytes": 1}, "contents.list"),
+        ({"store": 7, "list": manifest.hash_of(b""), "bytes": 1}, "contents.store"),
+        ({"store": "nats://dumps", "list": manifest.hash_of(b""), "bytes": True}, "contents.bytes"),
+    ],
+)
+def test_a_fault_in_contents_is_refused_by_its_place(contents: object, at: str) -> None:
+    """A set without contents has no such key, so that its bytes are those of ever."""
+    document = json.loads(manifest.dumps(FleetSet("x", 7, (an_image(),))))
+    assert "contents" not in document["hosts"][0]
+    document["hosts"][0]["contents"] = contents
+    with pytest.raises(FormatError, match=rf"set\.hosts\[0\]\.{re.escape(at)}"):
+        manifest.loads(json.dumps(document).encode())

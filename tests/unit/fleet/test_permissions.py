@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]
     assert shown
     second = shown[0].partition("\nSNAPSHOTS")[0].replace("NODE1", "NODE2").replace("node1", "node2")
     of = {"node1": "RELAY_OF_NODE1", "node2": "RELAY_OF_NODE2", "taker": "SNAPSHOTS", "ops": "RESTARTS_OF_OPS"}
-    of |= {"followed": "FOLLOWED_NODE1", "spare": "STANDBY_OF_NODE1"}
+    of |= {"followed": "FOLLOWED_NODE1", "spare": "STANDBY_OF_NODE1", "dumper": "CONTENTS_OF_OPS"}
     users = [f"{{user: {user}, password: {user}, permissions: ${name}}}" for user, name in of.items()]
     accounts = (
         "accounts {FLEET {jetstream: enabled, users: [{user: admin, password: admin}, " + ", ".join(users) + "]}}"
@@ -61,6 +61,7 @@ def relays(server: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> 
 
     asyncio.run(make())
     more = 'allow = ["snapshot", "restart"]\n[[restart]]\nrequester = "ops"\nrun = []\nsigners = "/none"\n'
+    more += '[[dump]]\nrequester = "ops"\nroots = ["1"]\nstore = "nats://dumps"\n'
     with (
         a_relay(folder, "node1", url(server, "node1"), more=more, image=True) as one,
         a_relay(folder, "node2", url(server, "node2"), more=more, image=True) as two,
@@ -157,6 +158,10 @@ def test_the_credential_of_a_relay_hears_its_own_requests(server: servers.Server
     [
         ("taker", "ckptree.restart.ops.node1"),
         ("taker", "ckptree.restart.taker.node1"),
+        ("taker", "ckptree.dump.ops.node1"),
+        ("ops", "ckptree.dump.ops.node1"),
+        ("dumper", "ckptree.dump.night.node1"),
+        ("dumper", "ckptree.restart.ops.node1"),
         ("taker", "$JS.API.STREAM.CREATE.OBJ_other"),
         ("ops", "ckptree.restart.night.node1"),
         ("ops", "ckptree.arm.node1"),
@@ -235,3 +240,14 @@ def test_a_followed_host_and_its_standby_reach_no_other_stream(server: servers.S
 def test_a_recording_is_heard_by_nobody_else(server: servers.Server, user: str, subject: str) -> None:
     """A stand-by, too, has it from the stream alone."""
     assert tried(server, user, subscribe=subject) == (True, [])
+
+
+def test_the_credential_of_a_requester_of_contents_reaches_the_service(
+    server: servers.Server, relays: list[RelayProcess]
+) -> None:
+    """There is none here, and so the relay says; it hears the request by the permissions of the page."""
+    words = ["snapshot", "--hosts", "node1", "--root", "1", "--contents", "--as", "ops", "-o", "nats://sets/contents"]
+    ran = fleet(server, "dumper", *words)
+
+    assert ran.code == 6
+    assert "node1: nobody starts restarts at" in ran.err

@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,9 @@ import pytest
 
 from agent.fleet import messages, natsserver
 from agent.fleet.manifest import hash_of
+from agent.protocol import codec
 from tests.support import servers
+from tests.support.fakedaemon import a_server
 from tests.support.imagework import IMAGE
 from tests.support.relays import RelayProcess, a_relay, await_line, settings
 
@@ -113,6 +116,10 @@ def test_a_snapshot_that_failed_may_be_asked_for_again(server: servers.Server, r
         ("arm", a_cut("x", "none"), "no process none"),
         ("cut", a_cut("x", at_ns=1 << 62), "at_ns"),
         ("cut", a_cut("x", at_ns="now"), "at_ns"),
+        ("arm", a_cut("x", requester=7), "expected a requester"),
+        ("arm", a_cut("x", requester="ops", past=True), "contents have no past"),
+        ("arm", a_cut("x", requester="ops"), "may have nothing dumped here"),
+        ("cut", a_cut("x", requester="ops"), "the subject of the request names none"),
         ("image", {"id": "never", "offset": 0}, "has no image"),
         ("taken", {"numbers": "7"}, "numbers"),
         ("taken", {"numbers": [True]}, "numbers"),
@@ -262,3 +269,41 @@ def test_a_relay_without_a_server_says_that_it_tries_again(tmp_path: Path) -> No
                     assert said, "the relay ended"
         finally:
             relay.kill()
+
+
+def test_a_dump_goes_to_the_service_that_has_the_rights(server: servers.Server, tmp_path: Path) -> None:
+    """The requester is the one whom the subject names. The answer has what the service says; without one it is named."""
+    rule = f"""restart_socket = "{tmp_path}/service.sock"
+allow = ["snapshot"]
+[[dump]]
+requester = "ops"
+roots = ["1"]
+store = "nats://dumps"
+"""
+    contents = {"store": "nats://dumps", "list": hash_of(b""), "bytes": 1}
+    answer = {"ok": True, "image": b"tree", "before_ns": 1, "after_ns": 2, "tasks": 3, "complete": True, "reasons": []}
+    got: list[dict[str, Any]] = []
+
+    def serve(connection: socket.socket) -> None:
+        got.extend(codec.Decoder(1 << 20).feed(connection.recv(1 << 20)))
+        connection.sendall(codec.encode({**answer, "contents": contents}))
+
+    with a_relay(tmp_path, "dumps", f"nats://{server.address}", more=rule, image=True):
+        request = a_cut("d", requester="ops", end=True)
+        forged = {**request, "requester": "eve"}
+        failed, refused = sent(
+            server,
+            ("dump.ops", messages.pack(a_cut("none", requester="ops"))),
+            ("dump.ops", messages.pack(forged)),
+            host="dumps",
+        )
+        assert "nobody starts restarts at" in failed["error"]
+        assert "the subject of the request names ops" in refused["error"]
+        with a_server(tmp_path / "service.sock", serve):
+            dumped, again = sent(server, *[("dump.ops", messages.pack(request))] * 2, host="dumps")
+
+    assert dumped["data"] == again["data"] == b"tree"
+    assert (dumped["contents"], dumped["image"]) == (contents, hash_of(b"tree"))
+    (asked_for,) = got
+    del asked_for["left_ns"]
+    assert asked_for == {"what": "dump", "requester": "ops", "id": "d", "root": "1", "end": True, "at_ns": 0}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import UsageError
+from agent.errors import NotPermittedError, UsageError
 from agent.fleet import relaysettings
-from agent.fleet.relaysettings import RelaySettings, RestartRule
+from agent.fleet.relaysettings import DumpRule, RelaySettings, RestartRule, permitted_dump
 
 
 def loaded(folder: Path, text: str) -> RelaySettings:
@@ -48,6 +48,18 @@ restart_socket = "/run/r.sock"
 requester = "ops"
 run = ["hold"]
 signers = "/s"
+contents = ["nats://dumps", "oci://registry.example/team/dumps"]
+[[dump]]
+requester = "ops"
+roots = ["unit:worker"]
+store = "s3://bucket/prefix"
+options = ["--tcp-established"]
+end = true
+criu = "/opt/criu"
+[[dump]]
+requester = "night"
+roots = []
+store = "nats://dumps"
 """,
     )
 
@@ -67,7 +79,11 @@ signers = "/s"
             "NATS_TOKEN": "t",
         },
         restart_socket=Path("/run/r.sock"),
-        rules=(RestartRule("ops", ("hold",), Path("/s")),),
+        rules=(RestartRule("ops", ("hold",), Path("/s"), ("nats://dumps", "oci://registry.example/team/dumps")),),
+        dumps=(
+            DumpRule("ops", ("unit:worker",), "s3://bucket/prefix", ("--tcp-established",), end=True, criu="/opt/criu"),
+            DumpRule("night", (), "nats://dumps"),
+        ),
     )
 
 
@@ -88,6 +104,15 @@ signers = "/s"
         ('[[restart]]\nrequester = "ops"\nrun = "hold"\nsigners = "/s"', "restart.run: it must be a list"),
         ('[[restart]]\nrequester = "*"\nrun = []\nsigners = "/s"', "requester"),
         ('[[restart]]\nrequester = "ops"\nrun = []\nsigners = "s"', "restart.signers"),
+        ('[[restart]]\nrequester = "ops"\nrun = []\nsigners = "/s"\ncontents = ["/tmp"]', "restart.contents: '/tmp'"),
+        ("[dump]", "[[dump]]"),
+        ("dump = [7]", "[[dump]]"),
+        ('[[dump]]\nrequester = "ops"\nroots = []', "dump.store: it is missing"),
+        ('[[dump]]\nrequester = "ops"\nroots = "*"\nstore = "nats://d"', "dump.roots: it must be a list"),
+        ('[[dump]]\nrequester = "ops"\nroots = []\nstore = "nats://"', "dump.store: 'nats://'"),
+        ('[[dump]]\nrequester = "ops"\nroots = []\nstore = "oci://r:1"', "dump.store: 'oci://r:1'"),
+        ('[[dump]]\nrequester = "ops"\nroots = []\nstore = "nats://d"\nend = 1', "dump.end"),
+        ('[[dump]]\nrequester = "*"\nroots = []\nstore = "nats://d"', "requester"),
         ("[", "is no TOML file"),
     ],
 )
@@ -104,3 +129,34 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     """A relay that was to have one does not start without."""
     with pytest.raises(UsageError, match="cannot be read"):
         relaysettings.load(tmp_path / "none")
+
+
+RULES = (
+    DumpRule("ops", ("unit:a",), "nats://d"),
+    DumpRule("ops", ("unit:a", "unit:b"), "nats://e", end=True),
+    DumpRule("night", ("unit:c",), "nats://d"),
+)
+
+
+@pytest.mark.parametrize(("root", "end", "rule"), [("unit:a", False, 0), ("unit:a", True, 1), ("unit:b", False, 1)])
+def test_the_permission_to_dump_is_that_of_the_requester_for_just_this_tree(root: str, *, end: bool, rule: int) -> None:
+    """One that allows the end of the programs allows a dump without it, too."""
+    assert permitted_dump(RULES, "ops", root, end=end) is RULES[rule]
+
+
+@pytest.mark.parametrize(
+    ("requester", "root", "end", "said"),
+    [
+        ("eve", "unit:a", False, "may have nothing dumped here"),
+        ("", "unit:a", False, "may have nothing dumped here"),
+        ("ops", "unit:c", False, "may not have 'unit:c' dumped"),
+        ("ops", "unit:A", False, "may not have"),
+        ("night", "unit:c", True, "does not allow it"),
+    ],
+)
+def test_no_other_dump_is_permitted(requester: str, root: str, *, end: bool, said: str) -> None:
+    """Without a rule there is none at all."""
+    with pytest.raises(NotPermittedError, match=said):
+        permitted_dump(RULES, requester, root, end=end)
+    with pytest.raises(NotPermittedError):
+        permitted_dump((), requester, root, end=end)
