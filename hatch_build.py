@@ -24,7 +24,7 @@ SOURCES = {
         *("actor.c", "settle.c", "filled.c", "ending.c", "rights.c", "robust.c", "signals.c", "stage.c", "state.c"),
         "kernel_calls.c",
     ),
-    "ckptree-restorer": ("restorer.c", "ring.c"),
+    "ckptree-restorer": ("restorer.c", "pages.c", "ring.c"),
     "ckptree-resume": ("resume.c", "kernel_calls.c"),
 }
 """The programs beside Python, each with its sources."""

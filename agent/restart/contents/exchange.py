@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent.restart.contents import aiorings, openfiles
 from agent.restart.contents.addresses import AddressRange, Specials
-from agent.restart.contents.fillprogram import MERGE_BUFFER, TRACED, About, Argument
+from agent.restart.contents.fillprogram import TRACED, About, Argument
 from agent.restart.contents.fillsection import FillProgram
 from agent.restart.contents.holder import O_CLOEXEC, Holder, open_high
 from agent.restart.contents.images import Images
@@ -137,8 +137,7 @@ class Exchange:
         memory.clear(script, self._free, self._specials, kept)
         self._files |= self._shared.fetch(self.holder, memory.files())
         self._systemv.attach(self.holder, memory, self._free)
-        buffer = self.holder.program.data(bytes(MERGE_BUFFER if inherited else 0))
-        memory.restore(script, self._files, self._pages, self._ways, inherited, buffer)
+        memory.restore(script, self._files, self._pages, self._ways, inherited)
         aiorings.restore(self.holder, memory, self._pages)
         for area in kept:
             script.about = About("memory", "stage")

@@ -24,7 +24,6 @@ from agent.restart.rebuild.helperabi import next_page
 TRACED: Final = 0
 """The word that the resumer posts once it traces all threads."""
 ALIGNMENT: Final = 16
-MERGE_BUFFER: Final = fillabi.MERGE_BUFFER
 MOST_HELPERS: Final = fillabi.STACK // fillabi.ASIDE_STACK - 2
 """Helper processes of a thread: its own part of the stack, and a spare one, remain."""
 
@@ -162,9 +161,9 @@ class FillScript:
         self._add(Special.ASIDE, arguments, slot.place, Demand.SUCCESS, 0)
         return slot
 
-    def merge(self, file: Argument, spans: Sequence[tuple[int, int]], offset: int, buffer: Data) -> None:
-        """Add a read as that of `read`, of whole pages, by way of a buffer, which writes only the pages that differ."""
-        self._special(Special.MERGE, file, self._spans(spans), len(spans), offset, buffer)
+    def merge(self, file: Argument, spans: Sequence[tuple[int, int]], offset: int) -> None:
+        """Add a read as that of `read`, of whole pages, which writes only the pages that differ."""
+        self._special(Special.MERGE, file, self._spans(spans), len(spans), offset)
 
     def part(self, word: int, file: int, thread: int) -> None:
         """Add the entry into the next part, as the last operation of this one.

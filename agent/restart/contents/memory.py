@@ -23,7 +23,7 @@ from agent.restart.contents.areas import (
     MemoryArea,
 )
 from agent.restart.contents.fillabi import Demand
-from agent.restart.contents.fillprogram import About, Argument, Data, FillScript, ProcessProgram
+from agent.restart.contents.fillprogram import About, Argument, FillScript, ProcessProgram
 from agent.restart.contents.hostfacts import MADV_GUARD_INSTALL
 from agent.restart.contents.hugepages import page_size
 from agent.restart.contents.images import Images, ProcessImage
@@ -173,7 +173,6 @@ class AddressSpace:
         pages: Mapping[str, Argument],
         ways: int,
         inherited: Mapping[int, Inherited],
-        buffer: Data,
     ) -> None:
         """Map all areas and read their pages.
 
@@ -183,7 +182,6 @@ class AddressSpace:
             pages: the open descriptor of each file of pages, by path.
             ways: processors that may read pages at once.
             inherited: what it has from the stage, by the start of the area.
-            buffer: data of MERGE_BUFFER bytes.
         """
         written, areas = self._written, self._areas
         for area, key in zip(areas.regular, areas.keys(self._files), strict=True):
@@ -216,7 +214,7 @@ class AddressSpace:
                 read += (*self.pages_of(AddressRange(at, start)), *cut(mine, each.read))
                 at = each.end
             read += self.pages_of(AddressRange(at, TASK_END))
-            merge_pages(script, merged, pages, buffer)
+            merge_pages(script, merged, pages)
             read_pages(script, read, pages, ways)
         else:
             read_pages(script, self.runs, pages, ways)

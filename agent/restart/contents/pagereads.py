@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from agent.restart.contents.fillprogram import MOST_HELPERS, Argument, Data, FillScript
+from agent.restart.contents.fillprogram import MOST_HELPERS, Argument, FillScript
 from agent.restart.contents.pageruns import PAGE, PageRun
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def read_pages(
             script.join(helper)
 
 
-def merge_pages(script: FillScript, runs: Iterable[PageRun], files: Mapping[str, Argument], buffer: Data) -> None:
+def merge_pages(script: FillScript, runs: Iterable[PageRun], files: Mapping[str, Argument]) -> None:
     """Write those of the pages that differ from what is at their addresses."""
     for one in reads(runs):
-        script.merge(files[one.path], one.spans, one.offset, buffer)
+        script.merge(files[one.path], one.spans, one.offset)

@@ -23,7 +23,6 @@
 
 #define FILL_STACK 20480      /* bytes for each thread: for itself, and for its helper processes */
 #define FILL_ASIDE_STACK 4096 /* bytes of these for each */
-#define FILL_MERGE_BUFFER 65536
 #define FILL_NO_SLOT 0xffffu
 #define FILL_ARGUMENTS 6
 
@@ -86,7 +85,7 @@ enum fill_special {
 	FILL_ASIDE,    /* as FILL_READ, in a helper process on stack [4]; give its pid, or 0 if it is done already */
 	FILL_JOIN,     /* wait for the helper process [0] */
 	FILL_TERMINAL, /* openat() with path [0] and flags [1] until the pseudo-terminal's number is [2] */
-	FILL_MERGE,    /* as FILL_READ, by way of the buffer [4]; write only the pages that differ */
+	FILL_MERGE,    /* as FILL_READ; write only the pages that differ */
 	FILL_PART, /* go on as thread [2] of the part that word [0] begins, mapped from descriptor [1] unless it is -1 */
 	FILL_RING, /* io_setup() for [0] requests, as the ring whose content is at address [1], of [2] bytes; [3]: /dev/null */
 	FILL_SPENT, /* epoll_ctl() with file [0]: add target [1], which has reported, with the event at address [2] */

@@ -5,13 +5,10 @@
  */
 #include "fill.h"
 #include "kernel_calls.h"
+#include "pages.h"
 #include "ring.h"
 
-#define MOST_SPANS 1024	    /* UIO_MAXIOV of preadv() */
 #define MOST_TIMERS 1000000 /* timers that are made and deleted on the way to one: a second's work */
-#define MADV_POPULATE_WRITE 23
-#define LARGE (64u << 10) /* bytes of a span whose pages are made beforehand */
-#define STEP (1u << 20)	  /* bytes that are made and then read, while the processor's cache still has them */
 #define MOST_TERMINALS 1024
 #define TIOCGPTN 0x80045430
 #define EPOLL_CTL_ADD 1
@@ -60,108 +57,6 @@ static long post(uint32_t *word, uint64_t least)
 {
 	if (__atomic_add_fetch(word, 1, __ATOMIC_ACQ_REL) >= least)
 		futex_wake_all(word);
-	return 0;
-}
-
-/* Return the number of spans from the first on that are not large. */
-static uint64_t small_spans(const struct span *spans, uint64_t count)
-{
-	uint64_t n = 0;
-
-	while (n < count && n < MOST_SPANS && spans[n].size < LARGE)
-		n++;
-	return n;
-}
-
-/*
- * Read the next spans. The pages of a large one are made first, which is cheaper than a fault for each. Where the kernel cannot do
- * that, as before Linux 5.14, the faults come.
- */
-static long read_some(int file, const struct span *spans, uint64_t count, uint64_t offset)
-{
-	struct span step = {spans->base, spans->size < STEP ? spans->size : STEP};
-
-	if (spans->size < LARGE)
-		return CALL5(preadv, file, spans, small_spans(spans, count), offset, 0);
-	CALL3(madvise, step.base, step.size, MADV_POPULATE_WRITE);
-	return CALL5(preadv, file, &step, 1, offset, 0);
-}
-
-/* Read all spans from consecutive bytes of a file. A span that is half full is shortened, so spans are used once. */
-static long read_all(struct fill_state *state, int file, struct span *spans, uint64_t count, uint64_t offset)
-{
-	while (count) {
-		long size = read_some(file, spans, count, offset);
-
-		if (size == -EINTR)
-			continue;
-		if (size <= 0)
-			return size ? size : -ENODATA; /* the file ends too early */
-		offset += (uint64_t)size;
-		__atomic_add_fetch(&state->bytes, (uint64_t)size, __ATOMIC_RELAXED);
-		for (; count && (uint64_t)size >= spans->size; spans++, count--)
-			size -= (long)spans->size;
-		if (size) {
-			spans->base = (char *)spans->base + size;
-			spans->size -= (size_t)size;
-		}
-	}
-	return 0;
-}
-
-static int same_page(const uint64_t *one, const uint64_t *two)
-{
-	for (size_t n = 0; n < PAGE / sizeof(*one); n++)
-		if (one[n] != two[n])
-			return 0;
-	return 1;
-}
-
-static void copy_page(uint64_t *to, const uint64_t *from)
-{
-	for (size_t n = 0; n < PAGE / sizeof(*to); n++)
-		to[n] = from[n];
-}
-
-/* Return the bytes of spans from a place in the first one on, as far as the buffer has room for them. */
-static size_t buffered(const struct span *spans, uint64_t count, size_t done)
-{
-	size_t size = 0;
-
-	for (; count && size < FILL_MERGE_BUFFER; spans++, count--, done = 0)
-		size += spans->size - done;
-	return size < FILL_MERGE_BUFFER ? size : FILL_MERGE_BUFFER;
-}
-
-/* Read all spans by way of the buffer; a page that is as before stays shared with the process that it came from. */
-static long merge_all(struct fill_state *state, int file, const struct span *spans, uint64_t count, uint64_t offset,
-		      char *buffer)
-{
-	size_t done = 0; /* bytes of the first span */
-
-	while (count) {
-		long size = CALL4(pread64, file, buffer, buffered(spans, count, done), offset);
-
-		if (size == -EINTR)
-			continue;
-		size = size < 0 ? size : size & ~(long)(PAGE - 1);
-		if (size <= 0)
-			return size ? size : -ENODATA;
-		for (long at = 0; at < size; at += PAGE) {
-			uint64_t *page = (uint64_t *)((char *)spans->base + done);
-
-			if (!same_page(page, (uint64_t *)(buffer + at)))
-				copy_page(page, (uint64_t *)(buffer + at));
-			done += PAGE;
-			if (done == spans->size) {
-				spans++;
-				count--;
-				done = 0;
-			}
-		}
-		offset += (uint64_t)size;
-		__atomic_add_fetch(&state->bytes, (uint64_t)size, __ATOMIC_RELAXED);
-	}
 	return 0;
 }
 
@@ -301,7 +196,7 @@ static long take(struct fill_state *state, const struct fill_operation *operatio
 	case FILL_JOIN:
 		return join((long)with[0]);
 	case FILL_MERGE:
-		return merge_all(state, (int)with[0], (struct span *)with[1], with[2], with[3], (char *)with[4]);
+		return merge_all(state, (int)with[0], (struct span *)with[1], with[2], with[3]);
 	case FILL_STORE:
 		*(uint32_t *)with[0] = (uint32_t)with[1];
 		return 0;

@@ -58,7 +58,6 @@ VALUES: dict[str, object] = {
     **{f"RESUMED_{resumed.name}": int(resumed) for resumed in fillabi.Resumed},
     "FILL_STACK": fillabi.STACK,
     "FILL_ASIDE_STACK": fillabi.ASIDE_STACK,
-    "FILL_MERGE_BUFFER": fillabi.MERGE_BUFFER,
     "FILL_NO_SLOT": fillabi.NO_SLOT,
     "FILL_ARGUMENTS": fillabi.ARGUMENTS,
     "PROGRAM_MAGIC": helperprogram.MAGIC,
