@@ -124,7 +124,7 @@ def _parcels(place: "SetPlace", data: bytes, chosen: "dict[str, HostImage]") -> 
     Raises:
         RefusedError: the set is not signed.
     """
-    signed = place.signature()
+    signed = place.signature(data)
     if signed is None:
         raise RefusedError(f"{place.shown} is not signed: `fleet snapshot --sign KEY` signs a set as it is taken")
     return {host: {"manifest": data, "signature": signed, "image": place.image(old)} for host, old in chosen.items()}

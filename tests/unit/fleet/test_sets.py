@@ -2,6 +2,7 @@
 """Sets in folders: whole or not there, never replaced, and with the images that the manifest names."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 from agent.errors import CkptreeError, FormatError, UsageError
 from agent.fleet import manifest, sets
 from agent.fleet.clocks import Offset
+from agent.fleet.folderstore import FolderStore
 from agent.fleet.manifest import FleetSet, HostImage
 from agent.fleet.sets import SetExistsError, SetPlace
+from agent.fleet.stores.store import MOST_BYTES, StoreError
 
 IMAGES = {manifest.hash_of(data): data for data in (b"one", b"other")}
 
@@ -39,7 +42,7 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
 
     assert place.read() == a_set()
     assert [place.image(each) for each in a_set().hosts] == list(IMAGES.values())
-    assert place.signature() == (tmp_path / "set.sig").read_bytes() == b"signature"
+    assert place.signature(place.read_bytes()) == (tmp_path / "set.sig").read_bytes() == b"signature"
 
 
 def test_a_set_of_another_request_is_not_replaced(tmp_path: Path) -> None:
@@ -49,7 +52,7 @@ def test_a_set_of_another_request_is_not_replaced(tmp_path: Path) -> None:
     place.write(replace(a_set(), at_ns=8), IMAGES, b"late")
 
     assert place.read() == a_set()
-    assert place.signature() is None
+    assert place.signature(place.read_bytes()) is None
     with pytest.raises(SetExistsError, match="request x"):
         place.write(a_set("y"), IMAGES)
 
@@ -111,3 +114,69 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
     """The message has the forms."""
     with pytest.raises(UsageError, match="nats://BUCKET/NAME"), sets.opened(name):
         pass
+
+
+class Registry(FolderStore):
+    """A store that cannot refuse to replace an object, as a registry. Something may happen before each write of a name.
+
+    Args:
+        folder: of its objects.
+        before: by the name of an object.
+    """
+
+    def __init__(self, folder: Path, before: dict[str, Callable[[], object]]) -> None:
+        super().__init__(folder)
+        self.before = before
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object."""
+        self.before.pop(name, lambda: None)()
+        super().put(name, data)
+
+    def create(self, name: str, data: bytes) -> None:  # noqa: ARG002 - a store has it
+        """Refuse, as a registry does."""
+        raise StoreError("there is no such operation")
+
+
+def in_registry(folder: Path, before: dict[str, Callable[[], object]] | None = None) -> SetPlace:
+    """Return the place of the set `set` in a registry."""
+    return SetPlace(Registry(folder, before or {}), "set", "oci://set", creates=False)
+
+
+@pytest.mark.parametrize("moment", ["set", "set.sig"])
+def test_two_requests_of_one_id_leave_a_set_with_its_own_signature(tmp_path: Path, moment: str) -> None:
+    """Also where a registry lets the one replace what the other has written, at whatever moment."""
+    other = replace(a_set(), at_ns=8)
+    place = in_registry(tmp_path, {moment: lambda: in_registry(tmp_path).write(other, IMAGES, b"of the other")})
+    place.write(a_set(), IMAGES, b"of this one")
+
+    left = place.read_bytes()
+    assert place.signature(left) == {7: b"of this one", 8: b"of the other"}[place.read().at_ns]
+    assert [place.image(each) for each in place.read().hosts] == list(IMAGES.values())
+
+
+def test_one_who_is_replaced_in_a_registry_is_told(tmp_path: Path) -> None:
+    """The other request has written between the look and the end of this one's writing."""
+    place = in_registry(tmp_path)
+    store = place.store
+
+    class Late(Registry):
+        def get(self, name: str, most: int = MOST_BYTES) -> bytes:
+            if name == "set" and not done:
+                done.append(name)
+                store.put("set", manifest.dumps(a_set("y")))
+            return super().get(name, most)
+
+    done: list[str] = []
+    with pytest.raises(SetExistsError, match="request y"):
+        place._replace(store=Late(tmp_path, {})).write(a_set(), IMAGES)
+    assert place.read().id == "y"
+
+
+def test_a_signature_beside_the_name_counts_where_the_manifest_has_none_of_its_own(tmp_path: Path) -> None:
+    """As ssh-keygen makes one by hand."""
+    place = in_registry(tmp_path)
+    place.write(a_set(), IMAGES)
+    assert place.signature(place.read_bytes()) is None
+    place.store.put("set.sig", b"by hand")
+    assert place.signature(place.read_bytes()) == b"by hand"
