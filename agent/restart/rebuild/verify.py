@@ -21,7 +21,6 @@ zombie's dead parent, and the subreaper flag.
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.model import CKPT_PID_ROOT, Snapshot, Tag, Task, TaskState
@@ -29,7 +28,9 @@ from agent.restart.planning.plan import Actor, Plan, Role
 from agent.restart.rebuild.coordinator import Begin
 from agent.restart.rebuild.failure import name_of
 
-_PROC: Final = Path("/proc")
+_PROC: Final = "/proc"
+_LAST_FIELD: Final = b"\nNSsid:"
+_AT_ONCE: Final = 4096
 _UNKNOWN: Final = -2
 """In place of the id of a namespace."""
 
@@ -54,15 +55,43 @@ class Status(NamedTuple):
     sid: tuple[int, ...]
 
 
-def read_status(pid: int, proc: Path = _PROC) -> Status | None:
-    """Return the status of a process or thread; None if there is none."""
+def read_status(pid: int, proc: str = _PROC) -> Status | None:
+    """Return the status of a process or thread; None if there is none.
+
+    The six fields alone are looked for: a tree has thousands of tasks, and each is asked twice. No name of a task holds
+    the end of a line here: the kernel writes that as an escape sequence.
+    """
+    data = _read(f"{proc}/{pid}/status", _LAST_FIELD)
+    if data is None:
+        return None
+    several = (tuple(map(int, _value(data, name).split())) for name in (b"\nNSpid:", b"\nNSpgid:", _LAST_FIELD))
+    state = _value(data, b"\nState:").split()[0].decode()
+    return Status(int(_value(data, b"\nTgid:")), int(_value(data, b"\nPPid:")), state, *several)
+
+
+def _read(path: str, last: bytes) -> bytes | None:
+    """Return a file of procfs at least to the line that begins with `last`, or to its end; None if it cannot be read."""
     try:
-        text = (proc / str(pid) / "status").read_text(errors="replace")
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-    fields = {name: value.split() for name, _, value in (line.partition(":") for line in text.splitlines()[1:])}
-    several = (tuple(map(int, fields[name])) for name in ("NSpid", "NSpgid", "NSsid"))
-    return Status(int(fields["Tgid"][0]), int(fields["PPid"][0]), fields["State"][0], *several)
+    try:
+        data = os.read(file, _AT_ONCE)
+        while b"\n" not in data.partition(last)[2]:  # a task may be in many groups
+            more = os.read(file, _AT_ONCE)
+            if not more:
+                break
+            data += more
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    return data
+
+
+def _value(data: bytes, name: bytes) -> bytes:
+    at = data.index(name) + len(name)
+    return data[at : data.index(b"\n", at)]
 
 
 class Standing(NamedTuple):
@@ -235,7 +264,8 @@ def verify_active(standing: Standing, *, stopped: bool) -> list[str]:
 def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
     plan = standing.plan
     lingering = plan.lingering()
-    living = {} if stopped else _living_namespaces(standing)
+    links = {} if stopped else _links(standing)
+    living = {} if stopped else _living_namespaces(standing, links)
     for index, task in zip(plan.tasks, standing.snapshot.tasks, strict=True):
         pid = standing.pids[index]
         status = read_status(pid)
@@ -252,7 +282,7 @@ def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
         if wrong:
             yield f"{who}: is in state {status.state}, and was {task.state}"
         if not stopped and task.state not in (TaskState.ZOMBIE, TaskState.DEAD_LEADER) and pid:
-            yield from _next_namespace(who, task, pid, living)
+            yield from _next_namespace(who, task, pid, living, links[index] if index in links else _link(pid, "pid"))
         if task.state is TaskState.ZOMBIE and task.exit_code is not None:
             code = _exit_code(pid)
             # /proc also shows 0 to a reader without the right to see the status
@@ -263,22 +293,30 @@ def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
             yield f"{name_of(actor)}: is still there"
 
 
-def _living_namespaces(standing: Standing) -> dict[str, int]:
+def _links(standing: Standing) -> dict[int, str | None]:
+    """Return the link to its pid namespace of each actor that lives."""
+    lingering = standing.plan.lingering()
+    return {
+        index: _link(standing.pids[index], "pid")
+        for index, actor in enumerate(standing.plan.actors)
+        if actor.role not in (Role.HELPER, Role.GHOST) and actor.status is None and index not in lingering
+    }
+
+
+def _living_namespaces(standing: Standing, links: Mapping[int, str | None]) -> dict[str, int]:
     """Return the ids, in the image, of the namespaces with living tasks of the tree, by their links in /proc."""
     spaces: dict[str, int] = {}
-    lingering = standing.plan.lingering()
-    for index, actor in enumerate(standing.plan.actors):
-        gone = actor.role in (Role.HELPER, Role.GHOST) or actor.status is not None or index in lingering
-        link = None if gone else _link(standing.pids[index], "pid")
+    for index, link in links.items():
         if link:
-            known = standing.snapshot.pid(actor.tag) if actor.tag else None
+            tag = standing.plan.actors[index].tag
+            known = standing.snapshot.pid(tag) if tag else None
             spaces[link] = known.namespaces[-1] if known and known.namespaces else spaces.get(link, _UNKNOWN)
     return spaces
 
 
-def _next_namespace(who: str, task: Task, pid: int, living: Mapping[str, int]) -> Iterator[str]:
-    """Yield the difference of the namespace of a task's next child from the image's."""
-    own, found = _link(pid, "pid"), _link(pid, "pid_for_children")
+def _next_namespace(who: str, task: Task, pid: int, living: Mapping[str, int], own: str | None) -> Iterator[str]:
+    """Yield the difference of the namespace of a task's next child from the image's; `own` is the link to the task's."""
+    found = _link(pid, "pid_for_children")
     if not own or found is None:
         return  # it has exited, or its links are not for this process to read
     is_dead = found != own and bool(found) and found not in living
@@ -294,9 +332,9 @@ def _next_namespace(who: str, task: Task, pid: int, living: Mapping[str, int]) -
 def _link(pid: int, name: str) -> str | None:
     """Return the target of a link to a namespace; empty if that has no init yet, None if the link cannot be read."""
     try:
-        return os.readlink(_PROC / str(pid) / "ns" / name)
+        return os.readlink(f"{_PROC}/{pid}/ns/{name}")
     except FileNotFoundError:
-        return "" if (_PROC / str(pid) / "ns").exists() else None
+        return "" if os.path.exists(f"{_PROC}/{pid}/ns") else None
     except OSError:
         return None
 
@@ -318,8 +356,8 @@ def _is_exiting(pid: int) -> bool:
 def _stat(pid: int, field: int) -> int:
     """Return a field of /proc/PID/stat, counted from the state on; 0 if it cannot be read."""
     try:
-        return int((_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[field])
-    except (OSError, ValueError, IndexError):
+        return int((_read(f"{_PROC}/{pid}/stat", b") ") or b"").rpartition(b")")[2].split()[field])
+    except (ValueError, IndexError):
         return 0
 
 
