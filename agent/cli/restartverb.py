@@ -21,6 +21,7 @@ from agent.cli.options import Nats, TcpClose, TcpEstablished
 from agent.cli.restartwish import RestartWish
 from agent.cli.terminal import say
 from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
+from exporters import gcpause
 
 if TYPE_CHECKING:
     from agent.cli.signals import Asked
@@ -265,6 +266,7 @@ def _holding(snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program]")
     return found
 
 
+@gcpause.paused()
 def _planned(wish: RestartWish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
     """Return the snapshot to build, its plan, and with `--run argv` the program of each actor."""
     from agent.config import required_signers
@@ -311,6 +313,7 @@ def _commands(words: list[str], standing: "Standing", wish: RestartWish) -> "dic
     return one_command(words, *places, image, keep_rights=wish.keep_rights)
 
 
+@gcpause.paused()
 def _prove(standing: "Standing", wish: RestartWish, rebuild: "Rebuild") -> None:
     """Compare the tree with the kernel's answers, announce it, activate it, and compare it again.
 
