@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real programs that CRIU dumps, with or without the tree beside its images, and restarts of them by the command line."""
 
+import fcntl
 import json
 import os
 import signal
@@ -185,6 +186,18 @@ def restarted(
         assert process.poll() is not None, "restart does not end"
         process.stdout.close()
         process.stderr.close()
+
+
+@contextmanager
+def leased(path: Path) -> Iterator[None]:
+    """Have whoever opens a file wait meanwhile, at most for /proc/sys/fs/lease-break-time, 45 s."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # the kernel asks for the lease so
+    try:
+        with path.open("ab") as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            yield
+    finally:
+        signal.signal(signal.SIGIO, before)
 
 
 def eventually(true: Callable[[], bool], what: str) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.live.daemons import ckptree
-from tests.live.dumps import dump, eventually, program, restarted
+from tests.live.dumps import dump, eventually, leased, program, restarted, restarting
+from tests.live.guardprocesses import kill_session
 from tests.live.standing import alike, dumped, dumped_at_a_stop
 
 FILES = """
@@ -176,6 +177,29 @@ def test_a_path_that_has_a_file_of_another_type_is_refused(
 
     assert refused.code == 7
     assert f"{tmp_path}/held is a file of another type than at the dump" in refused.err
+
+
+GHOSTS = """
+held = []
+for number in range(5):
+    held.append(open(f"gone{number}", "w+b"))
+    held[-1].write(b"secret" * 100000)
+    held[-1].flush()
+    os.unlink(f"gone{number}")
+stand("one", int)
+"""
+
+
+def test_no_deleted_file_stays_when_the_restart_is_killed(tmp_path: Path, daemon_socket: Path) -> None:
+    """Nobody may find it by its name after that, alone the tasks of a restart that goes on."""
+    standing = dumped(GHOSTS, tmp_path, daemon_socket)
+    before = sorted(tmp_path.iterdir())
+    with leased(tmp_path / "out"):
+        process = restarting(standing.images)
+        eventually(lambda: (tmp_path / "gone4").exists(), "deleted files are there")
+        kill_session(process.pid)
+        process.communicate()
+        eventually(lambda: sorted(tmp_path.iterdir()) == before, "none is there")
 
 
 def test_leases_come_back(tmp_path: Path, daemon_socket: Path) -> None:

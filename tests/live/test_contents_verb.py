@@ -15,7 +15,7 @@ import pytest
 
 from agent.restart.contents.resumer import PROGRAM as RESUMER
 from agent.restart.rebuild.coordinator import HELPER
-from tests.live.dumps import dump, eventually, program, restarted
+from tests.live.dumps import dump, eventually, leased, program, restarted
 from tests.live.guardprocesses import running
 
 TOP = Path(__file__).parents[2]
@@ -98,10 +98,8 @@ def test_a_tree_in_the_callers_namespace_has_the_pids_that_it_had(images: Path) 
 
 def test_a_signal_ends_a_restart_one_of_whose_tasks_waits_for_long(images: Path) -> None:
     """A lease on a file, which is not given up, has the task that opens it wait for 45 s."""
-    told = signal.signal(signal.SIGIO, signal.SIG_IGN)  # the kernel asks for the lease so
     others = running(HELPER, RESUMER)
-    with (images.parent / "out").open("wb") as out:
-        fcntl.fcntl(out, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    with leased(images.parent / "out"):
         process = subprocess.Popen(command(images), cwd=TOP, start_new_session=True, stdin=subprocess.DEVNULL)
         try:
             eventually(lambda: "BREAKING" in Path("/proc/locks").read_text(), "a task waits for the lease")
@@ -111,7 +109,6 @@ def test_a_signal_ends_a_restart_one_of_whose_tasks_waits_for_long(images: Path)
         finally:
             process.kill()
             process.wait()
-            signal.signal(signal.SIGIO, told)
     eventually(lambda: running(HELPER, RESUMER) == others, "nothing is left")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agent.errors import CkptreeError
 from agent.restart.contents.eventfiles import EventCounters
 from agent.restart.contents.filelocks import FileLocks
 from agent.restart.contents.fillprogram import Data
@@ -67,6 +68,21 @@ def test_a_deleted_file_is_there_between_create_and_remove(tmp_path: Path) -> No
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"content", 0o640)
     ghosts.remove(links=False)
     assert [each.name for each in tmp_path.iterdir()] == ["gone"]
+
+
+def test_a_file_that_cannot_be_made_is_named_and_none_stays(tmp_path: Path) -> None:
+    """The second one cannot be made: another file has its path by then."""
+    files = [_file(each, tmp_path / f"gone{each}") for each in (1, 2)]
+    remaps = [{"orig_id": each, "remap_id": each, "remap_type": 1} for each in (1, 2)]
+    images = {f"ghost-file-{each}.img": [(_ghost(stat.S_IFREG), b"x")] for each in (1, 2)}
+    ghosts = _ghosts(files, remaps, images)
+    (tmp_path / "gone2").write_text("another one")
+
+    with pytest.raises(CkptreeError, match=r"the deleted file .*gone2 cannot be made for its programs"):
+        ghosts.create()
+    assert [each.name for each in tmp_path.iterdir()] == ["gone2"]
+    ghosts.remove(links=False)
+    assert (tmp_path / "gone2").read_text() == "another one"
 
 
 def test_a_file_in_a_deleted_folder_is_made_in_it(tmp_path: Path) -> None:
