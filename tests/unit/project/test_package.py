@@ -135,7 +135,7 @@ def test_the_restorer_travels_as_a_block_of_code(wheel: Path) -> None:
         code = archive.read(entry)
 
     assert entry.external_attr >> 16 & 0o111 == 0
-    assert 0 < len(code) < 4096
+    assert 0 < len(code) < 8192
     assert not code.startswith(b"\x7fELF")
 
 
