@@ -90,6 +90,10 @@ class Original:
         """Let something happen; return the number of the last record."""
         for _ in range(steps):
             self.taped.step()
+        return self.flushed()
+
+    def flushed(self) -> int:
+        """Have all written that has happened; return the number of the last record."""
         self.taped.flush()
         self.recording.with_name("next").write_text(str(self.taped.next))
         return self.taped.next - 1

@@ -184,9 +184,20 @@ class Taped:
         return self._watch.stream.next
 
     @property
-    def watch(self) -> Watch:
-        """The watch, as a daemon has it."""
-        return self._watch
+    def kernel(self) -> Kernel:
+        """The simulated kernel; `hear` has the watch read what it has announced."""
+        return self._kernel
+
+    def hear(self) -> None:
+        """Have the watch read what the ring has, and the tape get it."""
+        self._now_ns += 1000
+        records = list(self._probes.ring.records)
+        self._probes.ring.records.clear()
+        for each in records:
+            self._watch.stream.feed(each, 0)
+        if records:
+            self._channel.put(tape.PART, self._watch.stream.next, self._now_ns, part_of(records))
+        self._kernel.writer.time_ns = self._now_ns + 1
 
     def flush(self) -> None:
         """Have the writer write a block."""
