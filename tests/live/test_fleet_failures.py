@@ -20,6 +20,7 @@ import pytest
 from agent.fleet.manifest import hash_of
 from tests.live.daemons import Ran
 from tests.support import servers
+from tests.support.netapart import apart
 from tests.support.relays import RelayProcess, a_relay, await_line
 
 pytestmark = pytest.mark.live
@@ -288,51 +289,22 @@ def test_a_full_bucket_of_the_server(nth: int, nats: servers.Server, relays: lis
     assert "maximum bytes exceeded" in ran.err
 
 
-@pytest.fixture
-def apart() -> Iterator[tuple[str, str, str]]:
-    """Make a network namespace that reaches the host alone; yield its name, the host's address and its interface."""
-    name = f"ckptree{os.getpid()}"
-    net = f"10.{os.getpid() % 200 + 20}.{os.getpid() // 200 % 200}"
-    inside = ["ip", "netns", "exec", name]
-    commands = [
-        ["ip", "netns", "add", name],
-        ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name],
-        ["ip", "addr", "add", f"{net}.1/24", "dev", name],
-        ["ip", "link", "set", name, "up"],
-        [*inside, "ip", "addr", "add", f"{net}.2/24", "dev", "eth0"],
-        [*inside, "ip", "link", "set", "eth0", "up"],
-    ]
-    try:
-        for command in commands:
-            subprocess.run(command, check=True)
-        yield name, f"{net}.1", name
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
-
-
 @again
-def test_the_network_of_one_host_is_cut(
-    nth: int, apart: tuple[str, str, str], daemon_socket: Path, sleeper: int, tmp_path: Path
-) -> None:
+def test_the_network_of_one_host_is_cut(nth: int, daemon_socket: Path, sleeper: int, tmp_path: Path) -> None:
     """Its packets are dropped, so that nobody is told. It is missing, and with the network it comes back by itself."""
-    namespace, address, interface = apart
-    table = f"table netdev {namespace}"
-    drop = f"{table} {{ chain in {{ type filter hook ingress device {interface} priority 0; policy drop; }}; }}"
     with (
+        apart() as there,
         servers.nats(tmp_path / "nats", "-a", "0.0.0.0") as nats,  # noqa: S104 - the namespace must reach it
         a_relay(tmp_path, "near", f"nats://{nats.address}", daemon_socket) as near,
-        a_relay(
-            tmp_path, "far", f"nats://{address}:{nats.port}", daemon_socket, before=["ip", "netns", "exec", namespace]
-        ) as far,
+        a_relay(tmp_path, "far", f"nats://{there.address}:{nats.port}", daemon_socket, before=there.before) as far,
+        contextlib.ExitStack() as stack,
     ):
         with stopped(near.process):
             snapshot = Snapshot(nats, tmp_path / "set", sleeper, hosts=("far", "near"))
             await_line(far, 1, "arm id=")
-            subprocess.run(["nft", drop], check=True)
-        try:
-            assert judged(snapshot.ended(), tmp_path / "set", ("far", "near")) == ["far"]
-        finally:
-            subprocess.run(["nft", f"delete {table}"], check=True)
+            stack.enter_context(there.cut())
+        assert judged(snapshot.ended(), tmp_path / "set", ("far", "near")) == ["far"]
+        stack.close()
 
         until = time.monotonic() + 30
         while judged(

@@ -4,7 +4,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,17 @@ class StandbyProcess(RelayProcess):
 
 
 @contextmanager
-def a_standby(folder: Path, host: str, nats: str, of: str, root: str, more: str = "") -> Iterator[StandbyProcess]:
+def a_standby(
+    folder: Path,
+    host: str,
+    nats: str,
+    of: str,
+    root: str,
+    more: str = "",
+    *,
+    place: Path | None = None,
+    before: Sequence[str] = (),
+) -> Iterator[StandbyProcess]:
     """Run a stand-by, once it is connected.
 
     Args:
@@ -47,11 +57,13 @@ def a_standby(folder: Path, host: str, nats: str, of: str, root: str, more: str 
         nats: address of the server.
         of, root: what it follows.
         more: further lines of the configuration.
+        place: the folder of its copy; None: one in `folder`.
+        before: words before its command.
     """
     config = settings(folder, host, nats, more=more)
-    place = folder / f"{host}-copy"
+    place = place or folder / f"{host}-copy"
     words = ["relay", "--config", os.fspath(config), "--follow", of, root, "--record", os.fspath(place)]
-    command = [sys.executable, "-m", "agent", *words]
+    command = [*before, sys.executable, "-m", "agent", *words]
     log = folder / f"{host}.log"
     standby = StandbyProcess(host, _started(command, log), log, command)
     standby.place = place
@@ -87,9 +99,11 @@ class Original:
             self.taped.end(orderly=orderly)
 
     def go_on(self, steps: int = 10) -> int:
-        """Let something happen; return the number of the last record."""
-        for _ in range(steps):
+        """Let something happen; return the number of the last record, which is a new one."""
+        before = self.taped.next
+        while steps > 0 or self.taped.next == before:
             self.taped.step()
+            steps -= 1
         return self.flushed()
 
     def flushed(self) -> int:
