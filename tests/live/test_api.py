@@ -130,7 +130,7 @@ def test_events_come_as_they_happen_and_in_order(running: Daemon) -> None:
 
 
 def test_a_subscriber_that_does_not_read_is_told_what_it_missed_and_holds_up_nobody(running: Daemon) -> None:
-    """A storm meanwhile; the one who reads hears all of it."""
+    """A storm meanwhile. The one who reads hears more of it: all, unless this process itself gets no processor."""
     forks = 5000  # more than backlog and socket hold
     storm = [str(compiled("bench_hooks")), "fork", str(forks)]
     me, kinds = str(os.getpid()), ["birth", "death"]
@@ -141,8 +141,11 @@ def test_a_subscriber_that_does_not_read_is_told_what_it_missed_and_holds_up_nob
         quick.subscribe(me, kinds=kinds) as read,
         subprocess.Popen(storm, stdout=subprocess.DEVNULL) as process,
     ):
-        heard, ended = 0, False
+        heard, unheard, ended = 0, 0, False
         while not ended and (event := read.next_within(PATIENCE_S)) is not None:
+            if event.kind == "dropped":
+                unheard += event.details["count"]
+                continue
             assert event.kind in kinds
             assert event.task is not None
             heard += 1
@@ -153,9 +156,9 @@ def test_a_subscriber_that_does_not_read_is_told_what_it_missed_and_holds_up_nob
             told.append(event)
 
     missed = sum(event.details["count"] for event in told if event.kind == "dropped")
-    assert heard > 2 * forks
-    assert 0 < missed < heard
-    assert len([event for event in told if event.kind in kinds]) + missed == heard
+    assert heard + unheard > 2 * forks
+    assert unheard < missed < heard
+    assert len([event for event in told if event.kind in kinds]) + missed == heard + unheard
 
 
 def test_the_loop_turns_soon_also_beside_thousands_of_tasks(tmp_path: Path) -> None:
