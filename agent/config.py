@@ -9,15 +9,13 @@ The command line has the same keys, with dashes, by the same rules.
 
 import mmap
 import re
-import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from agent import bounded
 from agent.errors import UsageError
+from agent.record import record
 
 SYSTEM_FILE: Final = Path("/etc/ckptree/ckptree.toml")
 """The file that the unit names to the daemon, and in which `restart` finds this host's requirements."""
@@ -39,7 +37,7 @@ RECORD: Final = {"dir": "record", "max_bytes": "record_max_bytes", "max_age_s": 
 """The keys of the table ``[record]``, with the settings that they set."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Config:
     """The daemon's settings.
 
@@ -148,6 +146,8 @@ def _signers(path: Path, table: object, text: str) -> Path | None:
 
 def _document(path: Path) -> tuple[dict[str, Any], str]:
     """Return a configuration file's keys, as TOML, and its text."""
+    import tomllib  # most hosts have no such file
+
     try:
         with path.open("rb") as file:
             data = bounded.read(file, _MOST_BYTES)
@@ -173,6 +173,8 @@ def given(key: str, text: str) -> Any:
     Raises:
         UsageError: the value is not allowed.
     """
+    import tomllib
+
     if key == "socket_mode" and _OCTAL.fullmatch(text):
         return _checked(key, int(text, 8))
     try:
@@ -218,6 +220,8 @@ def _line_of(text: str, key: str) -> int:
 
     It is the line that follows the longest beginning of the document that is TOML and lacks the key.
     """
+    import tomllib
+
     lines = text.splitlines(keepends=True)
     begin = 0
     for end in range(1, len(lines) + 1):
@@ -243,6 +247,8 @@ def _checked(key: str, value: object, *, in_file: bool = False) -> Any:
         raise UsageError(f"{key}: no such key; the table [record] has {', '.join(RECORD)}")
     if key not in _RULES:
         own = [each for each in _RULES if each not in RECORD.values()]
+        from difflib import get_close_matches
+
         close = get_close_matches(key, own, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(own)}"
         raise UsageError(f"{key}: no such key; {hint}")

@@ -82,6 +82,7 @@ def restart(
         Option(
             help="With --detach, write the guard's pid to this file. SIGTERM to the guard ends the tree.",
             metavar="FILE",
+            readable=False,
         ),
     ] = None,
     drop_held: Annotated[
@@ -308,8 +309,8 @@ def _planned(wish: RestartWish) -> "tuple[Snapshot, Plan, dict[int, Program] | N
 def _commands(words: list[str], standing: "Standing", wish: RestartWish) -> "dict[int, Program]":
     from agent.restart.rebuild.commands import one_command
 
-    image = "" if wish.file == "-" or isinstance(wish.file, storefiles.StoredFile) else wish.file
     places = standing.snapshot, standing.plan, standing.numbers, standing.pids
+    image = "" if wish.file == "-" or isinstance(wish.file, storefiles.StoredFile) else wish.file
     return one_command(words, *places, image, keep_rights=wish.keep_rights)
 
 
@@ -335,8 +336,7 @@ def _prove(standing: "Standing", wish: RestartWish, rebuild: "Rebuild") -> None:
 def _announce(standing: "Standing", rebuild: "Rebuild", wish: RestartWish) -> None:
     from exporters.content.wording import count
 
-    plan, pids = standing.plan, standing.pids
-    root = pids[plan.tasks[0]]
+    plan, pids, root = standing.plan, standing.pids, standing.pids[standing.plan.tasks[0]]
     if rebuild.proc_error:
         say(f"the tree has no /proc of its own: {os.strerror(rebuild.proc_error)}")
     if wish.as_json:

@@ -82,7 +82,7 @@ def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> HostFacts:
         proc: mount point of procfs.
     """
     status = own_status(proc)
-    host = rights.this_host(pidns=pidns, proc=proc)
+    host = rights.this_host(pidns=pidns, runs=False, proc=proc)
     valid = (1 << int((proc / "sys/kernel/cap_last_cap").read_text()) + 1) - 1
     # In a user namespace of their own the tasks have all capabilities.
     granted = valid if host.ids_made else int(status["CapPrm"], 16)

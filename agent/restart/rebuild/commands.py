@@ -10,11 +10,11 @@ import os
 import shlex
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
+from agent.record import replace
 from agent.restart.planning.plan import Plan
 from agent.restart.rebuild.failure import name_of
 from agent.restart.rebuild.helperabi import Program, Rights
@@ -172,7 +172,7 @@ def holding(
     Returns:
         The entries by actor; and lines for the user, about each task that cannot have its ids here.
     """
-    host = host or this_host(pidns=plan.pidns)
+    host = host or this_host(pidns=plan.pidns, runs=False)
     found, without = {}, []
     leaders = {task.tgid: task for task in snapshot.tasks if task.pid == task.tgid}
     for index, task in zip(plan.tasks, snapshot.tasks, strict=True):

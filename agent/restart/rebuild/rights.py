@@ -56,14 +56,15 @@ class Host(NamedTuple):
     ids_made: bool = False
 
 
-def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> Host:
+def this_host(*, pidns: bool, runs: bool = True, proc: Path = Path("/proc")) -> Host:
     """Return the rights that this process may give.
 
     A caller without CAP_SYS_ADMIN gets a user namespace for the tree, which has the caller's own ids and no others.
+    Boot and surroundings are told where recorded programs are to run (`runs`): they matter to those alone.
     """
     lines = own_status(proc)
     bounding, no_new_privs = int(lines["CapBnd"], 16), lines["NoNewPrivs"] == "1"
-    here = boot_id(proc), surroundings.SurroundingsReader(proc).own
+    here = (boot_id(proc), surroundings.SurroundingsReader(proc).own) if runs else ("", Surroundings())
     if int(lines["CapEff"], 16) >> _SYS_ADMIN & 1:
         return Host(_ranges(proc / "self/uid_map"), _ranges(proc / "self/gid_map"), None, bounding, no_new_privs, *here)
     uid, gid = os.geteuid(), os.getegid()
