@@ -178,6 +178,11 @@ def _details(event: Event, task: EventTask) -> list[str]:
         case "death":
             last = told["group_dead"]
             return [ended(told["exit_code"]), "" if last else "other threads go on"]
+        case "gap":
+            return [
+                "it is another boot then" if told["reboot"] else "",
+                f"no records until {_time(told['until_ns'])}: {told['why']}",
+            ]
         case "reparent":
             return [f"now child of {told['parent']}"]
         case "setsid" | "setpgid":

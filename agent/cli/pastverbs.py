@@ -29,7 +29,12 @@ class EventsFormat(StrEnum):
     HTML = "html"
 
 
+_MOST_DIGITS, _MOST_SHOWN = 12, 60
+
 ROOT_THEN = "A pid at the time of --since, or the first process of that number behind it; or pidns:INUM."
+AllowIncomplete = Annotated[
+    bool, Option("--allow-incomplete", help="Exit with 0, and not with 6, where records are missing.")
+]
 Output = Annotated[
     str, Option("--output", "-o", metavar="FILE|-", help="Write to this file, or with - to standard output.")
 ]
@@ -56,9 +61,7 @@ def events(
         ),
     ] = EventsFormat.TEXT,
     output: Output = "-",
-    allow_incomplete: Annotated[
-        bool, Option("--allow-incomplete", help="Exit with 0, and not with 6, where records are missing.")
-    ] = False,
+    allow_incomplete: AllowIncomplete = False,
     record: Folder = None,
     socket: Socket = None,
     as_json: AsJson = False,
@@ -96,9 +99,10 @@ def events(
 
 
 def history(
-    pid: Annotated[int, Argument(metavar="PID", help="A pid or tid, as the initial pid namespace counts.", min=1)],
+    pid: Annotated[str, Argument(metavar="PID", help="A pid or tid, as the initial pid namespace counts.")],
     since: Since = None,
     until: Until = None,
+    allow_incomplete: AllowIncomplete = False,
     record: Folder = None,
     socket: Socket = None,
     as_json: AsJson = False,
@@ -108,15 +112,33 @@ def history(
     from agent.cli.eventlines import as_json as as_object
     from agent.cli.eventlines import as_line
 
-    lives = recorded.lives(record, socket, since, until, pid)
+    number = _number(pid)
+    lives = recorded.lives(record, socket, since, until, number)
     if as_json:
-        terminal.tell_json({"pid": pid, "lives": [[json.loads(as_object(event)) for event in life] for life in lives]})
-        return
-    for place, life in enumerate(lives):
+        terminal.tell_json(
+            {"pid": number, "lives": [[json.loads(as_object(event)) for event in life] for life in lives]}
+        )
+    for place, life in enumerate([] if as_json else lives):
         if place:
             terminal.tell("")
         for event in life:
             terminal.tell(as_line(event))
+    if not allow_incomplete and any(event.kind == "gap" for life in lives for event in life):
+        raise SystemExit(INCOMPLETE)
+
+
+def _number(text: str) -> int:
+    """Read a PID.
+
+    Raises:
+        UsageError: it is none.
+    """
+    from exporters.content.soundness import PID_NUMBER_MAX
+
+    if text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS and 0 < int(text) <= PID_NUMBER_MAX:
+        return int(text)
+    shown = text if len(text) < _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
+    raise UsageError(f"PID {shown!r}: expected the number of a process or thread, from 1 to {PID_NUMBER_MAX}")
 
 
 def _lines(told: "Told", *, as_json: bool, shortened: bool) -> "Iterator[str]":

@@ -26,6 +26,7 @@ from agent.capture.watch import Watch
 from agent.daemon.journal import Journal
 from agent.errors import HostError
 from agent.proc import host
+from agent.recorder import folder
 from agent.recorder.channel import Channel
 from agent.recorder.marks import MARK
 from agent.recorder.tap import Tap
@@ -95,9 +96,17 @@ class Recorder:
         self._why = ""
         self._fatal = ""
         self._gaps = 0
+        self._has_begun = self._has_segments()
         self._longest_s = 0.0
         self._told: dict[str, Any] = {}
         self._start_writer()
+
+    def _has_segments(self) -> bool:
+        """Return True if the folder has a recording already, which a new one goes on behind a gap."""
+        try:
+            return bool(folder.stored(self.place))
+        except HostError:  # there is none yet; or the writer says why it cannot write there
+            return False
 
     def _start_writer(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -128,6 +137,7 @@ class Recorder:
         self._watch = watch
         self._tap = Tap(watch, self._channel)
         continues = keyframe is not None
+        self._gaps += not continues and self._has_begun
         self._mark("" if continues else _BEGAN, keyframe, continues=continues)
 
     def end(self, *, goes_on: bool) -> None:
@@ -253,7 +263,7 @@ class Recorder:
             "gaps": self._gaps,
             "tape_bytes": told.get("tape_bytes", 0),
             "written_bytes": told.get("written_bytes", 0),
-            "longest_fork_s": self._longest_s,
+            "longest_fork_s": round(self._longest_s, 6),
             "next": self._watch.stream.next if self._watch is not None else 0,
         }
 

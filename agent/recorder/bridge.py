@@ -51,18 +51,23 @@ def cross(
     known = {key(task): (task, facts) for task, facts in before.told.items()}
     here = {key(task) for task in after.told} if same_boot else set()
     gone = [task for each, (task, _) in known.items() if each not in here]
-    for task in sorted(gone, key=lambda task: before.told[task].leader is task):  # threads first, their leaders last
+    for task in sorted(gone, key=lambda task: (before.told[task].leader is task, _age(task))):  # leaders last
         facts = before.told[task]
         if not facts.exited:
             last = facts.leader is task
             teller.tell("death", task, facts.leader, before.namespace, eventpack.DEATH[last])
         teller.tell("reap", task, facts.leader, before.namespace, eventpack.nothing)
-    for task in sorted(after.told, key=lambda task: (task.start_ns, task.leader is not task)):
+    for task in sorted(after.told, key=lambda task: (task.start_ns, task.leader is not task, _age(task))):
         old = known.get(key(task)) if same_boot else None
         if old is None:
             teller.tell("birth", task, task.leader, after.namespace, eventpack.presence)
         else:
             _differ(teller, before, old[1], after, task)
+
+
+def _age(task: TaskStruct) -> tuple[int, tuple[int, ...]]:
+    """Return a key by which older tasks come first, and no two tasks in any order."""
+    return task.start_ns, task.pid.numbers
 
 
 _CONDITION: Final = ("stopped", "exit_code", "exit_signal", "ids", "comm")

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lives of a number: each task that has had it, from its birth to its reap, out of the records themselves.
 
-Each record of a task has its whole state. So no table is replayed but those of the first and the last instant: the parts
-in which the number does not occur are passed over, and of the others the records of the number are read. No record tells a
-task of a new parent. A later record, or the last table, shows that it has one; the exit of the old one tells since when.
+Each record of a task has its whole state. So no table is replayed but those of the first and the last instant, and those
+behind gaps: the parts in which the number does not occur are passed over, and of the others the records of the number are
+read. No record tells a task of a new parent. A later record, or a table, shows that it has one; the exit of the old one
+tells since when.
+
+A life is that of one task: what a daemon tells of it and what the next one does, on another numbering of the same boot, is
+one life, with a ``gap`` in it where records are missing.
 """
 
-import struct
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from agent.errors import NoSuchRootError, NotPermittedError
-from agent.recorder import tape
-from agent.recorder.facts import Instant
+from agent.errors import NoSuchRootError, NoSuchTimeError, NotPermittedError
+from agent.recorder.facts import Gap, Instant
+from agent.recorder.numberrecords import SeenRecord, records
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
+from agent.recorder.segment import Block
 from agent.recorder.tapesegment import TapeSegment
 from agent.selection.births import flag_names
 from agent.table import wire
@@ -23,17 +26,12 @@ from agent.table.wire import Kind
 
 Said = dict[str, Any]
 
-_HEAD: Final = struct.Struct("<I")
-_RING_HEAD: Final = 8
-_DISCARD: Final = 1 << 30
-_LENGTH: Final = _DISCARD - 1
-_NUMBER: Final = struct.Struct("=I")
-_RECORD: Final = wire.reader(wire.RECORD, "seq", "kind", "time_ns").unpack_from
 _TASK: Final = wire.TASK.unpack_from
 _STRINGS: Final = wire.reader(wire.RECORD_STRINGS, "argument", "start_ns", "tid", "kept", "size").unpack_from
 _OF_TASKS: Final = Kind.STATE.value
 _OF_GROUPS: Final = (Kind.SESSION, Kind.GROUP, Kind.SUBREAPER)
 _ENDS: Final = (Kind.GONE, Kind.FREE, Kind.RELEASE)
+_DAMAGED_BLOCK: Final = "a block is damaged"
 _NAMES: Final = {
     Kind.FORK: "birth",
     Kind.EXEC: "exec",
@@ -43,23 +41,6 @@ _NAMES: Final = {
     Kind.SUBREAPER: "subreaper",
     Kind.STATE: "state",
 }
-
-
-class _Seen(NamedTuple):
-    """A record, as it lies in a part of the ring.
-
-    Attributes:
-        order, kind: its own.
-        boottime_ns, ahead_ns: its time, and by how much CLOCK_REALTIME was ahead of it.
-        data, at: the part, and the record's place in it.
-    """
-
-    order: int
-    kind: int
-    boottime_ns: int
-    ahead_ns: int
-    data: memoryview
-    at: int
 
 
 class NumberHistory:
@@ -77,7 +58,8 @@ class NumberHistory:
         self._since, self._until = span
         self._number = number
         self._enquirer = enquirer
-        self._lives: dict[tuple[int, int], list[Said]] = {}
+        self._lives: dict[tuple[str, int], list[Said]] = {}
+        self._damaged: list[Gap] = []
         self._hidden = False
 
     def lives(self) -> list[list[Said]]:
@@ -88,13 +70,14 @@ class NumberHistory:
             NotPermittedError: none that the client may see.
         """
         self._begin()
-        found = [
-            (run, _kept(seen))
-            for run, seen in self._records(self._number, self._since, self._until)
-            if self._concerns(seen)
-        ]
-        for run, seen in sorted(found, key=lambda each: (each[0], each[1].order)):  # neighbours may have come swapped
+        seen_ones = records(self._recording, self._number, self._since, self._until, self._note_damage)
+        found = [(run, seen.kept()) for run, seen in seen_ones if self._concerns(seen)]
+        found.sort(key=lambda each: (each[0], each[1].order))  # neighbours may have come swapped
+        gaps = sorted([*self._recording.seams, *self._damaged], key=lambda gap: (gap.run, gap.first), reverse=True)
+        for run, seen in found:
+            self._cross(gaps, run, seen.order)
             self._note(run, seen)
+        self._cross(gaps, self._until.run, self._until.order - 1)
         self._end()
         told = [self._told(life) for life in self._lives.values()]
         lives = [life for life in told if life]
@@ -106,19 +89,7 @@ class NumberHistory:
 
     # ---- the records -----------------------------------------------------------------------------------------------
 
-    def _records(self, number: int, since: Instant, until: Instant) -> Iterator[tuple[int, _Seen]]:
-        """Yield the records of a number, and their runs, from one instant to another."""
-        segments = self._recording.segments
-        for index, each in enumerate(segments):
-            following = segments[index + 1] if index + 1 < len(segments) else None
-            is_before = following is not None and (following.run, following.facts.first) <= (since.run, since.order)
-            if is_before or (each.run, each.facts.first) > (until.run, until.order):
-                continue
-            for seen in _of_segment(each, number):
-                if (since.run, since.order) <= (each.run, seen.order) < (until.run, until.order):
-                    yield each.run, seen
-
-    def _concerns(self, seen: _Seen) -> bool:
+    def _concerns(self, seen: SeenRecord) -> bool:
         """Return True if a record may be about the number: a record of a task that has it in some role, or its end."""
         kind = seen.kind
         if kind <= _OF_TASKS:
@@ -129,7 +100,7 @@ class NumberHistory:
             return int(wire.CALL.unpack_from(seen.data, seen.at)[-1]) == self._number
         return kind == Kind.STRINGS and int(_STRINGS(seen.data, seen.at)[2]) == self._number
 
-    def _note(self, run: int, seen: _Seen) -> None:
+    def _note(self, run: int, seen: SeenRecord) -> None:
         """Take a record, if it is about the number."""
         kind = seen.kind
         if kind <= _OF_TASKS:
@@ -141,14 +112,14 @@ class NumberHistory:
         elif kind in _ENDS:
             end = wire.END.unpack_from(seen.data, seen.at)
             start_ns, tid, code = end[-3], end[-2], end[-1]
-            life = self._lives.get((run, start_ns))
+            life = self._lives.get(self._key(run, start_ns))
             if tid == self._number and life and life[-1]["event"] != "reap":
                 self._add(life, seen, {"event": "reap", "exit_code": code} | _assumed(kind != Kind.RELEASE))
         elif kind == Kind.WAITED:
             self._note_wait(run, seen)
         elif kind == Kind.STRINGS:
             which, start_ns, tid, kept, size = _STRINGS(seen.data, seen.at)
-            life = self._lives.get((run, start_ns))
+            life = self._lives.get(self._key(run, start_ns))
             if tid == self._number and life and not which and self._enquirer.viewer.uid == 0:
                 text = bytes(seen.data[seen.at + wire.STRINGS.size : seen.at + wire.STRINGS.size + kept])
                 for event in reversed(life):
@@ -157,12 +128,12 @@ class NumberHistory:
                         event["arguments_cut"] = size > kept
                         break
 
-    def _note_group(self, run: int, seen: _Seen, task: wire.TaskRecord) -> None:
+    def _note_group(self, run: int, seen: SeenRecord, task: wire.TaskRecord) -> None:
         """Take a call that another thread of the number's process has made for the process."""
         numbers = [wire.pid_state(seen.data, seen.at, role) for role in range(4)]
         if _role(task, numbers, 1) != self._number:
             return
-        lives = [life for (of, _), life in self._lives.items() if of == run and life[-1]["event"] != "reap"]
+        lives = self._unended(run)
         if lives:
             event: Said = {"event": _NAMES[Kind(seen.kind)], "by": task.tid, "parent": task.parent_tid}
             event |= {"pgid": _role(task, numbers, 2), "sid": _role(task, numbers, 3)}
@@ -170,17 +141,17 @@ class NumberHistory:
                 event |= {"on": bool(task.flags & SUBREAPER)}
             self._add(lives[-1], seen, event)
 
-    def _note_wait(self, run: int, seen: _Seen) -> None:
+    def _note_wait(self, run: int, seen: SeenRecord) -> None:
         """Take a wait by the parent, which releases a process that has died."""
         *_, waiter, value = wire.CALL.unpack_from(seen.data, seen.at)
-        for (of, _), life in self._lives.items():
-            if of == run and value == self._number and life[-1]["event"] == "death":
+        for life in self._unended(run):
+            if value == self._number and _last(life)["event"] == "death":
                 parent = next((each["parent"] for each in reversed(life) if "parent" in each), None)
                 if parent == waiter:
-                    self._add(life, seen, {"event": "reap", "exit_code": life[-1]["exit_code"]})
+                    self._add(life, seen, {"event": "reap", "exit_code": _last(life)["exit_code"]})
 
-    def _note_task(self, run: int, seen: _Seen, task: wire.TaskRecord) -> None:
-        key = (run, task.start_ns)
+    def _note_task(self, run: int, seen: SeenRecord, task: wire.TaskRecord) -> None:
+        key = self._key(run, task.start_ns)
         life = self._lives.get(key)
         numbers = [wire.pid_state(seen.data, seen.at, role) for role in range(4)]
         state = {
@@ -207,44 +178,43 @@ class NumberHistory:
             event |= {"exit_code": task.exit_code, "group_dead": bool(task.argument)}
         elif seen.kind == Kind.SUBREAPER:
             event |= {"on": bool(task.flags & SUBREAPER)}
-        self._compare(life, seen.order, event)
+        self._compare(life, run, seen.order, event)
         if event["event"] != "state":
             self._add(life, seen, event)
 
-    def _add(self, life: list[Said], seen: _Seen, event: Said) -> None:
+    def _add(self, life: list[Said], seen: SeenRecord, event: Said) -> None:
         boottime_ns = event["start_ns"] if event["event"] == "birth" else seen.boottime_ns
-        last = life[-1] if life else {}
-        kept = {key: last[key] for key in ("run", "start_ns", "uid", "gid", "comm", "numbers", "pid") if key in last}
+        kept = _kept(life[-1]) if life else {}
         times = {"order": seen.order, "time_ns": boottime_ns + seen.ahead_ns, "boottime_ns": boottime_ns}
         life.append(kept | event | times)
 
     # ---- what no record tells ----------------------------------------------------------------------------------------
 
-    def _compare(self, life: list[Said], order: int, event: Said) -> None:
+    def _compare(self, life: list[Said], run: int, order: int, event: Said) -> None:
         """Add the changes that a state shows and no record of the task told."""
         last = next((each for each in reversed(life) if "parent" in each), None)
         if last is None:
             return
         if event["parent"] != last["parent"]:
-            self._move(life, last, order, event)
+            self._move(life, last, run, order, event)
         for key, kind in (("sid", "setsid"), ("pgid", "setpgid")):
             if event[key] != last[key] and event["event"] not in ("setsid", "setpgid"):
-                known = {**event, **_called(last), **_times(last)}
+                known = {**event, **_called(last), **_times(life[-1])}
                 life.append({**known, "event": kind, "order": order, **_assumed(is_so=True)})
                 break
 
-    def _move(self, life: list[Said], last: Said, order: int, event: Said) -> None:
+    def _move(self, life: list[Said], last: Said, run: int, order: int, event: Said) -> None:
         """Add a new parent: since the exit of the old one, if that is recorded."""
-        run = event["run"]
-        since = Instant(run, last["order"], 0, 0, 0)
+        since = Instant(last["run"], last["order"], 0, 0, 0)
         until = Instant(run, order, 0, 0, 0)
         event = event | _called(last)
         moved = {**event, "event": "reparent", "order": order, **_assumed(is_so=True), **_times(last)}
-        for _, seen in self._records(last["parent"], since, until):
+        for of, seen in records(self._recording, last["parent"], since, until, _ignore):
             if seen.kind == Kind.EXIT and wire.TaskRecord(*_TASK(seen.data, seen.at)).tid == last["parent"]:
                 times = {"time_ns": seen.boottime_ns + seen.ahead_ns, "boottime_ns": seen.boottime_ns}
-                moved = {**event, "event": "reparent", "order": seen.order, **times}
-        place = next((n for n, each in enumerate(life) if each["order"] > moved["order"]), len(life))
+                moved = {**event, "event": "reparent", "run": of, "order": seen.order, **times}
+        at = (moved["run"], moved["order"])
+        place = next((n for n, each in enumerate(life) if (each["run"], each["order"]) > at), len(life))
         life.insert(place, moved)
 
     def _begin(self) -> None:
@@ -254,26 +224,79 @@ class NumberHistory:
         if task is not None:
             times = {"time_ns": self._since.time_ns, "boottime_ns": self._since.boottime_ns}
             said = {"event": "present", "order": self._since.order, **times, **_state(task, self._since.run)}
-            self._lives[self._since.run, task.start_ns] = [said]
+            self._lives[self._key(self._since.run, task.start_ns)] = [said]
 
     def _end(self) -> None:
-        """Compare the last life with the last table."""
-        run = self._until.run
-        unended = [
-            (start_ns, life)
-            for (of, start_ns), life in self._lives.items()
-            if of == run and life[-1]["event"] != "reap"
-        ]
-        if not unended:
-            return
-        task = self._recording.table_at(self._until).table.task(self._number)
-        times = {"time_ns": self._until.time_ns, "boottime_ns": self._until.boottime_ns}
-        for start_ns, life in unended:
-            if task is not None and task.start_ns == start_ns:
-                self._compare(life, self._until.order, {"event": "state", **_state(task, run), **times})
+        """Compare the last lives with the last table."""
+        lives = self._unended(self._until.run)
+        if lives or self._recording.seams:
+            try:
+                task = self._recording.table_at(self._until).table.task(self._number)
+            except NoSuchTimeError:
+                return
+            self._settle(lives, task, self._until)
+
+    # ---- gaps --------------------------------------------------------------------------------------------------------
+
+    def _key(self, run: int, start_ns: int) -> tuple[str, int]:
+        return self._recording.runs[run].boot_id, start_ns
+
+    def _unended(self, run: int) -> list[list[Said]]:
+        """Return the lives of a run's boot that have not ended."""
+        boot_id = self._recording.runs[run].boot_id
+        return [life for (of, _), life in self._lives.items() if of == boot_id and life[-1]["event"] != "reap"]
+
+    def _note_damage(self, of: TapeSegment, block: Block) -> None:
+        from_ns, until_ns = [ns + block.ahead_ns for ns in (block.first_ns, block.last_ns)]
+        self._damaged.append(Gap(of.run, block.first, of.run, block.next, from_ns, until_ns, _DAMAGED_BLOCK))
+
+    def _cross(self, gaps: list[Gap], run: int, order: int) -> None:
+        """Cross the gaps in front of a record: mark them in the lives that go on, and compare with the table behind.
+
+        Args:
+            gaps: the last one first; those that are crossed are taken off.
+            run, order: of the record.
+        """
+        while gaps and (gaps[-1].run, gaps[-1].first) <= (run, order):
+            gap = gaps.pop()
+            lives = self._unended(gap.run)
+            if (gap.next_run, gap.next) <= (self._since.run, self._since.order) or not lives:
+                continue
+            boots = [self._recording.runs[each].boot_id for each in (gap.run, gap.next_run)]
+            for life in lives:
+                said = {"event": "gap", "why": gap.why, "until_ns": gap.until_ns, "reboot": boots[0] != boots[1]}
+                times = {"time_ns": gap.from_ns, "boottime_ns": gap.from_ns - _ahead_ns(life[-1])}
+                life.append(_kept(life[-1]) | said | {"run": gap.run, "order": gap.first} | times)
+            is_within = (gap.next_run, gap.next) <= (self._until.run, self._until.order)
+            if gap.why != _DAMAGED_BLOCK and is_within:
+                self._meet(lives, gap, same_boot=boots[0] == boots[1])
+
+    def _meet(self, lives: list[list[Said]], gap: Gap, *, same_boot: bool) -> None:
+        """Compare lives with the table behind a gap; where that cannot be read, a later record or table shows more."""
+        behind, task = Instant(gap.next_run, gap.next, gap.until_ns, gap.until_ns, 0), None
+        if same_boot:
+            try:
+                replay = self._recording.replayer(behind)
+            except NoSuchTimeError:
+                return
+            task = replay.table.task(self._number)
+            behind = behind._replace(boottime_ns=gap.until_ns - replay.ahead_ns)
+        self._settle(lives, task, behind)
+
+    def _settle(self, lives: list[list[Said]], task: TaskStruct | None, instant: Instant) -> None:
+        """Compare lives that have not ended with the task that has the number at an instant, or with none."""
+        run = instant.run
+        times = {"time_ns": instant.time_ns, "boottime_ns": instant.boottime_ns}
+        known = self._lives.get(self._key(run, task.start_ns)) if task is not None else None
+        for life in lives:
+            if life is known and task is not None:
+                self._compare(life, run, instant.order, {"event": "state", **_state(task, run), **times})
             else:
-                kept = {key: life[-1][key] for key in ("run", "start_ns", "uid", "gid", "comm", "numbers", "pid")}
-                life.append({**kept, "event": "reap", "order": self._until.order, **times, **_assumed(is_so=True)})
+                reap = {"event": "reap", "order": instant.order, **times, **_assumed(is_so=True)}
+                life.append(_kept(life[-1]) | {"run": run} | reap)
+        if task is not None and known is None:
+            said = {"event": "present", "order": instant.order, **times, **_state(task, run)}
+            self._lives[self._key(run, task.start_ns)] = [said]
 
     def _told(self, life: list[Said]) -> list[Said]:
         """Return the events of a life that may be told, without what belongs to this module."""
@@ -281,48 +304,6 @@ class NumberHistory:
         shown = [event for event in life if sees is None or sees((event["uid"], event["gid"]))]
         self._hidden |= len(shown) < len(life)
         return [{"tid": self._number, **event} for event in shown]
-
-
-def _kept(seen: _Seen) -> _Seen:
-    """Return a record with bytes of its own, so that it does not keep its block in memory."""
-    end = seen.at + wire.record_bytes(seen.data, seen.at, seen.kind)
-    return seen._replace(data=memoryview(bytes(seen.data[seen.at : end])), at=0)
-
-
-def _of_segment(of: TapeSegment, number: int) -> Iterator[_Seen]:
-    """Yield the records of a segment in which the bytes of a number occur."""
-    needle = _NUMBER.pack(number)
-    for block, before_ns in of.about(number):
-        content = of.content(block)
-        if content is None:
-            continue
-        ahead_ns, begin = before_ns, 0
-        found = content.find(needle)
-        for entry in tape.entries(content):
-            if found < 0:
-                break
-            begin += tape.ENTRY.size
-            end = begin + len(entry.payload)
-            if entry.kind == tape.CLOCK:
-                ahead_ns = entry.value - entry.ns
-            elif entry.kind == tape.PART and 0 <= (found := content.find(needle, max(found, begin))) < end:
-                yield from _of_part(entry.payload, needle, entry.ns, ahead_ns)
-            begin += tape.padded(len(entry.payload))
-
-
-def _of_part(part: memoryview, needle: bytes, part_ns: int, ahead_ns: int) -> Iterator[_Seen]:
-    """Yield the records of a part in which some bytes occur."""
-    data = bytes(part)
-    at, end, found = 0, len(data), data.find(needle)
-    while found >= 0 and at < end:
-        (flags,) = _HEAD.unpack_from(data, at)
-        behind = at + _RING_HEAD + tape.padded(flags & _LENGTH)
-        if found < behind:
-            if not flags & _DISCARD:
-                seq, kind, time_ns = _RECORD(data, at + _RING_HEAD)
-                yield _Seen(seq, kind, time_ns or part_ns, ahead_ns, part, at + _RING_HEAD)
-            found = data.find(needle, behind)
-        at = behind
 
 
 def _role(task: wire.TaskRecord, numbers: list[wire.PidState | None], role: int) -> int | None:
@@ -350,6 +331,24 @@ def _state(task: TaskStruct, run: int) -> Said:
         "sid": _first(leader.sid),
         **({"exit_code": task.exit_code} if task.flags & EXITED else {}),
     }
+
+
+def _kept(last: Said) -> Said:
+    """Return the names of a task as of its last event."""
+    return {key: last[key] for key in ("run", "start_ns", "uid", "gid", "comm", "numbers", "pid") if key in last}
+
+
+def _last(life: list[Said]) -> Said:
+    """Return the last event that is no gap."""
+    return next(event for event in reversed(life) if event["event"] != "gap")
+
+
+def _ahead_ns(event: Said) -> int:
+    return int(event["time_ns"] - event["boottime_ns"])
+
+
+def _ignore(_of: TapeSegment, _block: Block) -> None:
+    """Take no note of a damaged block: the exit of a parent stays unknown, and the change is assumed."""
 
 
 def _first(pid: Pid | None) -> int | None:

@@ -123,13 +123,23 @@ class Recording:
     @cached_property
     def gaps(self) -> tuple[Gap, ...]:
         """The gaps, by time."""
+        return self._gaps([each.next for each in self.segments])
+
+    @cached_property
+    def seams(self) -> tuple[Gap, ...]:
+        """The gaps between segments, by time, as far as their ends tell: no block is looked for within those that have an
+        index.
+        """
+        return self._gaps([each.sealed_next or each.next for each in self.segments])
+
+    def _gaps(self, nexts: list[int]) -> tuple[Gap, ...]:
         found = []
-        for before, behind in zip(self.segments, self.segments[1:], strict=False):
-            if not behind.joins(before):
+        for before, following, behind in zip(self.segments, nexts, self.segments[1:], strict=False):
+            if not behind.joins(before, following):
                 facts = behind.facts
                 why = facts.why or _DAMAGED
                 ended_ns = before.last_ns + before.ahead_ns
-                found.append(Gap(before.run, before.next, behind.run, facts.first, ended_ns, facts.realtime_ns, why))
+                found.append(Gap(before.run, following, behind.run, facts.first, ended_ns, facts.realtime_ns, why))
         return tuple(found)
 
     def gap(self, run: int, order: int, boottime_ns: int) -> Gap | None:

@@ -12,7 +12,7 @@ The table behind a gap is another one; the differences are told as assumed event
 the boot's clock beside `time_ns`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -25,6 +25,7 @@ from agent.events.feed import Feed
 from agent.events.subscriber import ARGUMENTS, KINDS, Subscriber
 from agent.recorder import bridge, tape
 from agent.recorder.facts import Gap, Instant
+from agent.recorder.numberrecords import NumberPlace, places
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.rootname import RootName
@@ -132,6 +133,7 @@ class Retelling:
         if wanted is None:
             return (), reader.space(self._replay.table, self._boot_id)
         waited = False
+        skip = self._skipper(wanted)
         while True:
             table = self._replay.table
             try:
@@ -139,7 +141,7 @@ class Retelling:
                 root = lookup.process(table, wanted, namespace, seen)
             except NoSuchRootError:
                 waited = True
-                if next(self._entries, None) is None:
+                if not skip() or next(self._entries, None) is None:
                     raise
                 continue
             if not waited or root.order < 0:
@@ -148,6 +150,28 @@ class Retelling:
             self._replay = self._recording.replayer(Instant(self._run, root.order + 1, 0, 0, 0))
             self._entries = self._replay.steps(self._limit())
             waited = False
+
+    def _skipper(self, wanted: RootName) -> Callable[[], bool]:
+        """Return a function that passes over records that are not about a number; it returns False where no more are."""
+        if wanted.namespace or self._reader.namespace:
+            return lambda: True  # the index has numbers of the initial namespace alone
+        ahead = places(self._recording, wanted.number, self._span.since)
+        here: NumberPlace | None = None
+
+        def skip() -> bool:
+            nonlocal here
+            replay = self._replay
+            if here is not None and (replay.order <= here.next or replay.stream.waiting):
+                return True  # a record that has come too early may be one of a place that lies behind
+            here = next((each for each in ahead if each.next >= replay.order), None)
+            if here is None or here.first >= self._limit():
+                return False
+            if here.keyframe > replay.order:
+                self._replay = self._recording.replayer(Instant(self._run, here.first, 0, 0, 0))
+                self._entries = self._replay.steps(self._limit())
+            return True
+
+        return skip
 
     def _listen(self, roots: tuple[TaskStruct, ...], namespace: PidNamespace) -> None:
         replay = self._replay

@@ -85,14 +85,19 @@ class TapeSegment:
         except tape.TornError:
             return False
 
-    def joins(self, before: "TapeSegment | None") -> bool:
-        """Return True if it goes on from the end of another one, without an input between."""
+    def joins(self, before: "TapeSegment | None", following: int | None = None) -> bool:
+        """Return True if it goes on from the end of another one, without an input between.
+
+        Args:
+            before: the other one.
+            following: its `next`, where that is known already.
+        """
         return (
             before is not None
             and self.facts.continues
             and self.run == before.run
             and self.facts.sequence == before.facts.sequence + 1
-            and self.facts.first == before.next
+            and self.facts.first == (before.next if following is None else following)
         )
 
     @property
@@ -101,13 +106,17 @@ class TapeSegment:
         blocks = self.blocks[:-1] if self.blocks[-1:] == [None] else self.blocks
         return all(block is not None and (block.kind != segment.TAPE or self.is_whole(block)) for block in blocks)
 
+    def stored(self, block: segment.Block) -> memoryview:
+        """Return the stored bytes of a block."""
+        return self._mapped()[block.at : block.end]
+
     def is_whole(self, block: segment.Block) -> bool:
         """Return True if the stored bytes of a block are those that were written."""
-        return segment.is_whole(self._mapped()[block.at : block.end], block)
+        return segment.is_whole(self.stored(block), block)
 
     def content(self, block: segment.Block) -> bytes | None:
         """Return the content of a block; None where it is damaged."""
-        stored = self._mapped()[block.at : block.end]
+        stored = self.stored(block)
         if not segment.is_whole(stored, block):
             return None
         if block.codec == segment.PLAIN:
@@ -127,13 +136,22 @@ class TapeSegment:
 
     # ---- the index -------------------------------------------------------------------------------------------------
 
-    def index(self) -> list[blockindex.BlockNumbers] | None:
-        """Return its index; None where it has none, or a damaged one."""
+    @property
+    def sealed_next(self) -> int | None:
+        """The least that `Stream.next` can be at the end of its tape, as its own end tells; None: it has no index."""
+        place = self._place()
+        return place.next if place is not None else None
+
+    def _place(self) -> segment.Block | None:
         data = self._mapped()
         place = segment.block_at(data, segment.begin_of_last(data, blockindex.PLACE.size))
-        if place is None or (place.kind, place.stored) != (segment.PLACE, blockindex.PLACE.size):
-            return None
-        content = self.content(place)
+        sealed = place is not None and (place.kind, place.stored) == (segment.PLACE, blockindex.PLACE.size)
+        return place if sealed else None
+
+    def index(self) -> list[blockindex.BlockNumbers] | None:
+        """Return its index; None where it has none, or a damaged one."""
+        data, place = self._mapped(), self._place()
+        content = self.content(place) if place is not None else None
         block = segment.block_at(data, blockindex.PLACE.unpack(content)[0]) if content is not None else None
         if block is None or block.kind != segment.INDEX:
             return None

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Long recordings of a busy host that has never been: as many records as wanted, by the real tap's entries and the writer.
+"""Long recordings of a busy host that has never been: as many records as wanted, by the daemon's own writer.
 
-``python -m tests.bench.longrecording DIR [--records 100000000]`` from the repository's root. Lives beside 10,000 tasks that
-stay (lives.c) go through the stream and table of a daemon, whose keyframes are made by forks at the daemon's interval, and
-through a writer of its own. The recording has no loss and no gap, so each instant of it is complete.
+``python -m tests.bench.longrecording DIR [--records 10000000] [--boots 10]`` from the repository's root. Lives beside
+10,000 tasks that stay (lives.c) go through the stream and table of a daemon, whose keyframes are made by forks at its
+interval, and through a writer of its own. A boot has no loss and no gap, so each instant of it is complete. Further boots
+repeat the first one at later times: they cost the time of a copy, and are read like others.
 """
 
 import argparse
@@ -15,15 +16,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 from agent.capture import memorywriter
 from agent.capture.memorywriter import Memory, Place
 from agent.daemon.recording import CHANNEL_BYTES, keyframe_interval
-from agent.recorder import folder, tape
+from agent.recorder import blockindex, folder, segment, tape
 from agent.recorder.channel import Channel
 from agent.recorder.marks import MARK
+from agent.recorder.recording import Recording
+from agent.recorder.tapesegment import TapeSegment
 from agent.recorder.writer import TapeWriter
 from agent.table import wire
 from agent.table.handlers import Handlers
@@ -38,6 +43,7 @@ _PLACE: Final = Place("a ring", 0, (0, (0,) * wire.LOST_NUMBERS), ())
 _CLOCK_EVERY_NS: Final = 60_000_000_000
 _DISCARD: Final = 1 << 30
 _LENGTH: Final = _DISCARD - 1
+_BETWEEN_NS: Final = 60_000_000_000  # two boots
 _REPORT_EVERY: Final = 10_000_000
 _EVER: Final = 1 << 50
 _WAIT_S: Final = 0.002
@@ -181,16 +187,79 @@ def make(place: Path, records: int, live: int = 10_000, pid_max: int = 1 << 22, 
     made.end(last_ns)
 
 
+def repeat(place: Path, boots: int) -> None:
+    """Add boots to a recording of one, each with the records of the first one and times of its own."""
+    first = Recording(place)
+    (run,) = first.runs
+    period_ns = run.last.time_ns - run.first.time_ns + _BETWEEN_NS
+    count = len(first.segments)
+    for each in first.segments:
+        clocks = {block for block in each.tapes if _has_clocks(each.content(block) or b"")}
+        for boot in range(1, boots):
+            facts = replace(
+                each.facts,
+                sequence=each.facts.sequence + boot * count,
+                boot_id=str(UUID(int=boot)),
+                realtime_ns=each.facts.realtime_ns + boot * period_ns,
+            )
+            path = place / folder.name_of(facts.sequence, facts.first)
+            path.write_bytes(_moved(each, facts, clocks, boot * period_ns))
+
+
+def _has_clocks(content: bytes) -> bool:
+    return any(entry.kind == tape.CLOCK for entry in tape.entries(content))
+
+
+def _moved(of: TapeSegment, facts: segment.SegmentFacts, clocks: set[segment.Block], by_ns: int) -> bytes:
+    """Return a segment under other facts, CLOCK_REALTIME being ahead by more."""
+    out = bytearray(segment.head(facts))
+    check = segment.facts_check(segment.head(facts))
+    rows: list[blockindex.BlockNumbers] = []
+    numbers = iter(of.index() or ())
+    for block in of.blocks:
+        assert block is not None
+        content: tape.Data = of.stored(block)
+        codec = block.codec
+        size = block.size
+        if block.kind == segment.INDEX:
+            index_at = len(out)
+            content, codec = blockindex.pack(rows, check), segment.PLAIN
+            size = len(content)
+        elif block.kind == segment.PLACE:
+            content = blockindex.PLACE.pack(index_at)
+        elif block in clocks:
+            content, codec = _later(of.content(block) or b"", by_ns), segment.PLAIN
+        times_ns = (block.first_ns, block.last_ns, block.ahead_ns + by_ns)
+        head, kept = segment.block(block.kind, content, size, (block.first, block.next), times_ns, codec)
+        if block.kind == segment.TAPE:
+            row, new = next(numbers), segment.block_at(head, 0)
+            assert new is not None
+            rows.append(row._replace(at=len(out), ahead_ns=row.ahead_ns + by_ns, check=new.check))
+        out += head
+        out += kept
+    return bytes(out)
+
+
+def _later(content: bytes, by_ns: int) -> bytes:
+    """Return a tape whose looks at the clocks show a later CLOCK_REALTIME."""
+    return b"".join(
+        tape.pack(kind, value + by_ns if kind == tape.CLOCK else value, ns, payload)
+        for kind, value, ns, payload in tape.entries(content)
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("place", type=Path, metavar="DIR")
-    parser.add_argument("--records", type=positive, default=100_000_000)
+    parser.add_argument("--records", type=positive, default=10_000_000, help="of each boot")
+    parser.add_argument("--boots", type=positive, default=10)
     parser.add_argument("--live", type=positive, default=10_000, help="tasks that stay")
     parser.add_argument("--highest", type=positive, default=1 << 22, help="the number at which pids begin anew")
     parser.add_argument("--interval", type=natural, default=0, help="records between keyframes; 0: as the daemon")
     options = parsed(parser, arguments, root=False)
     make(options.place, options.records, options.live, options.highest, options.interval)
+    repeat(options.place, options.boots)
     return 0
 
 

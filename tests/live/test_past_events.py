@@ -177,7 +177,7 @@ def test_a_time_without_a_daemon_is_a_gap_in_the_events(tmp_path: Path) -> None:
 
 
 def test_a_life_that_goes_on_over_a_restart_of_the_daemon_is_told_with_its_death(tmp_path: Path) -> None:
-    """The second daemon saw no birth, and its first record of the task is the death."""
+    """It is one life, though the second daemon saw no birth; the time without a daemon is marked in it."""
     place = tmp_path / "recording"
     with a_daemon(tmp_path, "--record", place):
         lasting = subprocess.Popen(["sleep", "600"])
@@ -187,9 +187,12 @@ def test_a_life_that_goes_on_over_a_restart_of_the_daemon_is_told_with_its_death
         lasting.wait()
         time.sleep(0.5)
     ran = ckptree("history", str(lasting.pid), "--record", place, "--json")
-    assert ran.code == 0, ran.err
-    first, second = json.loads(ran.out)["lives"]
-    assert first[0]["event"] == "birth"
-    assert second[0]["event"] == "present"
-    (death,) = [event for event in second if event["event"] == "death"]
-    assert death["signal"] == "SIGKILL"
+    assert ran.code == 6, ran.err
+    (life,) = json.loads(ran.out)["lives"]
+    assert life[0]["event"] == "birth"
+    (gap,) = [place for place, event in enumerate(life) if event["event"] == "gap"]
+    assert life[gap]["why"] == "the daemon began"
+    assert life[gap]["reboot"] is False
+    assert [event["event"] for event in life[gap + 1 :]] == ["death", "reap"]
+    assert life[gap + 1]["signal"] == "SIGKILL"
+    assert ckptree("history", str(lasting.pid), "--record", place, "--allow-incomplete").code == 0

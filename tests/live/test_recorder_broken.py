@@ -110,6 +110,10 @@ def test_a_daemon_that_is_killed_leaves_a_recording_that_is_true(tmp_path: Path)
             manager.start()
         snapshots += shots(manager.socket, storm.root, 3)
         time.sleep(1.0)
+        with Client(manager.socket, PATIENCE_S) as client:
+            assert client.status()["recording"]["gaps"] == 1, (
+                "the one between the killed daemon's recording and its own"
+            )
         manager.end()
         complaints = manager.complaints()
 

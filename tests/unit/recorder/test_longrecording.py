@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recordings that the measurements ask are true ones: of a host whose table is never in doubt."""
 
+from pathlib import Path
+
 import pytest
 
 from agent.daemon.recording import keyframe_interval
 from agent.recorder.facts import Instant
+from agent.recorder.history import NumberHistory
+from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.table.wire import Kind
 from tests.bench import longrecording
@@ -30,6 +34,28 @@ def test_a_made_recording_has_all_that_was_asked_for(made: Recording) -> None:
     assert not made.gaps
     assert len(made.segments) > 5
     assert unlike(made) == []
+
+
+def test_a_boot_that_repeats_another_has_its_records_at_later_times(tmp_path: Path) -> None:
+    """Each segment is whole, with an index, and a number has had its lives in each boot."""
+    longrecording.make(tmp_path, _RECORDS, _LIVE, pid_max=1000, interval=2000)
+    longrecording.repeat(tmp_path, 3)
+    recording = Recording(tmp_path)
+    first, _, last = recording.runs
+    assert first.last.time_ns < recording.runs[1].first.time_ns < last.first.time_ns
+    assert (last.first.order, last.last.order) == (first.first.order, first.last.order)
+    assert [each.why for each in recording.gaps] == ["the daemon began"] * 2
+    assert all(each.is_sound and each.index() is not None for each in recording.segments)
+    lives = NumberHistory(recording, (first.first, last.last), 500, Enquirer()).lives()
+    starts = [[life[0]["start_ns"] for life in lives if life[0]["run"] == run] for run in range(3)]
+    assert starts[0] == starts[1] == starts[2]
+    assert len(starts[0]) > 1
+    times = [life[0]["time_ns"] for life in lives]
+    assert times == sorted(times)
+    state = [recording.table_at(run.last) for run in recording.runs]
+    assert len({len(each.table.tasks()) for each in state}) == 1
+    middle = recording.at_time((last.first.time_ns + last.last.time_ns) // 2)
+    assert middle.run == 2
 
 
 def test_no_instant_of_a_made_recording_is_in_doubt(made: Recording) -> None:

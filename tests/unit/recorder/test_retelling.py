@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from agent.access import Viewer
-from agent.errors import NoSuchRootError, UsageError
+from agent.errors import CkptreeError, NoSuchRootError, UsageError
 from agent.recorder import answers, tape
 from agent.recorder.history import NumberHistory
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
 from agent.rootname import RootName
+from tests.bench import longrecording
 from tests.support.taped import AHEAD_NS, BOOT_NS, Taped, a_recording
 
 Said = dict[str, Any]
@@ -111,6 +112,103 @@ def test_a_root_that_is_born_later_is_followed_from_its_birth_on(tmp_path: Path)
             assert [tid for tid in found if tid in children] == children
             followed += len(children)
     assert followed > 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_root_of_later_is_found_by_the_index_as_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """The same events, or the same error, for each number and from each point on."""
+    a_recording(tmp_path, seed, steps=40)
+    recording = Recording(tmp_path)
+    first, last = recording.runs[0].first, recording.runs[-1].last
+    middle = first._replace(order=(first.order + recording.runs[0].last.order) // 2)
+
+    def everything() -> list[Any]:
+        found: list[Any] = []
+        for since, until in ((first, last), (middle, last), (first, middle)):
+            for number in range(1, 62):
+                try:
+                    found.append(told(recording, EventSpan(since, until, RootName(namespace=False, number=number))))
+                except CkptreeError as error:
+                    found.append(type(error))  # the text says what the number was when the search ended
+        return found
+
+    by_index = everything()
+    monkeypatch.setattr(Retelling, "_skipper", lambda _self, _wanted: lambda: True)
+    assert everything() == by_index
+    assert sum(isinstance(each, list) for each in by_index) > 20
+
+
+def in_pieces(place: Path, seed: int) -> Recording:
+    """Make a recording with gaps in which things happen, and no loss."""
+    taped = Taped(place, seed)
+    taped.mark(continues=False)
+    for step in range(40):
+        if step % 10 == 9:
+            taped.step(heard=False)
+            taped.mark(continues=False, why="the writer fell behind")
+        else:
+            taped.step()
+    taped.end()
+    return Recording(place)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_life_that_goes_on_over_a_gap_is_one_life(tmp_path: Path, seed: int) -> None:
+    """The lives that have not ended are those of the last table, each told once, whatever happened within the gaps."""
+    recording = in_pieces(tmp_path, seed)
+    assert len(recording.gaps) == 4
+    assert recording.seams == recording.gaps
+    span = recording.runs[0].first, recording.runs[-1].last
+    table = recording.table_at(span[1]).table
+    gaps = 0
+    for number in range(1, 62):
+        try:
+            lives = NumberHistory(recording, span, number, Enquirer()).lives()
+        except NoSuchRootError:
+            assert table.task(number) is None
+            continue
+        starts = [life[0]["start_ns"] for life in lives]
+        assert len(set(starts)) == len(starts)
+        task = table.task(number)
+        assert [life[0]["start_ns"] for life in lives if life[-1]["event"] != "reap"] == (
+            [task.start_ns] if task is not None else []
+        )
+        for life in lives:
+            assert [each["event"] in ("present", "birth") for each in life] == [True] + [False] * (len(life) - 1)
+            times = [each["order"] for each in life]
+            assert times == sorted(times)
+            gaps += sum(each["event"] == "gap" for each in life)
+            last = next(each for each in reversed(life) if "parent" in each)
+            if task is not None and life[-1]["event"] != "reap" and task.leader is task and task.leader.parent:
+                assert task.pgid is not None
+                assert (last["parent"], last["pgid"]) == (task.leader.parent.pid.numbers[0], task.pgid.numbers[0])
+    assert gaps > 4
+
+
+def test_a_block_that_is_damaged_is_a_gap_in_the_lives_that_it_was_about(tmp_path: Path) -> None:
+    """And in no other one."""
+    longrecording.make(tmp_path, 20_000, 100, interval=30_000)
+    each = Recording(tmp_path).segments[0]
+    block = each.tapes[2]
+    rows = each.index()
+    assert rows is not None
+    inside, others = (set(rows[2].numbers), set(rows[0].numbers) - set(rows[2].numbers))
+    data = bytearray(each.path.read_bytes())
+    data[block.at + 50] ^= 1
+    each.path.write_bytes(data)
+    recording = Recording(tmp_path)
+    span = recording.runs[0].first, recording.runs[0].last._replace(order=block.next)
+
+    def gaps_of(number: int) -> list[str]:
+        lives = NumberHistory(recording, span, number, Enquirer()).lives()
+        return [event["why"] for life in lives for event in life if event["event"] == "gap"]
+
+    begun = [number for number in sorted(inside) if number in rows[1].numbers and number not in rows[0].numbers]
+    assert begun
+    assert gaps_of(begun[0]) == ["a block is damaged"]
+    assert gaps_of(max(others)) == []
 
 
 def test_a_step_of_the_clock_and_a_suspend_are_told_where_they_were(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that ask a recording alone, over a recording of a simulated kernel."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.commandline import here
+from tests.support.taped import Taped
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording with a gap."""
+    made: Path = tmp_path_factory.mktemp("recording")
+    taped = Taped(made, 3)
+    taped.mark(continues=False)
+    for step in range(12):
+        taped.step(heard=step != 6)
+        if step == 6:
+            taped.mark(continues=False, why="the writer fell behind")
+    taped.end()
+    return made
+
+
+@pytest.mark.parametrize("text", ["foo", "0", "-5", "1.5", "4194304", "9" * 5000, "\u0665"])
+def test_a_number_that_is_none_is_named(place: Path, text: str) -> None:
+    """With the numbers there can be."""
+    ran = here("history", "--record", place, "--", text)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(b"ckptree: PID '")
+    assert b"expected the number of a process or thread, from 1 to 4194303" in ran.stderr
+    assert len(ran.stderr) < 200
+    assert not ran.stdout
+
+
+def test_a_life_with_a_gap_is_told_and_incomplete(place: Path) -> None:
+    """The line has the reason; the exit code is 6, unless one allows it."""
+    ran = here("history", "1", "--record", place)
+    lines = [line.split() for line in ran.stdout.decode().splitlines()]
+    assert ran.returncode == 6
+    assert [line[2] for line in lines].count("gap") == 1
+    assert b": the writer fell behind" in ran.stdout
+    allowed = here("history", "1", "--record", place, "--allow-incomplete", "--json")
+    assert allowed.returncode == 0
+    (life,) = json.loads(allowed.stdout)["lives"]
+    (gap,) = [event for event in life if event["event"] == "gap"]
+    assert (gap["tid"], gap["why"], gap["reboot"]) == (1, "the writer fell behind", False)
+    assert gap["until_ns"] >= gap["time_ns"]
