@@ -140,8 +140,8 @@ class TapeWriter:
         os.close(pipe)
         self._pipes.remove(pipe)
         number = int.from_bytes(data[:8], "little")
-        # The fork may be faster than this process: the mark of its segment may be in the channel still.
-        self._take()
+        if number != self._facts.get("keyframe"):
+            self._take()  # the fork may be faster than this process: its segment's mark may be in the channel still
         if number == self._facts.get("keyframe") and self._file >= 0 and len(data) > 8:
             first = int(self._facts["first"])
             body = memoryview(data)[8:]

@@ -47,6 +47,7 @@ _BETWEEN_NS: Final = 60_000_000_000  # two boots
 _REPORT_EVERY: Final = 10_000_000
 _EVER: Final = 1 << 50
 _WAIT_S: Final = 0.002
+_PATIENCE_S: Final = 60.0
 
 
 class Part(NamedTuple):
@@ -85,6 +86,7 @@ class LongRecording:
 
     def __init__(self, place: Path, interval: int) -> None:
         folder.make(place)
+        self._place = place
         self._interval = interval
         self._table = ProcessTable()
         self._table.keeps_text = False
@@ -119,11 +121,10 @@ class LongRecording:
 
     def end(self, time_ns: int) -> None:
         """End the recording in order; return once all is written."""
+        self._await_keyframe()
         self._put(tape.END, self._stream.next, time_ns, b"\0")
         self._control.close()
         os.waitpid(self._writer, 0)
-        if self._child:
-            os.waitpid(self._child, 0)
 
     def _feed(self, data: bytes) -> None:
         feed, words, at, end = self._stream.feed, memoryview(data).cast("I"), 0, len(data)
@@ -136,9 +137,22 @@ class LongRecording:
             self._channel.ring()
             time.sleep(_WAIT_S)
 
+    def _await_keyframe(self) -> None:
+        """Wait until the present segment has its keyframe: the next one must not begin before."""
+        if not self._child:
+            return
+        os.waitpid(self._child, 0)
+        end = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < end:
+            present = folder.stored(self._place)
+            if len(present) == self._marks and _has_keyframe(present[-1].path):
+                return
+            self._channel.ring()
+            time.sleep(_WAIT_S)
+        raise SystemExit("the writer does not write the keyframe")
+
     def _mark(self, time_ns: int) -> None:
-        if self._child:
-            os.waitpid(self._child, 0)
+        self._await_keyframe()
         self._marks += 1
         self._first = self._stream.next
         said: dict[str, Any] = {
@@ -171,6 +185,15 @@ class LongRecording:
             finally:
                 os._exit(0)
         os.close(writer)
+
+
+def _has_keyframe(path: Path) -> bool:
+    """Return True if a segment that is being written has its keyframe."""
+    try:
+        facts, begin = segment.read_head(path.read_bytes())
+    except segment.DamagedError:
+        return False
+    return TapeSegment(path, facts, begin, 0).keyframe() is not None
 
 
 def make(place: Path, records: int, live: int = 10_000, pid_max: int = 1 << 22, interval: int = 0) -> None:
