@@ -104,6 +104,22 @@ class Browser:
             self._ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1, buttons=1)
         self.settle()
 
+    def drag(self, begin: tuple[float, float], *ways: tuple[float, float]) -> None:
+        """Press at a place of the page, go to others, and let go at the last one."""
+        self._ask("Input.dispatchMouseEvent", type="mouseMoved", x=begin[0], y=begin[1])
+        places = [("mousePressed", begin), *[("mouseMoved", way) for way in ways], ("mouseReleased", ways[-1])]
+        for kind, (x, y) in places:
+            self._ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1, buttons=1)
+        self.settle()
+
+    def touch(self, *steps: list[tuple[float, float]]) -> None:
+        """Put fingers on the page, move them to the places of each further step, and take them away."""
+        for place, fingers in enumerate([*steps, []]):
+            kind = "touchStart" if not place else "touchMove" if fingers else "touchEnd"
+            points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(fingers)]
+            self._ask("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+        self.settle()
+
     def screenshot(self) -> bytes:
         """Return a picture of the page, as PNG."""
         return b64decode(self._ask("Page.captureScreenshot", format="png")["data"])

@@ -15,6 +15,7 @@ let waiting = 0;
 function setCursor(ns, stop = null) {
   cursor.ns = Math.max(0, Math.min(LAST, ns));
   cursor.stop = stop ?? stopAt(cursor.ns);
+  if (which.value === "cursor") keepLane(anchorLane(), relane);
   drawTimes();
   sayInstant();
   box.setAttribute("aria-busy", shown !== cursor.stop);
@@ -45,6 +46,7 @@ function showTree() {
   }
   chosen = nodeOfLife.get(chosenLife) || null;
   relist();
+  sayFound();
   showLegend();
   showDetails(chosen);
   sayTree();
@@ -97,6 +99,7 @@ function sayTree() {
   const threads = image.tasks.length - processes;
   document.getElementById("instant-count").textContent =
     [counted(processes, "process", "processes"), threads ? counted(threads, "thread", "threads") : ""].filter(Boolean).join(", ");
+  document.getElementById("nothing").hidden = nodes.length > 0;
   document.getElementById("command").textContent = command();
   noteAddress();
 }

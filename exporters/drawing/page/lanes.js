@@ -5,7 +5,7 @@
 const LANE = 22;  // pixels
 const place = document.getElementById("lanes");
 const canvas = document.getElementById("painting");
-const inSight = document.getElementById("in-sight");
+const which = document.getElementById("which");
 const AIR = Math.max(LAST * 0.02, 1000);  // ns before and behind the span
 const LEAST = 100;  // ns that are in sight at least
 
@@ -47,10 +47,12 @@ function orderOfBirths() {
 function relane() {
   const threads = withThreads() || found !== null;
   const kept = found && withAncestors(found);
-  const narrow = inSight.checked && !found;
+  const narrow = !found && which.value === "sight";
+  const now = !found && which.value === "cursor" ? livingAt(cursor.stop) : null;
   lanes = family.filter((index) => {
     const life = lives[index];
     if (kept ? !kept.has(index) : !threads && life.leader !== NONE) return false;
+    if (now && !now.has(index)) return false;
     return !narrow || (life.begins <= to && life.ends >= from);
   });
   laneOf.fill(NONE);
@@ -76,7 +78,7 @@ function look(begin, end, anchor = anchorLane()) {
   const wide = Math.min(LAST + 2 * AIR, Math.max(LEAST, end - begin));
   from = Math.max(-AIR, Math.min(LAST + AIR - wide, begin));
   to = from + wide;
-  if (inSight.checked && !found) keepLane(anchor, relane);
+  if (which.value === "sight" && !found) keepLane(anchor, relane);
   drawTimes();
 }
 

@@ -184,23 +184,20 @@ function drawBirth(pen, life, y, top, head) {
   let at = laneOf[life.creator];
   if (at === NONE) at = laneOf[leading(lives[life.creator]).index];
   if (at === NONE || lanes[at] === life.index) return;
-  const begin = Math.max(top(at) + LANE / 2, head);
   const end = y + LANE / 2;
+  const edge = top(at) + LANE / 2 + (top(at) < y ? BAR / 2 : -BAR / 2);
+  const begin = Math.max(edge, head);
   const own = chosenLife !== null && [life.index, life.creator].includes(chosenLife);
-  pen.strokeStyle = own ? inks.accent : inks.birth;
+  pen.strokeStyle = pen.fillStyle = own ? inks.accent : inks.birth;
   pen.lineWidth = own ? 1.6 : 1;
-  const bend = Math.min(7, Math.abs(end - begin) / 2, Math.max(1, x - gutter()));
   pen.beginPath();
-  pen.moveTo(x - bend, begin);
-  pen.quadraticCurveTo(x, begin, x, begin + Math.sign(end - begin) * bend);
+  pen.moveTo(x, begin);
   pen.lineTo(x, end);
   pen.stroke();
-  if (top(at) + LANE / 2 >= head) {
-    pen.fillStyle = pen.strokeStyle;
-    pen.beginPath();
-    pen.arc(x - bend, begin, own ? 2.6 : 1.8, 0, 7);
-    pen.fill();
-  }
+  if (edge < head) return;
+  pen.beginPath();
+  pen.arc(x, edge, own ? 3 : 2.2, 0, 7);
+  pen.fill();
 }
 
 /** Return the pieces of a life: begin, facts, and marks at each change. Threads have the session of their birth. */
@@ -220,6 +217,7 @@ function piecesOf(life) {
     piece.marks.push([fact, value, code >= IS_ASSUMED]);
   }
   life.pieces = pieces;
+  life.death = ended(pieces.at(-1).facts) ? pieces.findLast((piece) => piece.marks.some(([fact]) => fact === ENDED)) : null;
   return pieces;
 }
 
@@ -230,39 +228,27 @@ function drawLife(pen, life, y, width) {
   if (life.begins > to || end < from) return;
   const pieces = piecesOf(life);
   const high = y + (LANE - BAR) / 2;
-  const right = xOf(end) + (life.gone === NONE ? 0 : 0);
-  let place = Math.max(0, lastUpTo(pieces.length, (at) => pieces[at].begins, from));
+  const right = xOf(end);
+  const upTo = (ns) => Math.max(0, lastUpTo(pieces.length, (at) => pieces[at].begins, ns));
   let texts = gutter() + 2;  // where the next text may begin
-  while (place < pieces.length && pieces[place].begins <= to) {
-    let next = place + 1;
-    const x = xOf(pieces[place].begins);
-    // Pieces that no pixel shows are passed over.
-    if (next < pieces.length && xOf(pieces[next].begins) < x + 0.5) {
-      next = Math.max(next, lastUpTo(pieces.length, (at) => pieces[at].begins, nsOf(x + 0.5)));
+  let name = null;
+  for (let at = upTo(from); at < pieces.length && pieces[at].begins <= to;) {
+    const x = xOf(pieces[at].begins);
+    const last = Math.max(at, upTo(nsOf(x + 0.5)));  // pieces that no pixel shows are passed over
+    const next = pieces[last + 1];
+    const { facts } = pieces[last];
+    drawPiece(pen, life, facts, x, next ? xOf(next.begins) : Math.max(right, x + 1.5), high);
+    const marks = last - at < 4 ? pieces.slice(at, last + 1).flatMap((piece) => piece.marks) : pieces[last].marks;
+    drawMarks(pen, marks, x, high);
+    if (!ended(facts) && (name !== facts[NAME] || marks.some(([fact]) => fact === PROGRAM))) {
+      texts = drawProgram(pen, life, facts, Math.max(x + 5, texts), pieceEnd(pieces, last, right, width), high);
     }
-    const stop = next < pieces.length ? xOf(pieces[next].begins) : right;
-    const facts = pieces[next < pieces.length && next > place + 1 ? next - 1 : place].facts;
-    drawPiece(pen, life, facts, x, Math.max(stop, x + (next < pieces.length ? 0 : 1.5)), high);
-    place = next;
-  }
-  place = Math.max(0, lastUpTo(pieces.length, (at) => pieces[at].begins, from));
-  for (let name = null; place < pieces.length && pieces[place].begins <= to; place++) {
-    const { facts, begins, marks } = pieces[place];
-    const x = xOf(begins);
-    const stop = Math.min(place + 1 < pieces.length ? xOf(pieces[place + 1].begins) : right, width);
-    const alike = name === facts[NAME] && !marks.some(([fact]) => fact === PROGRAM);
     name = facts[NAME];
-    if (place) drawMarks(pen, marks, x, high);
-    if (ended(facts)) {
-      if (marks.some(([fact]) => fact === ENDED)) texts = drawEnd(pen, life, facts, x, right, high, Math.max(texts, x), width);
-      continue;
-    }
-    if (alike || stop < texts) continue;
-    const begin = Math.max(x + 5, texts);
-    texts = drawProgram(pen, life, facts, place, begin, pieceEnd(pieces, place, right, width), high);
-    if (place > 4000) break;
+    at = last + 1;
   }
-  if (life.left && life.ends <= to) {
+  const death = life.death;
+  if (death && death.begins <= to) drawEnd(pen, life, death.facts, xOf(death.begins), right, high, texts, width);
+  if (life.left && life.ends <= to && life.ends >= from) {
     pen.fillStyle = inks.dim;
     pen.font = SMALL;
     pen.fillText("left the tree", right + 5, high + 11);
@@ -289,7 +275,7 @@ function drawPiece(pen, life, facts, x, stop, high) {
     pen.fillRect(left, high + BAR / 2 - 1, Math.max(stop - left, 1), 2);
   } else {
     const inset = thread ? 3 : 0;
-    pen.globalAlpha = dimmed ? 0.12 : facts[STOPPED] ? 0.12 : 0.3;
+    pen.globalAlpha = dimmed ? 0.12 : facts[STOPPED] ? 0.35 : 0.3;
     pen.fillStyle = facts[STOPPED] ? inks.stopped : tint;
     pen.fillRect(left, high + inset, Math.max(stop - left, 1), BAR - 2 * inset);
     pen.globalAlpha = dimmed ? 0.25 : 1;
@@ -300,7 +286,7 @@ function drawPiece(pen, life, facts, x, stop, high) {
   pen.globalAlpha = 1;
 }
 
-function drawProgram(pen, life, facts, at, begin, end, high) {
+function drawProgram(pen, life, facts, begin, end, high) {
   if (end - begin < 14) return begin;
   const name = textOf(facts[NAME]) ?? "";
   const argv = life.leader === NONE ? textOf(facts[ARGUMENTS]) : undefined;
@@ -317,16 +303,22 @@ function drawProgram(pen, life, facts, at, begin, end, high) {
   return Math.min(end, begin + wide + 8);
 }
 
+/** Draw the end of a life, and what it was where it was no good one. */
 function drawEnd(pen, life, facts, x, right, high, begin, width) {
   const bad = facts[ENDED] !== 0;
-  pen.fillStyle = bad ? inks.alarm : inks.plain;
-  pen.fillRect(x - 1, high - 1, 2.5, BAR + 2);
-  if (!bad || life.leader !== NONE) return begin;
+  if (x >= gutter()) {
+    pen.fillStyle = bad ? inks.alarm : inks.plain;
+    pen.fillRect(x - 1, high - 1, 2.5, BAR + 2);
+  }
+  if (!bad || life.leader !== NONE || right < gutter()) return;
   const text = told.ends[facts[ENDED]];
   pen.font = SMALL;
-  const at = Math.max(right + 5, begin);
-  pen.fillText(text, Math.min(at, Math.max(x + 4, width - pen.measureText(text).width - 4)), high + 11);
-  return at + pen.measureText(text).width + 6;
+  const wide = pen.measureText(text).width;
+  let at = right + 6;
+  if (at + wide > width - 4) at = x - wide - 6;  // no room behind it
+  if (at < begin && at < right) return;
+  pen.fillStyle = inks.alarm;
+  pen.fillText(text, at, high + 11);
 }
 
 const SHAPES = { [SESSION]: "diamond", [GROUP]: "dot", [PARENT]: "arrow", [SUBREAPER]: "ring" };
@@ -426,7 +418,7 @@ function drawRuler(pen, width) {
     pen.fillStyle = inks.line;
     pen.fillRect(x, RULER - 6, 1, 6);
     const wide = pen.measureText(text).width;
-    if (x - wide / 2 < free) continue;
+    if (x - wide / 2 < Math.max(free, gutter() + 2)) continue;
     free = x + wide / 2 + 8;
     pen.fillStyle = inks.dim;
     pen.fillText(text, x - wide / 2, 15);

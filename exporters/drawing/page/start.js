@@ -28,6 +28,7 @@ function wasChosen(node, quiet) {
 }
 
 const moreFacts = () => [];  // of a node; the image has no others
+const showsAllUnfound = false;  // a search that finds nothing shows nothing
 const searched = drawTimes;
 const nextFound = nextMatch;
 const overWas = () => {};  // the axis of births draws it anyway

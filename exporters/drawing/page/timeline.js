@@ -9,15 +9,21 @@ const TIMELINE_KEYS = [
   ["/", "search, at any time: words, or pid:5 session:3 group:3 user:root"], ["Esc", "end the search, then the choice"],
 ];
 
+const showsAllUnfound = true;  // a search that finds nothing at the cursor leaves the tree as it is
+
 /** Tell the lanes of a search, and how many it has found. */
 function searched() {
   findLives(search.value.trim());
   keepLane(anchorLane(), relane);
-  if (found) {
-    const now = [...found].filter((index) => living.has(index)).length;
-    document.getElementById("found").textContent = `${found.size} found, ${now} of them at the cursor`;
-  }
+  sayFound();
   drawTimes();
+}
+
+/** Say how many lives a search has found. */
+function sayFound() {
+  if (!found) return;
+  const now = [...found].filter((index) => living.has(index)).length;
+  document.getElementById("found").textContent = `${found.size} found, ${now} of them at the cursor`;
 }
 
 /** Choose the next life that the search has found, and go to a time at which it is there. */
@@ -53,7 +59,7 @@ function startTimeline() {
   document.getElementById("colour").addEventListener("change", () => { tints = new Map(); });
   document.getElementById("threads-label").hidden = !lives.some((life) => life.leader !== NONE);
   document.getElementById("threads").addEventListener("change", () => { keepLane(anchorLane(), relane); drawTimes(); });
-  inSight.addEventListener("change", () => { keepLane(anchorLane(), relane); drawTimes(); });
+  which.addEventListener("change", () => { keepLane(anchorLane(), relane); drawTimes(); });
   document.getElementById("clock").addEventListener("change", () => { sayInstant(); showDetails(chosen); drawTimes(); });
   document.getElementById("nearer").addEventListener("click", () => zoom(0.6));
   document.getElementById("farther").addEventListener("click", () => zoom(1 / 0.6));
@@ -79,7 +85,8 @@ function startTimeline() {
     }
   }
   relane();
-  setCursor(LAST, STOPS - 1);
+  const fate = lives.length && told.root !== null ? piecesOf(lives[0]) && lives[0].death : null;
+  goTo(fate ? fate.stop - 1 : STOPS - 1);  // where the root is gone, to the last instant at which it ran
   showTree();
   fromAddress();
   draw();

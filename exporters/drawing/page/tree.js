@@ -64,8 +64,10 @@ function relist() {
   if (query) {
     const test = matcher(query);
     const found = nodes.filter(test);
-    matching = new Set(found);
-    kept = new Set(found);
+    if (found.length || !showsAllUnfound) {
+      matching = new Set(found);
+      kept = new Set(found);
+    }
     for (const node of found) for (let up = node.parent; up && !kept.has(up); up = up.parent) kept.add(up);
   }
   rows = flatten(kept);

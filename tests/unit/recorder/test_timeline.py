@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.errors import UsageError
-from agent.protocol.replies import Event, EventTask, event_of
+from agent.protocol.replies import event_of
 from agent.recorder import lives as lives_module
 from agent.recorder import timeline
 from agent.recorder.life import ASSUMED, NONE, Fact
@@ -19,39 +19,13 @@ from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
 from tests.support.commandline import here
 from tests.support.taped import AHEAD_NS, BOOT_NS, a_recording
+from tests.support.tellings import SECOND_NS as SECOND
+from tests.support.tellings import Story
 
-SECOND = 1_000_000_000
 
-
-class Story:
-    """Events, one record a second from the hundredth second after boot on.
-
-    Attributes:
-        lives: that have taken them.
-    """
-
-    def __init__(self, root: int | None = None) -> None:
-        self.lives = SpanLives(root)
-        self.order = 1000
-        self._born: dict[int, int] = {}
-
-    def tell(
-        self, kind: str, tid: int = 0, comm: bytes = b"sh", *, step: int = 1, pid: int = 0, **details: Any
-    ) -> bool:
-        """Tell an event of a task; return False where there is no room for it."""
-        self.order += step
-        now_ns = 100 * SECOND + (self.order - 1000) * SECOND
-        if kind == "birth":
-            self._born[tid] = now_ns
-            known = {"parent": 0, "creator": 0, "pgid": tid, "sid": tid, "exit_signal": 17, "flags": []}
-            details = known | details
-        task = EventTask(pid or tid, tid, (tid,), self._born[tid], 1000, 1000, comm) if tid else None
-        told = details | {"boottime_ns": now_ns}
-        return self.lives.take(Event(kind, self.order, task, told, AHEAD_NS + now_ns))
-
-    def document(self) -> dict[str, Any]:
-        """Return the document of the page, as a page has it."""
-        return embedded(timeline.page(self.lives, timeline.TimelineQuestion()))
+def document_of(story: Story) -> dict[str, Any]:
+    """Return the document of the page of a story."""
+    return embedded(timeline.page(story.lives, timeline.TimelineQuestion()))
 
 
 def embedded(page: bytes) -> dict[str, Any]:
@@ -76,7 +50,7 @@ def test_a_stop_has_the_number_behind_the_record_that_made_it() -> None:
     story.tell("birth", 20, parent=10, creator=10)
     story.tell("death", 20, exit_code=0, group_dead=True)
     assert story.lives.numbers == [1001, 1003, 1004]
-    document = story.document()
+    document = document_of(story)
     assert document["numbers"] == [0, 2, 3]
     assert document["runs"] == [[0, "1001"]]
     assert document["times"] == [0, SECOND, SECOND]
@@ -127,9 +101,7 @@ def test_what_leaves_the_tree_of_a_root_is_gone_with_all_below_it() -> None:
     story.tell("birth", 30, parent=20, creator=20)
     story.tell("reparent", 20, parent=1, exit_signal=17)
     assert [(each.gone, each.left) for each in story.lives.lives] == [(None, False), (3, True), (3, True)]
-    born = story._born[20]
     story.tell("birth", 20, parent=10, creator=10, assumed=True, entered=True)
-    assert story._born[20] != born
     assert story.lives.lives[3].entered
 
 
@@ -140,7 +112,7 @@ def test_kernel_workers_are_counted_and_left_out() -> None:
     story.tell("birth", 2, b"kthreadd", kernel=True)
     story.tell("death", 2, b"kthreadd", exit_code=0, group_dead=True)
     assert len(story.lives.lives) == 1
-    assert story.document()["notes"] == ["1 thread of the kernel left out, as from every snapshot"]
+    assert document_of(story)["notes"] == ["1 thread of the kernel left out, as from every snapshot"]
 
 
 def test_gaps_losses_clocks_and_sleeps_have_their_place_and_their_words() -> None:
@@ -156,7 +128,7 @@ def test_gaps_losses_clocks_and_sleeps_have_their_place_and_their_words() -> Non
     story.order = 1010
     story.tell("birth", 30, assumed=True)
     story.tell("resync", step=0)
-    document = story.document()
+    document = document_of(story)
     assert document["troubles"] == [
         ["loss", SECOND, 3 * SECOND, "7 events lost: tasks may have changed unseen"],
         ["clock", 4 * SECOND, 4 * SECOND, "the clock was set back by 3 s"],
