@@ -58,8 +58,12 @@ def of_host(process: ProcessImage, host: HostFacts) -> Iterator[Refused]:
             text = f"its hard limit {limit.max} is above the caller's {host.limits[resource][1]}: raise that first"
             yield Refused("limit", str(resource), "limit", text)
     highest = max((int(info.fd) for info in process.fds), default=0)
-    if highest >= host.limits[_NOFILE][1]:
-        text = f"the caller may have {host.limits[_NOFILE][1]} descriptors at most: raise its hard limit of open files"
+    needed = highest + 1 + len({int(info.id) for info in process.fds})  # each open file is first at a number above all
+    if needed > host.limits[_NOFILE][1]:
+        text = (
+            f"its restart takes {needed} descriptors or more, and the caller may have {host.limits[_NOFILE][1]}: raise "
+            "its hard limit of open files"
+        )
         yield Refused("descriptor", str(highest), "limit", text)
     if tc.oom_score_adj < min(host.oom_score_adj, 0) and not host.has(CAP_SYS_RESOURCE):
         text = f"it is below the caller's {host.oom_score_adj}: that takes CAP_SYS_RESOURCE"

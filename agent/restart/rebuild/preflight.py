@@ -18,6 +18,8 @@ from bpf.btf import Btf
 MOST_LEVELS: Final = 32
 """The kernel's MAX_PID_NS_LEVEL."""
 
+_DESCRIPTORS: Final = 128
+"""Descriptors that a restart takes: those of its programs are first at numbers above 100."""
 _SYS_ADMIN: Final = 1 << 21
 _MAY_CHOOSE: Final = _SYS_ADMIN | 1 << 40
 """CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE."""
@@ -216,6 +218,9 @@ def _room(plan: Plan, proc: Path) -> Iterator[str]:
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     if os.geteuid() and soft != resource.RLIM_INFINITY and needed > soft:
         yield f"the limit of processes (ulimit -u) is {soft}, and the tree has {needed}"
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < _DESCRIPTORS:
+        yield f"the limit of open files (ulimit -n) is {files}, and a restart takes {_DESCRIPTORS}"
     for limit, used, where in _cgroup_limits(proc):
         if used + needed > limit:
             yield f"the cgroup {where} may have {limit} tasks and has {used}; the tree has {needed}"

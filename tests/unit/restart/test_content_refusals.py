@@ -175,6 +175,7 @@ def test_what_two_processes_share_is_refused(folder: Path) -> None:
 HOSTS = {
     "limits": (HOST._replace(limits=((0, 0),) * 16, effective=0), "limit limit"),
     "descriptors": (HOST._replace(limits=((1, 1),) * 16), "descriptor limit"),
+    "descriptors on their way": (HOST._replace(limits=((4, 4),) * 16), "descriptor limit"),
     "processor": (HOST._replace(flags=frozenset()), "registers registers"),
     "machine": (HOST._replace(machine="aarch64"), "task architecture"),
     "capabilities": (HOST._replace(granted=1 << 8), "credentials capabilities"),

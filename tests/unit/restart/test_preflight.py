@@ -2,6 +2,7 @@
 """The refusals before anything is made, and the commands of the processes of a tree."""
 
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,15 @@ def test_all_reasons_are_told_at_once(proc: Path) -> None:
         "  the number 900 is taken by sshd",
         "  leave out --no-pidns, or, without contents, take any numbers with --no-pids",
     ]
+
+
+def test_a_low_limit_of_open_files_is_told(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The descriptors of the helper are at high numbers for a moment."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (12, 20000))
+    writer = PlanWriter(pidns=False)
+    writer.actor(role=Role.REAPER, tag=0)
+    with pytest.raises(HostError, match=r"the limit of open files \(ulimit -n\) is 12, and a restart takes 128"):
+        preflight(writer.plan(), proc=proc)
 
 
 def test_a_number_that_only_a_session_or_group_has_is_taken_too(proc: Path) -> None:
