@@ -20,7 +20,6 @@ never be complete.
 
 import ctypes
 import os
-import platform
 import struct
 from typing import Final
 
@@ -267,7 +266,7 @@ def read_only() -> list[str]:
         return given_up
     if _landlock():  # before the filter, so that the filter need not allow the call
         given_up.append("landlock")
-    code = seccomp_filter(platform.machine())
+    code = seccomp_filter(os.uname().machine)
     if code and _seccomp(code):
         given_up.append("seccomp")
     return given_up

@@ -13,7 +13,6 @@ from exporters.checking.kernelrules import doubts
 from exporters.content.factsreader import Base
 from exporters.content.findings import Finding
 from exporters.content.soundness import TaskIds
-from exporters.documents import jsonfmt
 from exporters.documents.document import examine, path_of
 from exporters.format import Format
 from exporters.image import reading
@@ -51,6 +50,8 @@ def _document(format_: Format, data: bytes) -> list[Finding]:
     with gcpause.paused():
         try:
             if format_.name == "json":
+                from exporters.documents import jsonfmt
+
                 base, snapshot, findings = examine(jsonfmt.parse(data))
             elif format_.name == "msgpack":
                 base, snapshot, findings = examine(unpack(data, "document"))

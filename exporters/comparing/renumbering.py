@@ -16,7 +16,6 @@ from agent.model import PidObject, Snapshot, Tag, Task
 from agent.record import replace
 from exporters.content.fields import Fields
 from exporters.content.soundness import PID_NUMBER_MAX
-from exporters.documents import jsonfmt
 
 Map: TypeAlias = Mapping[int, tuple[int, ...]]
 """The numbers of each tag."""
@@ -29,6 +28,8 @@ def parse(data: bytes) -> Map:
         FormatError: the bytes are no map.
     """
     try:
+        from exporters.documents import jsonfmt  # takes time, and few comparisons have a map
+
         document = jsonfmt.parse(data, "map")
     except FormatError as error:
         said = f"is not the line that `restart --no-pids --json` prints: it {error.message}"

@@ -14,7 +14,6 @@ in which the tree mentions them, so neighbours differ. A tree with more ids than
 words tell the ids apart.
 """
 
-import json
 import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -392,4 +391,6 @@ def plain_json(text: str) -> str:
 def _in_json(char: str) -> str:
     if char.isprintable():
         return char
+    import json  # takes time, and few texts need it
+
     return json.dumps(char)[1:-1] if char != "\x7f" else r"\u007f"  # json.dumps leaves DEL as it is

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 TOP = Path(__file__).parents[3]
 WEB, LATER = (os.fspath(TOP / "docs" / "example" / name) for name in ("web.ckpt", "web-later.ckpt"))
-HEAVY = {"typer", "click", "rich", "psutil"}
-"""Modules that a short verb does without. Each takes milliseconds."""
+HEAVY = {
+    *("typer", "click", "rich", "psutil", "importlib.metadata"),
+    *("argparse", "asyncio", "dataclasses", "inspect", "json", "logging", "platform", "shutil", "subprocess", "uuid"),
+}
+"""Modules that a short verb does without. Each takes a millisecond or several."""
 
 PROGRAM = """
 import sys
