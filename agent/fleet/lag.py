@@ -14,6 +14,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     **dict.fromkeys(("bytes", "segments", "gaps", "left_out"), (int,)),
     **dict.fromkeys(("have", "behind_records"), (int, _NONE)),
     **dict.fromkeys(("behind_s", "silent_s"), (float, int, _NONE)),
+    "numbering": (str, _NONE),
 }
 
 
@@ -97,6 +98,7 @@ class Lag:
         behind = self.behind(now_s)
         return {
             "have": None if self.held is None else self.held.order - 1,
+            "numbering": None if self.held is None else self.held.numbering,
             "gap": "" if self.held is None else self.held.gap,
             "behind_records": behind.records,
             "behind_s": None if behind.seconds is None else round(behind.seconds, 3),

@@ -27,10 +27,15 @@ class StandbyProcess(RelayProcess):
         assert answer is not None, self.log.read_text()
         return answer
 
-    def await_have(self, order: int) -> dict[str, Any]:
-        """Wait until it says that it has a record, and return all that it says."""
+    def await_have(self, order: int, numbering: str = "") -> dict[str, Any]:
+        """Wait until it says that it has a record, and return all that it says.
+
+        Args:
+            order: number of the record.
+            numbering: the one that is meant; empty: any.
+        """
         until = time.monotonic() + READY_S
-        while (said := self.told())["have"] is None or said["have"] < order:
+        while (said := self.told())["have"] is None or said["have"] < order or numbering not in said["numbering"]:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < until, f"{said}, #{order} is wanted: {self.log.read_text()}"
             time.sleep(0.02)
