@@ -18,6 +18,7 @@ import struct
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from agent.errors import FormatError
@@ -229,6 +230,7 @@ KINDS: Final = {
 _FILE: Final = re.compile(r"([a-z]+(?:-[a-z]+)*?)(?:-[0-9a-f]+)?\.img")
 
 
+@lru_cache(4096)
 def kind_of(name: str) -> ImageKind | None:
     """Return the kind of a file by its name, as in ``core-5.img``; None for an unknown one."""
     if name in ("stats-dump", "stats-restore"):

@@ -33,6 +33,14 @@ class ImageFiles(Protocol):
         """Return the names of all files, sorted."""
 
 
+class PageFolder(ImageFiles, Protocol):
+    """Image files with the path of the folder in which tasks find their pages."""
+
+    @property
+    def path(self) -> Path:
+        """Return the path of the folder."""
+
+
 class ImageFolder:
     """The files of a folder.
 

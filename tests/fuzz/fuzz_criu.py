@@ -1,27 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzzer of folders of CRIU's images: python -m tests.fuzz.fuzz_criu [-runs=N] [-seed=N] [-max_total_time=S]
+"""Fuzzer of folders of CRIU's images: python -m tests.fuzz.fuzz_criu [-runs=N] [-seed=N] [-first=N] [-rounds=N]
+[-max_total_time=S] [-keep_going=1]
 
-Each input is one of the dumps of tests.support.criuimages in which a few files are changed. Three of four changes are
-within a message: a number, a byte string, a field or an entry more or less, encoded again, so that the readers behind the
-decoder are reached. The others are within the bytes. A foreign exception in the reading of the files, of the tree or of
-the contents, in the check, in the forecast of CRIU's restore, or in the writing of the tree as an image ends the run, and
-the changed files are left in a folder that is named.
+Each input is a dump in which a few files are changed (tests.fuzz.imagechanges): mostly one of the small dumps of
+tests.support.smalldumps, now and then one of the two that CRIU wrote. It is read by the check, the tree's reader, the
+writer of images, the forecast, the search for a plan and the reader of contents; where these accept it, the program that
+restores it is made and read again. What an input has not changed is not read again (tests.fuzz.keptreads).
+
+A fault is a foreign exception, an operation that no program may have (tests.fuzz.programholds), a file that is opened and
+not named, or too much time or memory (tests.fuzz.inputwatch). It ends the run, unless ``-keep_going`` collects all. The
+options that it prints with a fault make the input again.
 """
 
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import CkptreeError
-from agent.restart.contents import resumer
+from agent.model import Snapshot
+from agent.restart.contents import memory, pathaccess, resumer
 from agent.restart.contents.addresses import mapped, special_areas
 from agent.restart.contents.contents import Contents
+from agent.restart.contents.external import External
+from agent.restart.contents.filling import host_specials
 from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import Images
 from agent.restart.contents.pageruns import PAGE
@@ -31,14 +42,23 @@ from agent.restart.planning.plan import Plan
 from agent.restart.planning.search import decide
 from exporters import registry
 from exporters.checking.criucheck import check_folder
-from exporters.criu import criutree, imagefile, imagefolder
-from exporters.criu.criuschema import messages
-from exporters.criu.imagefolder import ImageFolder
-from tests.support import criuimages
+from exporters.criu import criutree
+from tests.fuzz.distinct import Distinct
+from tests.fuzz.imagechanges import PARENT, Changer, Dump, kind_of
+from tests.fuzz.inputwatch import InputWatch
+from tests.fuzz.keptreads import DumpFolder, KeptDump, keeping
+from tests.fuzz.programholds import Limits, hold, hold_table
+from tests.support import criuimages, smalldumps
 
 TELLING_S: Final = 10.0
 _FLAGS: Final = frozenset(("avx", "avx512f", "ospke"))
-_HOST: Final = HostFacts("x86_64", _FLAGS, initial=frozenset())
+_LIMITS: Final = ((1 << 20, 1 << 20),) * 16
+_HOST: Final = HostFacts("x86_64", _FLAGS, limits=_LIMITS, initial=frozenset())
+_ALLOWED: Final = (
+    External(b"/dev/tty", established=True),
+    External(b"/dev/tty", closed=True),
+    External(),
+)
 _MOST_BYTES: Final = 64 << 20
 _MAPS: Final = """\
 00400000-00409000 r-xp 00000000 00:00 0 helper
@@ -46,113 +66,23 @@ _MAPS: Final = """\
 7ffd00030000-7ffd00034000 r--p 00000000 00:00 0 [vvar]
 7ffd00034000-7ffd00036000 r-xp 00000000 00:00 0 [vdso]
 """
-_DUMPS: Final = ("container", "subtree")
-_NUMBERS: Final = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    16,
-    64,
-    4095,
-    4096,
-    4194303,
-    4194304,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-    2**63,
-    2**64 - 1,
+_REAL: Final = ("container", "subtree")
+_OF_REAL: Final = 0.005
+"""Part of the inputs that are one of the dumps by CRIU: they take several times as long."""
+_LOOKS: Final = 4096
+"""Inputs between two looks at the messages that are kept."""
+_OURS: Final = (
+    b"/proc/self/",
+    b"/proc/sys/kernel/",
+    b"/proc/sys/fs/mqueue/",
+    b"/dev/null",
+    b"/dev/tty",
+    b"/dev/ptmx",
+    b"/dev/pts/",
 )
-_RANGES: Final = {
-    "TYPE_UINT32": (0, 2**32 - 1),
-    "TYPE_UINT64": (0, 2**64 - 1),
-    "TYPE_FIXED64": (0, 2**64 - 1),
-    "TYPE_INT32": (-(2**31), 2**31 - 1),
-    "TYPE_SINT32": (-(2**31), 2**31 - 1),
-    "TYPE_INT64": (-(2**63), 2**63 - 1),
-    "TYPE_SINT64": (-(2**63), 2**63 - 1),
-}
-
-
-class Mutator:
-    """A source of changed files."""
-
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
-
-    def file(self, name: str, data: bytes) -> bytes:
-        """Return a file with a few changes."""
-        kind = imagefile.kind_of(name)
-        if kind is None or self._chance.random() < 0.25:
-            return self._bytes(data)
-        files = criuimages.Files({name: data})
-        parts = [data[: 4 * len(kind.magics)]]
-        found = list(imagefolder.entries(files, name))
-        chosen = self._chance.randrange(len(found))
-        for place, entry in enumerate(found):
-            times = 1
-            if place == chosen:
-                for _ in range(self._chance.randint(1, 3)):
-                    self._message(entry.message)
-                times = self._chance.choice((1, 1, 1, 1, 1, 1, 0, 2))
-            encoded = entry.message.SerializePartialToString()
-            framed = len(encoded).to_bytes(4, "little") + encoded + data[entry.payload :][: entry.payload_bytes]
-            parts.append(framed * times)
-        return b"".join(parts)
-
-    def _bytes(self, data: bytes) -> bytes:
-        out, chance = bytearray(data), self._chance
-        for _ in range(chance.randint(1, 4)):
-            at = chance.randrange(len(out) + 1)
-            match chance.randrange(4):
-                case 0:
-                    out[at : at + 4] = chance.choice(_NUMBERS).to_bytes(8, "little")[:4]
-                case 1:
-                    out[at : at + 1] = bytes([chance.randrange(256)])
-                case 2:
-                    del out[at : at + chance.randrange(1, 40)]
-                case _:
-                    out[at:at] = out[at : at + chance.randrange(1, 40)]
-        return bytes(out)
-
-    def _message(self, message: Any) -> None:
-        """Change a field of a message, or of one within it."""
-        chance, fields = self._chance, message.DESCRIPTOR.fields
-        set_ones = [field for field, _ in message.ListFields()]
-        field = chance.choice(set_ones if set_ones and chance.random() < 0.9 else fields)
-        repeated = field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
-        if chance.random() < 0.1:
-            message.ClearField(field.name)
-        elif field.message_type is not None:
-            inner = getattr(message, field.name)
-            if not repeated:
-                self._message(inner)
-            elif len(inner) and chance.random() < 0.8:
-                self._message(chance.choice(inner))
-            else:
-                inner.add()
-        elif repeated:
-            values = list(getattr(message, field.name))
-            values[chance.randrange(len(values) + 1) :] = [self._value(field) for _ in range(chance.randrange(3))]
-            message.ClearField(field.name)
-            getattr(message, field.name).extend(values)
-        else:
-            setattr(message, field.name, self._value(field))
-
-    def _value(self, field: Any) -> Any:
-        chance = self._chance
-        if field.type == field.TYPE_BOOL:
-            return chance.random() < 0.5
-        if field.type == field.TYPE_BYTES:
-            return chance.choice((b"", b"/", b"a\0b", b"\xff" * 20, b"../..", b"/dev/null", b"x" * 5000))
-        name = next(name for name in _RANGES if getattr(field, name) == field.type)
-        low, high = _RANGES[name]
-        return min(max(chance.choice((*_NUMBERS, -1, chance.randrange(300))), low), high)
+"""Beginnings of the paths that a restart itself names."""
+_BESIDE: Final = re.compile(rb"\.ckptree-[0-9]+-[0-9a-f]+$")
+"""End of the path that a deleted file has for the time of a restart."""
 
 
 class _Anywhere(Contents):
@@ -163,90 +93,293 @@ class _Anywhere(Contents):
             super()._check_file(pid, identity)
 
 
-def fill(contents: Contents, plan: Plan) -> str:
-    """Write the program that restores sound contents; return how it ended."""
-    if contents.refusals:
-        return "contents: refused"
-    specials = special_areas(_MAPS, b"")
-    numbers = tuple(actor.numbers or (1,) for actor in plan.actors)
-    programs = contents.programs(numbers, mapped(_MAPS), specials)
-    size = sum(len(piece) for _, piece in programs.fill.section(bytes(PAGE), len(plan.actors)))
-    for steps in (programs.memories(), programs.rest()):
-        size += sum(len(process.part()[1]) for process, _ in steps)
-    table = resumer.table(programs.states(), [1] * len(plan.actors), (0, PAGE), 0)
-    assert size + len(table) < _MOST_BYTES, f"the program has {size} bytes"
-    return "contents"
+class CriuFuzzer:
+    """The fuzzer.
+
+    Args:
+        seed: of all inputs.
+        top: a folder for what tasks would read by its path.
+        rounds: of changes of each input; 0: as many as make an input that was not there before.
+
+    Attributes:
+        ends: how the readings ended.
+        kinds: number of inputs that changed a file of each kind.
+        faults: the first input of each fault, and their number, by its place.
+        watch: over the inputs.
+    """
+
+    def __init__(self, seed: int, top: Path, rounds: int = 0) -> None:
+        self._seed = seed
+        self._rounds, self._round = rounds, 1
+        texts = _odd_files(top / "odd")
+        dumps = [Dump(theme, *make()) for theme, make in smalldumps.THEMES.items()]
+        dumps += [Dump(name, criuimages.dump(name).data, {}) for name in _REAL]
+        self._dumps = [KeptDump(dump, top / dump.theme) for dump in dumps]
+        self._small, self._real = self._dumps[: -len(_REAL)], self._dumps[-len(_REAL) :]
+        self._changer = Changer(dumps, texts)
+        self._specials = host_specials()
+        self._distinct = Distinct()
+        self._folder = DumpFolder(self._dumps[0], {})
+        self.ends: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+        self.faults: dict[str, tuple[int, int]] = {}
+        self._needed: dict[tuple[str, External], tuple[set[str], str]] = {}
+        for kept in self._dumps:
+            self._folder = DumpFolder(kept, {})
+            assert check_folder(self._folder) == []
+            forecast(kept.snapshot)
+            registry.image(kept.snapshot)
+            for allowed in _ALLOWED:
+                self._folder = DumpFolder(kept, {})
+                end = self._contents(kept, {}, kept.snapshot, kept.plan, allowed)
+                names = self._folder.opened | {name for name in kept.dump.names if name.startswith(PARENT)}
+                self._needed[kept.dump.theme, allowed] = names, end
+        self.watch = InputWatch(self._names)
+
+    def one(self, number: int) -> None:
+        """Run one input, which was not there before."""
+        chance = random.Random(self._seed << 40 | number)
+        kept = chance.choice(self._real if chance.random() < _OF_REAL else self._small)
+        changed = self._changer.change(kept.dump, chance)
+        self._round = 1
+        while self._round < self._rounds or (not self._rounds and not self._is_new(kept, changed)):
+            self._round += 1
+            changed |= self._changer.change(kept.dump, chance)
+        for stem in {kind.stem if (kind := kind_of(each)) else "pages" for each in changed}:
+            self.kinds[stem] += 1
+        self._folder = DumpFolder(kept, changed)
+        pages = [each for each in changed if each.removeprefix(PARENT).startswith("pages-")]
+        for each in pages:
+            _put(kept.path / each, changed[each])
+        try:
+            with self.watch.over(number):
+                self.ends.update(self._read(kept, changed, chance))
+        finally:
+            for each in pages:
+                _put(kept.path / each, kept.dump.all.get(each))
+        if number % _LOOKS == 0:
+            for one in self._dumps:
+                one.hold()
+            pathaccess.changeable_folder.cache_clear()
+            memory._about_area.cache_clear()
+
+    def _is_new(self, kept: KeptDump, changed: Mapping[str, bytes | None]) -> bool:
+        parts = [kept.dump.theme.encode()]
+        for name, data in sorted(changed.items()):
+            parts += (name.encode(), b"gone" if data is None else data)
+        return self._distinct.is_new(parts)
+
+    def _read(self, kept: KeptDump, changed: Mapping[str, bytes | None], chance: random.Random) -> Iterable[str]:
+        """Read the folder at hand by each of its readers; yield how each ended."""
+        folder = self._folder
+        yield "sound" if not check_folder(folder) else "findings"
+        snapshot, plan = kept.snapshot, kept.plan
+        try:
+            found = snapshot if folder.same_tree else criutree.load(folder)
+            if found != snapshot:
+                snapshot = found
+                registry.image(snapshot)
+                yield "forecast" if forecast(snapshot) else "no forecast"
+                _, plan = decide(snapshot, pidns=True, any_numbers=False)
+        except CkptreeError as error:
+            yield f"tree: {type(error).__name__}"
+            return
+        allowed = chance.choice(_ALLOWED)
+        needed, end = self._needed[kept.dump.theme, allowed]
+        if folder.same_tree and needed.isdisjoint(changed):  # the contents are as they were
+            yield end
+        else:
+            yield self._contents(kept, changed, snapshot, plan, allowed)
+
+    def _contents(
+        self, kept: KeptDump, changed: Mapping[str, bytes | None], snapshot: Snapshot, plan: Plan, allowed: External
+    ) -> str:
+        """Read the contents of the folder at hand, and make their program if they are sound; return how it ended."""
+        folder = self._folder
+        folders = [folder, *([DumpFolder(kept, changed, before=True)] if kept.dump.before else [])]
+        make = _Anywhere if kept in self._real else Contents
+        try:
+            contents = make(Images(folder.path, folders), snapshot, plan, allowed)
+            contents.check_host(_HOST)
+            contents.check_vdso(self._specials)
+            return self._filled(contents, contents.plan)
+        except Refused:  # of the program's addresses
+            return "contents: refused"
+        except CkptreeError as error:
+            return f"contents: {type(error).__name__}"
+
+    def _filled(self, contents: Contents, plan: Plan) -> str:
+        """Write the program that restores sound contents, and check it; return how it ended."""
+        if contents.refusals:
+            for refusal in contents.refusals:
+                assert str(refusal)
+            return "contents: refused"
+        specials = special_areas(_MAPS, b"")
+        numbers = tuple(actor.numbers or (1,) for actor in plan.actors)
+        place = contents.stage.place
+        areas = [*mapped(_MAPS), *([place] if place is not None else [])]
+        programs = contents.programs(numbers, areas, specials)
+        fill = programs.fill
+        own = {number for each in numbers for number in each}
+        limits = Limits(own, fill._most, self._names)
+        first = [(program, program.base) for program in fill.processes]
+        pieces = dict(fill.section(bytes(PAGE), len(plan.actors)))
+        size = sum(map(len, pieces.values()))
+        at = fill.state_offset(bytes(PAGE), len(plan.actors)) + fill.state_size
+        for program, base in first:
+            hold(program, base + PAGE + fill.state_size, pieces[at], limits)
+            at += len(pieces[at])
+        for steps in (programs.memories(), programs.rest()):
+            for program, _ in steps:
+                begin, content = program.part()
+                hold(program, begin, content, limits)
+                size += len(content)
+        states = programs.states()
+        hold_table(resumer.table(states, [1] * len(plan.actors), (0, PAGE), 0), len(states))
+        stage = contents.stage.section()
+        assert size + len(stage) < _MOST_BYTES, f"the program has {size} bytes"
+        return "contents: accepted"
+
+    def _names(self, path: bytes) -> bool:
+        """Return True for a path that the restart itself names, or a file of the input at hand."""
+        path = _BESIDE.sub(b"", path)
+        if path in self._folder.kept.texts or path.startswith((*_OURS, self._folder.kept.place)):
+            return True
+        return any(path in content for content in self._folder.contents())
+
+    def again(self, number: int) -> str:
+        """Return the options that make the input at hand again."""
+        return f"-seed={self._seed} -first={number} -runs=1 -rounds={self._round}"
+
+    def keep(self, number: int, place: str) -> Path:
+        """Write the folder of the input at hand; return its path."""
+        kept = Path(tempfile.mkdtemp(prefix="fuzz-criu-"))
+        for name in self._folder.names():
+            opened = self._folder.open(name)
+            if opened is not None:
+                (kept / name).write_bytes(opened.read())
+        (kept / "FAULT").write_text(f"{self.again(number)}: {place}\n{traceback.format_exc()}")
+        return kept
+
+    def report(self) -> str:
+        """Return the counts so far."""
+        watch = self.watch
+        lines = [f"{count:>10} {end}" for end, count in self.ends.most_common()]
+        lines += ["changed:", *(f"{count:>10} {stem}" for stem, count in self.kinds.most_common())]
+        lines += [f"longest: {watch.longest_s * 1000:.0f} ms of the processor, input {watch.longest}"]
+        lines += [f"largest: {watch.most_bytes >> 10} KiB of memory, input {watch.largest}"]
+        lines += [f"fault: {place}: {count} inputs, first {number}" for place, (number, count) in self.faults.items()]
+        return "\n".join(lines)
 
 
-def read(path: Path) -> Counter[str]:
-    """Read a folder by each of its readers; return how each ended."""
-    ends: Counter[str] = Counter()
-    folder = ImageFolder(path)
-    ends["sound" if not check_folder(folder) else "findings"] += 1
+def _in_memory() -> Path:
+    """Return a folder of files in memory; where there is none, that of temporary files."""
+    found = Path("/dev/shm")  # noqa: S108 - the names in it are ours
+    return found if os.access(found, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def _put(path: Path, data: bytes | None) -> None:
+    if data is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_bytes(data)
+
+
+def _odd_files(folder: Path) -> list[bytes]:
+    """Make files of kinds that a program seldom has open; return their paths."""
+    folder.mkdir(parents=True)
+    (folder / "file").write_bytes(b"content")
+    (folder / "folder").mkdir()
+    (folder / "link").symlink_to("file")
+    (folder / "dangling").symlink_to("nothing")
+    (folder / "loop").symlink_to("loop")
+    os.mkfifo(folder / "fifo")
+    return [os.fsencode(each) for each in (*sorted(folder.iterdir()), folder / "none", folder / "file" / "below")]
+
+
+def _place(error: BaseException) -> str:
+    """Return the kind of an error, and the last place within the product."""
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if "/tests/" not in each.filename]
+    frame = frames[-1] if frames else traceback.extract_tb(error.__traceback__)[-1]
+    text = str(error).partition("\n")[0] if isinstance(error, AssertionError) else ""
+    text = "".join("#" if each.isdigit() else each for each in text)[:60]
+    return f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno} {text}".strip()
+
+
+def run(
+    runs: int,
+    seconds: float,
+    seed: int,
+    *,
+    first: int = 0,
+    rounds: int = 0,
+    keep_going: bool = False,
+    tell: Callable[[str], Any] = print,
+) -> CriuFuzzer:
+    """Run until the given number or time is reached.
+
+    Args:
+        runs: number of inputs.
+        seconds: time.
+        seed: of the inputs.
+        first: number of the first input.
+        rounds: see `CriuFuzzer`.
+        keep_going: collect faults.
+        tell: takes a line now and then.
+    """
+    top = _in_memory() / f"ckptree-fuzz-{seed}"  # its name is in the inputs, which so depend on the seed alone
+    shutil.rmtree(top, ignore_errors=True)
     try:
-        snapshot = criutree.load(folder)
-    except CkptreeError as error:
-        ends[type(error).__name__] += 1
-        return ends
-    registry.image(snapshot)
-    ends["forecast" if forecast(snapshot) else "no forecast"] += 1
-    try:
-        _, plan = decide(snapshot, pidns=True, any_numbers=False)
-        contents = _Anywhere(Images(path), snapshot, plan)
-        contents.check_host(_HOST)
-        end = fill(contents, plan)
-    except Refused:  # of the program's addresses
-        end = "contents: refused"
-    except CkptreeError as error:
-        end = f"contents: {type(error).__name__}"
-    ends[end] += 1
-    return ends
+        fuzzer = CriuFuzzer(seed, top, rounds)
+        begin = told = time.monotonic()
+        with keeping():
+            for number in range(first, first + runs):
+                now = time.monotonic()
+                if now >= begin + seconds:
+                    break
+                if now - told >= TELLING_S:
+                    told = now
+                    done = number - first
+                    tell(f"{done} folders, {done / (now - begin):.0f} a second, {len(fuzzer.faults)} faults")
+                try:
+                    fuzzer.one(number)
+                except Exception as error:
+                    place = _place(error)
+                    known, count = fuzzer.faults.get(place, (number, 0))
+                    fuzzer.faults[place] = known, count + 1
+                    if not count:
+                        tell(f"{fuzzer.again(number)}: {place}: {fuzzer.keep(number, place)}")
+                    if not keep_going:
+                        raise
+        return fuzzer
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
 
 
-def run(runs: int, seconds: float, seed: int) -> Counter[str]:
-    """Run until the given number or time is reached; return how the readings ended."""
-    messages()
-    mutator, chance = Mutator(random.Random(seed)), random.Random(seed + 1)
-    ends: Counter[str] = Counter()
-    begin = told = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fuzz-criu-") as top:
-        folders = {name: Path(top, name) for name in _DUMPS}
-        for name, folder in folders.items():
-            folder.mkdir()
-            for file, data in criuimages.dump(name).data.items():
-                (folder / file).write_bytes(data)
-        done = 0
-        while done < runs and (now := time.monotonic()) < begin + seconds:
-            if now - told >= TELLING_S:
-                told = now
-                print(f"{done} folders of {runs}, {done / (now - begin):.0f} a second", file=sys.stderr)
-            name = chance.choice(_DUMPS)
-            dump = criuimages.dump(name)
-            readable = [file for file in dump.names() if not file.startswith("pages-")]
-            changed = chance.sample(readable, chance.choice((1, 1, 1, 2, 3)))
-            for file in changed:
-                (folders[name] / file).write_bytes(mutator.file(file, dump.data[file]))
-            try:
-                ends += read(folders[name])
-            except Exception:
-                kept = Path(tempfile.mkdtemp(prefix="fuzz-criu-")) / name
-                shutil.copytree(folders[name], kept)
-                print(f"seed {seed}, folder {done}: {', '.join(changed)} in {kept}", file=sys.stderr)
-                raise
-            for file in changed:
-                (folders[name] / file).write_bytes(dump.data[file])
-            done += 1
-    return ends
+def _isolate() -> None:
+    """Take a network of its own where that is allowed: a check binds the addresses of the images for a moment."""
+    import ctypes
+
+    ctypes.CDLL(None).unshare(0x40000000)
 
 
-def main(arguments: list[str]) -> None:
-    """Run by the options, which are spelled as libFuzzer's."""
-    options = dict(argument.lstrip("-").split("=") for argument in arguments)
-    seconds = float(options.get("max_total_time", 0)) or float("inf")
-    ends = run(int(options.get("runs", 100_000)), seconds, int(options.get("seed", os.getpid())))
-    for end, count in ends.most_common():
-        print(f"{count:>9} {end}")
+def main(arguments: list[str]) -> int:
+    """Run by the options, which are spelled as libFuzzer's; return 1 if there were faults."""
+    options: Mapping[str, str] = dict(argument.lstrip("-").split("=") for argument in arguments)
+    with suppress(OSError):
+        _isolate()
+    fuzzer = run(
+        int(options.get("runs", 10_000_000)),
+        float(options.get("max_total_time", 0)) or float("inf"),
+        int(options.get("seed", os.getpid())),
+        first=int(options.get("first", 0)),
+        rounds=int(options.get("rounds", 0)),
+        keep_going=options.get("keep_going", "0") != "0",
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(fuzzer.report())
+    return 1 if fuzzer.faults else 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,7 @@ import pytest
 
 from agent.restart.contents.resumer import PROGRAM as RESUMER
 from agent.restart.rebuild.coordinator import HELPER
-from tests.fuzz.fuzz_criu import Mutator
+from tests.fuzz.imagechanges import Changer, Dump
 from tests.live.dumps import dump, eventually, program, restarting
 from tests.live.guardprocesses import running
 
@@ -70,10 +70,11 @@ def test_a_changed_dump_ends_in_a_message_or_runs(seed: int, dumped: tuple[Path,
     shutil.copytree(images, copy)
     os.truncate(images.with_name("out"), 0)
     chance = random.Random(seed)
-    mutator = Mutator(chance)
-    names = sorted(path.name for path in copy.iterdir() if path.name.startswith(CHANGED))
-    for name in chance.sample(names, chance.choice((1, 1, 2))):
-        (copy / name).write_bytes(mutator.file(name, (copy / name).read_bytes()))
+    files = {path.name: path.read_bytes() for path in copy.iterdir() if path.name.startswith(CHANGED)}
+    whole = Dump("family", files, {})
+    changer = Changer([whole])
+    for name in chance.sample(whole.names, chance.choice((1, 1, 2))):
+        (copy / name).write_bytes(changer.file(whole, name, chance))
     code, said = ended(copy)
 
     assert code is None or code in CODES or code >= 128 or code in (0, 1), said

@@ -28,12 +28,11 @@ from agent.restart.contents.external import NOTHING, External
 from agent.restart.contents.filelocks import FileLocks
 from agent.restart.contents.filters import Filters
 from agent.restart.contents.ghostfiles import GhostFiles
-from agent.restart.contents.hostfacts import HostFacts
+from agent.restart.contents.hostfacts import HostFacts, lowest_address
 from agent.restart.contents.images import Images, ProcessImage
 from agent.restart.contents.layouts import Layouts
 from agent.restart.contents.memory import AddressSpace
 from agent.restart.contents.pagereads import PageFiles
-from agent.restart.contents.pageruns import PageRun
 from agent.restart.contents.programs import Programs, TreeContents
 from agent.restart.contents.refusals import ContentRefusal, Refused
 from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedMemory
@@ -77,7 +76,7 @@ class Contents:
         self._memfds = MemfdFiles()
         self._tables = SharedTables(images.processes, self._leaders, plan)
         self.plan = self._tables.plan()
-        self._layouts = Layouts(images, int(Path("/proc/sys/vm/mmap_min_addr").read_text()))
+        self._layouts = Layouts(images, lowest_address())
         self.blocked = BlockedConnections(images.inventory)
         self.ghosts = GhostFiles(images)
         self._locks = FileLocks(images.all("filelocks.img"))
@@ -123,7 +122,8 @@ class Contents:
     def _early_path(self, identity: int, flags: int) -> bytes | None:
         """Return the path of a mapped file; None of one that is made later, or that a user could lead elsewhere.
 
-        A file that cannot be opened with these flags is left to its process, which names it when it fails.
+        Only regular files are opened here: to open a FIFO would wait, and a device may do something. A file that cannot be
+        opened with these flags is left to its process, which names it when it fails.
         """
         entry = self._images.files.get(identity)
         if entry is None or not entry.HasField("reg") or self.ghosts.made_later(identity):
@@ -132,7 +132,9 @@ class Contents:
         if pathaccess.process_of(path) is not None or pathaccess.changeable_folder(path):
             return None
         try:
-            os.close(os.open(path, openfiles.open_flags(flags) | os.O_CLOEXEC))
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                return None
+            os.close(os.open(path, openfiles.open_flags(flags) | os.O_CLOEXEC | os.O_NONBLOCK))
         except OSError:
             return None
         return path
@@ -151,11 +153,12 @@ class Contents:
 
     def check_vdso(self, specials: Specials) -> None:
         """Refuse processes whose image has the vdso of another kernel, unless this kernel's can stand in for it."""
-        for pid, memory in self._memories.items():
-            try:
-                memory.check_vdso(specials, _read)
-            except Refused as refused:
-                self.refuse(pid, refused)
+        with PageFiles() as files:
+            for pid, memory in self._memories.items():
+                try:
+                    memory.check_vdso(specials, files.read)
+                except Refused as refused:
+                    self.refuse(pid, refused)
 
     def check_host(self, host: HostFacts) -> None:
         """Refuse what this host, or the caller, cannot give to processes."""
@@ -316,9 +319,8 @@ class Contents:
         needed = sum((each.huge_pages for each in self._memories.values()), self._memory_objects.huge_pages)
         needed += self._systemv.huge_pages
         for size, text in hugepages.lacking(needed):
-            pid = next(
-                (pid for pid, each in self._memories.items() if each.huge_pages[size]), next(iter(self._memories))
-            )
+            users = (pid for pid, each in self._memories.items() if each.huge_pages[size])
+            pid = next(users, next(iter(self._memories), 0))
             self.refuse(pid, Refused("huge-pages", f"{size >> 10}kB", "huge-pages", text))
 
     def _check_path(self, pid: int, identity: int) -> None:
@@ -388,9 +390,3 @@ class Contents:
         if pathaccess.process_of(path) not in (None, pid):
             text = f"{os.fsdecode(path)} is a file of another process, whose number may be one of another user by now"
             self.refuse(pid, Refused("file", str(identity), "other-process", text))
-
-
-def _read(run: PageRun) -> bytes:
-    with open(run.file, "rb") as file:
-        file.seek(run.offset)
-        return file.read(run.size)

@@ -5,6 +5,7 @@ import ctypes
 import mmap
 import os
 import resource
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -106,6 +107,12 @@ def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> HostFacts:
         bool(ctypes.CDLL(None).getauxval(_AT_RSEQ_FEATURE_SIZE)),
         _takes_guards(),
     )
+
+
+@cache
+def lowest_address() -> int:
+    """Return the lowest address that the kernel lets a process map; the first answer is kept."""
+    return int(Path("/proc/sys/vm/mmap_min_addr").read_text())
 
 
 def security_label(proc: Path = Path("/proc")) -> bytes:

@@ -8,7 +8,7 @@ library has no type that a checker knows, so it is Any here.
 import bisect
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ from agent.restart.contents.pageruns import PAGE, PageRun, PageRuns
 from agent.restart.contents.refusals import Refused
 from exporters.criu import imagefile, imagefolder
 from exporters.criu.criuschema import DEAD
-from exporters.criu.imagefolder import PARENT, ImageFolder
+from exporters.criu.imagefolder import PARENT, ImageFolder, PageFolder
 from exporters.criu.memorymessages import IN_PARENT, LAZY, PRESENT
 
 Message = Any
@@ -28,6 +28,7 @@ Message = Any
 _LAZY: Final = "they were left to a server of pages (criu dump --lazy-pages): dump without that option"
 _COMPARED: Final = 1 << 16
 """Bytes of a file, at most, that is compared with those of other processes."""
+_ADDRESSES: Final = 1 << 64
 _MOST_PARENTS: Final = 64
 """Folders of a chain of dumps; a link that leads back to its own folder ends there."""
 
@@ -81,11 +82,12 @@ class Images:
 
     Args:
         path: of the folder.
+        folders: it and those of the dumps before it, the last one first; none: as the links of the disk have them.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, folders: Sequence[PageFolder] = ()) -> None:
         self.path = path
-        self._folders = list(_chain(path))
+        self._folders: Sequence[PageFolder] = folders or list(_chain(path))
         self._known: dict[tuple[str, bytes], tuple[Message, ...]] = {}
 
     @cached_property
@@ -194,6 +196,9 @@ class Images:
                 count = message.nr_pages if message.HasField("nr_pages") else message.compat_nr_pages
                 size = int(count) * PAGE
                 flags = message.flags if message.HasField("flags") else IN_PARENT if message.in_parent else PRESENT
+                if message.vaddr + size > _ADDRESSES:
+                    text = f"{count} pages that lie beyond all addresses"
+                    raise FormatError(f"{name}: {message.vaddr:#x}", text, entry.offset)
                 if flags & IN_PARENT:
                     if earlier is None:
                         earlier = PageRuns(self._runs(name, depth + 1))
@@ -212,7 +217,7 @@ class Images:
         if file is None:
             raise FormatError(name, "the folder has no such file")
         with closing(file):
-            found = os.fstat(file.fileno()).st_size
+            found = file.seek(0, os.SEEK_END)
         if found < size:
             raise FormatError(name, f"{size // PAGE} pages are said to be in it, and it has {found} bytes")
 

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from agent.restart.contents.memory import (
     PROT_WRITE,
     AddressSpace,
 )
+from agent.restart.contents.openfiles import open_flags
 from agent.restart.contents.pagereads import read_pages
 from agent.restart.contents.pageruns import PAGE, PageRun
 from agent.restart.contents.refusals import Refused
@@ -271,7 +273,7 @@ class SharedFiles:
             self._taken.add(key)
             holder.leader.call("fcntl", number, F_SETFL, flags)
         else:
-            number = open_high(holder, f"/proc/self/fd/{number}".encode(), flags)
+            number = open_high(holder, f"/proc/self/fd/{number}".encode(), open_flags(flags))
         if memfd.pos:
             holder.leader.call("lseek", number, int(memfd.pos), os.SEEK_SET)
         return number
@@ -332,8 +334,9 @@ class MemfdFiles(FileKind):
         return self.shared.opened(file.holder, file.entry.memfd)
 
 
+@cache
 def may_open_map_files() -> bool:
-    """Return True if the kernel lets this process open areas by /proc/PID/map_files."""
+    """Return True if the kernel lets this process open areas by /proc/PID/map_files; the first answer is kept."""
     area = Path("/proc/self/maps").read_text().split(" ", 1)[0]
     start, end = (int(each, 16) for each in area.split("-"))
     try:
