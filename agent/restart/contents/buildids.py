@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The build id of a program or library: it tells builds apart that have the same size."""
 
+import os
 import struct
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -17,10 +18,15 @@ _MOST: Final = 1 << 16
 def build_id(path: Path) -> bytes:
     """Return the build id of a program of 64 bits; empty where the file has none or cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_opened) as file:
             return _build_id(file)
     except (OSError, struct.error, ValueError):
         return b""
+
+
+def _opened(path: str, flags: int) -> int:
+    """Open a file; another user may have put a FIFO there meanwhile, for which this process must not wait."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def recorded(words: "list[int]") -> bytes:

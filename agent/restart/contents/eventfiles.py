@@ -5,6 +5,7 @@ import ctypes
 import os
 import struct
 import time
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +32,7 @@ IN_USER: Final = 0xFFF | 1 << 26 | 1 << 31
 O_PATH: Final = 0o10000000
 _MASK: Final = 8
 _NS_PER_S: Final = 1_000_000_000
-_HANDLE: Final = struct.Struct("<Ii")
+_HANDLE: Final = struct.Struct("<II")
 _MOST_HANDLE: Final = 128  # MAX_HANDLE_SZ
 _MAJOR: Final = 20
 _CLOCKS: Final = (time.CLOCK_REALTIME, time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME, 8, 9)
@@ -159,12 +160,19 @@ class Watches(FileKind):
 
 
 class ProcessFiles(FileKind):
-    """Pidfds of processes of the tree."""
+    """Pidfds of processes of the tree.
+
+    Args:
+        numbers: of the processes, in the root's namespace.
+    """
+
+    def __init__(self, numbers: Collection[int]) -> None:
+        self._known = numbers
 
     def check(self, entry: Any, _numbers: AbstractSet[int]) -> None:
-        """Refuse a process that has ended."""
-        if entry.pidfd.nspid <= 0:
-            text = "its process has ended: close it before the dump"
+        """Refuse a process that has ended, or that is outside of the tree."""
+        if entry.pidfd.nspid not in self._known:
+            text = f"its process {entry.pidfd.nspid} has ended, or is outside of the tree: close it before the dump"
             raise Refused("pidfd", str(entry.id), "process", text)
 
     def create(self, file: OpenFile) -> int:

@@ -47,7 +47,7 @@ def kinds(
         13: NetlinkSockets(),
         14: NamespaceFiles(images.processes.values()),
         17: TimerFiles(clocks),
-        20: ProcessFiles(),
+        20: ProcessFiles(images.processes),
     }
 
 

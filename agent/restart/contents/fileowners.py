@@ -62,7 +62,7 @@ def _restore_owner(
     other = bool(fown.uid or fown.euid)
     if other:  # the ids with which signals are sent are those of the caller
         script.call("setresuid", int(fown.uid), int(fown.euid), 0)
-    owner = struct.pack("<ii", int(fown.pid_type), numbers[int(fown.pid)])
+    owner = struct.pack("<Ii", int(fown.pid_type), numbers[int(fown.pid)])
     script.call("fcntl", number, F_SETOWN_EX, program.data(owner))
     if other:
         script.call("setresuid", 0, 0, 0)

@@ -20,6 +20,9 @@ from exporters.criu.filemessages import REMAP_GHOST, REMAP_LINKED
 _OLD_GHOST: Final = 1 << 31
 """The bit by which old images mark a ghost file."""
 _KINDS: Final = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISFIFO, stat.S_ISLNK, stat.S_ISCHR, stat.S_ISBLK)
+_MOST_BYTES: Final = 1 << 63
+_MOST_SECONDS: Final = 1 << 40
+"""A bound of times of files, which is far behind that of each file system."""
 
 
 class Deleted(NamedTuple):
@@ -80,12 +83,21 @@ class GhostFiles:
         deleted = self._files.get(identity)
         if deleted is None or deleted.ghost is None:
             return False
-        found = next(iter(self._content(deleted.ghost)), None)
-        if found is None or not any(is_kind(int(found[0].mode)) for is_kind in _KINDS):
+        if not self._can_be_made(deleted.ghost):
             raise Refused(
                 "file", str(identity), "deleted", f"{deleted.ghost} has no file that can be made: dump it again"
             )
         return True
+
+    def _can_be_made(self, ghost: str) -> bool:
+        """Return False for an image whose values no file can have."""
+        entries: Iterator[Any] = (entry.message for entry, _ in self._images.payloads(ghost, wanted=False))
+        about = next(entries, None)
+        if about is None or not any(is_kind(int(about.mode)) for is_kind in _KINDS):
+            return False
+        ends = [int(about.size), *(int(chunk.off) + int(chunk.len) for chunk in entries)]
+        seconds = max(int(about.atim.tv_sec), int(about.mtim.tv_sec))
+        return max(ends) < _MOST_BYTES and seconds < _MOST_SECONDS and b"\0" not in about.symlnk_target
 
     def create(self) -> None:
         """Make the files for the time in which tasks open them.

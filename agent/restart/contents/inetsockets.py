@@ -33,6 +33,8 @@ _FREEBIND: Final[dict[int, tuple[int, int]]] = {
     sockets.AF_INET: (SOL_IP, IP_FREEBIND),
     sockets.AF_INET6: (SOL_IPV6, IPV6_FREEBIND),
 }
+_PROTOCOLS: Final = 1 << 16
+"""A bound of the numbers of protocols; the highest is 262, of MPTCP."""
 _TYPES: Final = (sockets.SOCK_STREAM, sockets.SOCK_DGRAM, sockets.SOCK_RAW)
 
 # Options by the field of CRIU's message: level and option for IPv4, and for IPv6.
@@ -193,7 +195,7 @@ def _bind(file: OpenFile, socket: Any) -> None:
 def _fault(socket: Any) -> tuple[str, str]:
     """Return the rule and the text of the reason to refuse a socket, whatever this host has; empty: there is none."""
     words = _WORDS.get(int(socket.family), 0)
-    known = words and socket.type in _TYPES and socket.shutdown in SHUTDOWNS
+    known = words and socket.type in _TYPES and socket.shutdown in SHUTDOWNS and socket.proto < _PROTOCOLS
     if not known or min(len(socket.src_addr), len(socket.dst_addr)) < words:
         return "type", f"family {socket.family}, type {socket.type} are none of a socket of IP: dump it again"
     if max(int(socket.src_port), int(socket.dst_port)) >= 1 << 16:
@@ -201,7 +203,7 @@ def _fault(socket: Any) -> tuple[str, str]:
     if socket.ifname:
         try:
             sockets.if_nametoindex(os.fsdecode(bytes(socket.ifname)))
-        except OSError:
+        except (OSError, ValueError):  # a name may hold a byte 0
             return "interface", f"this host has no interface {os.fsdecode(bytes(socket.ifname))}: make it"
     return "", ""
 

@@ -116,7 +116,7 @@ class Fifos(FileKind):
         if described is None or not described.HasField("reg"):
             raise Refused("fifo", str(entry.id), "missing", "the images do not say which path it has: dump it again")
         path = bytes(described.reg.name)
-        if os.path.lexists(path) and not stat.S_ISFIFO(os.stat(path).st_mode):
+        if os.path.lexists(path) and not (os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)):
             text = f"{os.fsdecode(path)} is no FIFO any more: put the one there that it had open"
             raise Refused("fifo", str(entry.id), "type", text)
 

@@ -28,14 +28,15 @@ _NUMBERS: Final = (
 )
 _SWITCHES: Final = {"so_passcred", "so_passsec", "so_dontroute", "so_no_check", "so_broadcast", "so_oobinline"}
 """Options that are off in a new socket, and that some families refuse to take."""
+_WORD: Final = (1 << 32) - 1
 _MOST_QUEUED: Final = 1 << 28
 _IOV_AT, _IOV_COUNT_AT, _CONTROL_AT, _CONTROL_SIZE_AT, _HEADER_SIZE = 16, 24, 32, 40, 56
 _CONTROL_HEAD: Final = 16
 
 
 def set_option(file: OpenFile, level: int, option: int, content: bytes | int, *, optional: bool = False) -> None:
-    """Set an option to a number or to other content; `optional`: the kernel may refuse it."""
-    data = struct.pack("<i", content) if isinstance(content, int) else content
+    """Set an option to a number of 32 bits or to other content; `optional`: the kernel may refuse it."""
+    data = struct.pack("<I", content & _WORD) if isinstance(content, int) else content
     demand = Demand.ANY if optional else Demand.SUCCESS
     file.script.call("setsockopt", file.number, level, option, file.data(data), len(data), demand=demand)
 

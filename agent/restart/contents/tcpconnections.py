@@ -8,6 +8,7 @@ is begun once more, by a packet that the kernel repeats. The socket leaves repai
 there, for its peer may be one of them.
 """
 
+import re
 import shutil
 import socket as sockets
 import struct
@@ -50,6 +51,8 @@ _PIECE: Final = 16384
 _U32: Final = (1 << 32) - 1
 _IPTABLES, _NFTABLES, _SKIP = 0, 1, 2
 """`network_lock_method` of the inventory."""
+_RUN: Final = re.compile(rb"([0-9A-Za-z_-]+)\0*")
+"""The identity of a run of CRIU, a UUID. The program nft reads its arguments as one text, so other bytes mean more."""
 _PATIENCE_S: Final = 10.0
 
 
@@ -233,9 +236,9 @@ class BlockedConnections:
             subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE_S)
 
     def _commands(self) -> Iterator[list[str]]:
-        run = self._run.strip(b"\0")
-        if self._connections and self._method == _NFTABLES and run.isascii() and run:
-            yield ["nft", "delete", "table", "inet", f"CRIU-{run.decode()}"]
+        run = _RUN.fullmatch(self._run)
+        if self._connections and self._method == _NFTABLES and run:
+            yield ["nft", "delete", "table", "inet", f"CRIU-{run[1].decode()}"]
         for six, host, port, peer, peer_port in self._connections if self._method == _IPTABLES else ():
             program = "ip6tables" if six else "iptables"
             for chain, source, destination in (

@@ -56,7 +56,10 @@ HOLD: Final[dict[str, str]] = {
         "ten_times_as_much_around_makes_no_record_dearer a_fork_looks_at_a_few_links_of_a_chain_however_long_it_is"
     ),
     "No request, however mutated": "",
-    "No folder of CRIU's images": "no_mutation_of_a_file_does_harm no_mutation_of_a_folder_does_harm",
+    "No folder of CRIU's images": (
+        "no_mutation_of_a_file_does_harm no_mutation_of_a_folder_does_harm "
+        "a_descriptor_of_a_process_outside_the_tree_is_refused"
+    ),
     "No image, however mutated": "any_bytes_are_errors no_file_takes_longer_than_its_size_deserves",
     "A verb that only reads": "it_reads_and_computes_and_nothing_else its_children_are_confined_as_well",
     "`convert` and `plan -f svg` read a file": (

@@ -32,7 +32,7 @@ class _Images:
     def all(self, _name: str) -> list[Any]:
         return self._remaps
 
-    def payloads(self, name: str) -> Any:
+    def payloads(self, name: str, *, wanted: bool = True) -> Any:  # noqa: ARG002 - as the images have it
         class Entry:
             def __init__(self, message: Any) -> None:
                 self.message = message

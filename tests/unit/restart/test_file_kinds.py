@@ -134,8 +134,8 @@ def test_a_descriptor_of_a_process_names_it_as_its_owner_sees_it() -> None:
     """The image has numbers of the root's namespace."""
     entry = file_entry(7, 20, nspid=11, ino=9)
 
-    (holder,) = filled([entry], {20: ProcessFiles()}, [((11, 1), [7])])
+    (holder,) = filled([entry], {20: ProcessFiles([11])}, [((11, 1), [7])])
 
     assert calls(holder, "pidfd_open")[0].arguments[0] == 1
     with pytest.raises(Refused):
-        ProcessFiles().check(file_entry(7, 20, nspid=-1, ino=9), {3})
+        ProcessFiles([11]).check(file_entry(7, 20, nspid=-1, ino=9), {3})
