@@ -226,8 +226,7 @@ KINDS: Final = {
 }
 """The kinds that can be read, by stem."""
 
-# A number is decimal or hexadecimal.
-_FILE: Final = re.compile(r"([a-z]+(?:-[a-z]+)*?)(?:-[0-9a-f]+)?\.img")
+_FILE: Final = re.compile(r"([a-z]+(?:-[a-z]+)*?)(?:-[0-9a-f]+)?\.img")  # a number is decimal or hexadecimal
 
 
 @lru_cache(4096)

@@ -33,7 +33,18 @@ _ISSUED: Final = frozenset(
             "epoll_ctl",
         ),
         *("eventfd2", "fchdir", "fchmod", "fchown", "fchownat", "fcntl", "flock", "ftruncate", "inotify_add_watch"),
-        *("inotify_init1", "ioctl", "listen", "lseek", "madvise", "membarrier", "memfd_create", "mlock", "mmap"),
+        *(
+            "inotify_init1",
+            "ioctl",
+            "listen",
+            "lseek",
+            "madvise",
+            "membarrier",
+            "memfd_create",
+            "mlock",
+            "mlock2",
+            "mmap",
+        ),
         *("mprotect", "mremap", "msgsnd", "munmap", "openat", "openat2", "personality", "pidfd_getfd", "pidfd_open"),
         *("pipe2", "ppoll", "prctl", "prlimit64", "rseq", "rt_sigaction", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
         *("sched_setscheduler", "seccomp", "semctl", "sendmsg", "sendto", "set_robust_list", "set_tid_address"),
@@ -44,7 +55,7 @@ _ISSUED: Final = frozenset(
     )
 )
 """The calls that a restart issues: none that makes or removes folders and devices, or that signals another process."""
-_RANGES: Final = {CALLS[name]: (0, 1) for name in ("munmap", "mprotect", "madvise", "mlock")}
+_RANGES: Final = {CALLS[name]: (0, 1) for name in ("munmap", "mprotect", "madvise", "mlock", "mlock2")}
 _TARGETS: Final = frozenset(
     CALLS[name]
     for name in (
@@ -70,9 +81,10 @@ _OPERANDS: Final = {
     Special.ASIDE: 5,
     Special.JOIN: 1,
     Special.TERMINAL: 3,
-    Special.MERGE: 5,
+    Special.MERGE: 4,
     Special.PART: 3,
     Special.RING: 4,
+    Special.SPENT: 3,
 }
 _SPAN: Final = struct.Struct("<2Q")
 
