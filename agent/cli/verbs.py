@@ -28,6 +28,7 @@ FLEET: Final = "fleet"
 FLEET_VERBS: Final = {
     "hosts": "fleetverbs",
     "snapshot": "fleetverbs",
+    "events": "fleeteventsverb",
     "show": "setverbs",
     "check": "setverbs",
     "diff": "setverbs",

@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
@@ -13,10 +14,11 @@ from agent import rootname
 from agent.errors import CkptreeError, HostError, NoSuchRootError, UsageError
 from agent.proc import topmost
 from agent.proc.host import boot_id
-from agent.protocol.client import Answer, Client
+from agent.protocol.client import Answer, Client, Event, Subscription
 from agent.protocol.codec import Message
 
 _COUNT_S = 2.0
+_ANSWER_S = 10.0
 
 Clock: TypeAlias = Callable[[], int]
 
@@ -87,6 +89,13 @@ class Wish(NamedTuple):
     end: bool = False
 
 
+class LiveEvents(Protocol):
+    """Events as they come: agent.protocol.client.Subscription."""
+
+    def next_within(self, timeout_s: float | None) -> Event | None:
+        """Return the next event; None where none came in time. CkptreeError: the daemon went away."""
+
+
 class Work(Protocol):
     """The work that a relay has done on its host. All but `host` may take a while, and are called in threads."""
 
@@ -104,6 +113,9 @@ class Work(Protocol):
 
     def taken(self, numbers: Sequence[int]) -> dict[int, str]:
         """Return which numbers are in use in this process's pid namespace, each with its holder."""
+
+    def follow(self, root: str | None, kinds: Sequence[str] | None) -> AbstractContextManager[LiveEvents]:
+        """Subscribe to live events below a ROOT, or to all; of some kinds, or of all."""
 
 
 class DaemonWork:
@@ -195,6 +207,22 @@ class DaemonWork:
             before_ns, answer, after_ns = topmost.answered(meant, ask)
             data = _with_strings(answer.data, client) if wish.with_argv else answer.data
         return Cut(data, before_ns, after_ns, answer.tasks, answer.complete, answer.reasons)
+
+    def follow(self, root: str | None, kinds: Sequence[str] | None) -> AbstractContextManager[LiveEvents]:
+        """Subscribe to live events, without the arguments of execs.
+
+        Args:
+            root: as the caller has named it; None: all tasks that this process may see.
+            kinds: of events; None: all.
+
+        Raises:
+            CkptreeError: there is no such root, or the daemon does not answer.
+        """
+
+        def subscribed(to: list[str] | None) -> Subscription:
+            return Client(self._socket, _ANSWER_S).subscribe(to, kinds=kinds, snapshot=False)
+
+        return subscribed(None) if root is None else topmost.answered_of_all(rootname.parse_target(root), subscribed)
 
     def taken(self, numbers: Sequence[int]) -> dict[int, str]:
         """Return which numbers are in use in this process's pid namespace, each with its holder."""

@@ -26,6 +26,9 @@ SERVICE: Final = "ckptree-relay"
 HELLO, ARM, CUT, IMAGE, DISARM, TAKEN, RESTART = "hello", "arm", "cut", "image", "disarm", "taken", "restart"
 DUMP: Final = "dump"
 """A cut that takes the contents of the programs, too."""
+EVENTS: Final = "events"
+MOST_EVENTS: Final = 200
+"""Events in an answer, so that it stays within the bounds of a message."""
 _OF_REQUESTERS: Final = (RESTART, DUMP)
 MAX_REQUEST: Final = 1 << 20
 """Bytes; the default of NATS for the payload of a message."""

@@ -21,6 +21,7 @@ from agent.fleet.cuts import Cuts, Entry
 from agent.fleet.hostwork import Clock, Cut, Wish, Work
 from agent.fleet.manifest import hash_of
 from agent.fleet.messages import Message
+from agent.fleet.relayedevents import RelayedEvents
 from agent.fleet.relayedrestarts import RelayedRestarts
 from agent.fleet.relaysettings import RelaySettings, permitted_dump
 from agent.fleet.staying import StayingConnection
@@ -82,6 +83,7 @@ class HostRelay:
         self._restarts = (
             RelayedRestarts(settings.restart_socket, log) if "restart" in settings.allow and settings.rules else None
         )
+        self._events = RelayedEvents(work.follow, log)
 
     @property
     def _answerers(self) -> dict[str, Answerer]:
@@ -92,6 +94,7 @@ class HostRelay:
             messages.IMAGE: self._image,
             messages.DISARM: self._disarm,
             messages.TAKEN: self._taken,
+            messages.EVENTS: self._follow,
         }
 
     def end(self) -> None:
@@ -109,11 +112,15 @@ class HostRelay:
         name = f"{messages.SERVICE} {self._settings.host}"
         said = f"relay of {self._settings.host}, allowed: {allowed}"
         connection = StayingConnection(self._settings, "relay", name, said, self._log, self._ended)
-        await connection.run(self._listen, self._tend)
+        try:
+            await connection.run(self._listen, self._tend)
+        finally:
+            self._events.close()
 
     async def _tend(self, client: "Client") -> None:
         now_ns = time.monotonic_ns()
         self._cuts.forget(now_ns)
+        self._events.forget(now_ns)
         if self._restarts is not None:
             self._restarts.forget(now_ns)
         if self._publisher is not None:
@@ -283,6 +290,10 @@ class HostRelay:
         self._permit("snapshot")
         self._cuts.drop(messages.checked_id(request.get("id")))
         return {}
+
+    async def _follow(self, request: Message, received_ns: int) -> Message:
+        self._permit("events")
+        return await self._events.answer(request, received_ns)
 
     async def _taken(self, request: Message, _received_ns: int) -> Message:
         if not self._settings.allow & {"snapshot", "restart"}:

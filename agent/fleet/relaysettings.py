@@ -46,7 +46,7 @@ from agent.fleet.stores import folders
 SYSTEM_FILE: Final = Path("/etc/ckptree/relay.toml")
 RESTART_SOCKET: Final = Path("/run/ckptree/restart.sock")
 ALLOWABLE: Final = ("snapshot", "restart", "events", "follow")
-"""The rights that a relay can have; no verb asks for events yet."""
+"""The rights that a relay can have."""
 _MOST_BYTES: Final = 1 << 20
 _FILES: Final = {
     "credentials": "NATS_CREDS",

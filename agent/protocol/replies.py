@@ -140,6 +140,16 @@ def event_of(said: dict[str, Any]) -> Event:
     return Event(said["event"], said["order"], task, rest, said.get("time_ns"))
 
 
+def said_of(event: Event) -> dict[str, Any]:
+    """Return the message of an event, of which `event_of` makes it again."""
+    said = {"event": event.kind, "order": event.order, **event.details}
+    if event.time_ns is not None:
+        said["time_ns"] = event.time_ns
+    if event.task is not None:
+        said |= {key: getattr(event.task, key) for key in _OF_TASK} | {"numbers": list(event.task.numbers)}
+    return said
+
+
 def answer_of(answer: codec.Message, data: bytes) -> Answer:
     """Return the answer in a message of the daemon and the bytes behind it; raise KeyError where a key is missing."""
     return Answer(

@@ -2,9 +2,11 @@
 """Sets of trees through real relays, a real server of NATS and a real daemon."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +37,7 @@ def relays(
     folder = tmp_path_factory.mktemp("relays")
     url = f"nats://{nats.address}"
     with (
-        a_relay(folder, "a", url, daemon_socket) as a,
+        a_relay(folder, "a", url, daemon_socket, 'allow = ["snapshot", "events"]\n') as a,
         a_relay(folder, "b.example", url, daemon_socket, ahead_s=5) as b,
         a_relay(folder, "shy", url, daemon_socket, "") as shy,
     ):
@@ -55,7 +57,7 @@ def test_the_hosts_of_the_fleet_are_shown(nats: servers.Server, relays: dict[str
     assert (ran.code, ran.err) == (0, "")
     assert list(found) == sorted(relays)
     assert all(set(row) == {"version", "kernel", "tasks", "allow", "clock_offset_ns"} for row in found.values())
-    assert [row["allow"] for row in found.values()] == [["snapshot"], ["snapshot"], []]
+    assert [row["allow"] for row in found.values()] == [["events", "snapshot"], ["snapshot"], []]
     assert all(row["tasks"] > 5 for row in found.values())
     assert abs(found["a"]["clock_offset_ns"]) < 1e9
     assert abs(found["b.example"]["clock_offset_ns"] - 5e9) < 1e9
@@ -200,3 +202,31 @@ def test_a_map_of_a_host_that_is_not_in_the_set_is_refused(nats: servers.Server,
 
     assert ran.code == 2
     assert "a, b.example" in ran.err
+
+
+def test_events_of_another_host_are_those_of_its_daemon(
+    nats: servers.Server, relays: dict[str, RelayProcess], tmp_path: Path
+) -> None:
+    """A shell that waits for a file makes a child, and ends; so does the verb."""
+    script = f"while ! [ -e {tmp_path}/go ]; do read -t 0.05; done; (exit 3); exit 4"
+    reader, writer = os.pipe()
+    with subprocess.Popen(["bash", "-c", script], stdin=reader) as root:
+        words = [sys.executable, "-m", "agent", "fleet", "events", "a", str(root.pid), "--json"]
+        words += ["--nats", f"nats://{nats.address}"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as verb:
+            deadline = time.monotonic() + 60
+            while 'result="followed"' not in relays["a"].log.read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            (tmp_path / "go").touch()
+            out, said = verb.communicate(timeout=60)
+        assert root.wait(20) == 4
+    os.close(reader)
+    os.close(writer)
+    found = [json.loads(line) for line in out.splitlines()]
+    assert verb.returncode == 0, said
+    assert [each["event"] for each in found][-1] == "end"
+    births = [each for each in found if each["event"] == "birth" and each["parent"] == root.pid]
+    deaths = {each["pid"]: each["exited"] for each in found if each["event"] == "death"}
+    assert 3 in [deaths[birth["pid"]] for birth in births]
+    assert deaths[root.pid] == 4

@@ -6,9 +6,11 @@ the file ``next`` beside it the number of the next record.
 """
 
 import asyncio
+import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +19,32 @@ from agent.errors import CkptreeError, NoSuchRootError
 from agent.fleet import relaysettings
 from agent.fleet.hostwork import Cut, HostAbout, RecordingState, Wish
 from agent.fleet.relay import HostRelay
+from agent.protocol.replies import Event, EventTask
 
 IMAGE = Path(__file__).parents[2] / "docs" / "example" / "web.ckpt"
+
+
+class MadeEvents:
+    """Births, and then the end of the root.
+
+    Args:
+        count: of births; None: one every tenth of a second, without end.
+        comm: the name of each process.
+    """
+
+    def __init__(self, count: int | None, comm: str) -> None:
+        self._numbers = iter(range(1, count + 1)) if count is not None else itertools.count(1)
+        self._pause_s = 0.0 if count is not None else 0.1
+        self._comm = comm.encode()
+
+    def next_within(self, timeout_s: float | None) -> Event | None:  # noqa: ARG002 - a subscription is called so
+        """Return the next event."""
+        time.sleep(self._pause_s)
+        number = next(self._numbers, None)
+        if number is None:
+            return Event("end", 1 << 40, None, {}, 7)
+        task = EventTask(number, number, (number, 1), 5, 0, 0, self._comm)
+        return Event("birth", number, task, {"parent": 1, "creator": 1, "pgid": 1, "sid": None, "flags": []}, 7)
 
 
 class ImageWork:
@@ -56,6 +82,13 @@ class ImageWork:
         if wish.root == "late":
             raise CkptreeError("it is gone meanwhile")
         return Cut(self._data, before_ns, time.time_ns(), 1, complete=True, reasons=())
+
+    @contextmanager
+    def follow(self, root: str | None, kinds: Sequence[str] | None) -> Iterator["MadeEvents"]:
+        """Tell of so many births as the root has as a number; `none` is not there. Without one there is one a while."""
+        if root == "none":
+            raise NoSuchRootError("there is no process none")
+        yield MadeEvents(int(root) if root is not None else None, "" if kinds is None else ",".join(kinds))
 
     def taken(self, numbers: Sequence[int]) -> dict[int, str]:
         """Say that the number 7 is taken."""

@@ -35,6 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]
     second = shown[0].partition("\nSNAPSHOTS")[0].replace("NODE1", "NODE2").replace("node1", "node2")
     of = {"node1": "RELAY_OF_NODE1", "node2": "RELAY_OF_NODE2", "taker": "SNAPSHOTS", "ops": "RESTARTS_OF_OPS"}
     of |= {"followed": "FOLLOWED_NODE1", "spare": "STANDBY_OF_NODE1", "dumper": "CONTENTS_OF_OPS"}
+    of["follower"] = "EVENTS_OF_NODE1"
     users = [f"{{user: {user}, password: {user}, permissions: ${name}}}" for user, name in of.items()]
     accounts = (
         "accounts {FLEET {jetstream: enabled, users: [{user: admin, password: admin}, " + ", ".join(users) + "]}}"
@@ -60,7 +61,7 @@ def relays(server: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> 
         await client.close()
 
     asyncio.run(make())
-    more = 'allow = ["snapshot", "restart"]\n[[restart]]\nrequester = "ops"\nrun = []\nsigners = "/none"\n'
+    more = 'allow = ["snapshot", "restart", "events"]\n[[restart]]\nrequester = "ops"\nrun = []\nsigners = "/none"\n'
     more += '[[dump]]\nrequester = "ops"\nroots = ["1"]\nstore = "nats://dumps"\n'
     with (
         a_relay(folder, "node1", url(server, "node1"), more=more, image=True) as one,
@@ -159,6 +160,9 @@ def test_the_credential_of_a_relay_hears_its_own_requests(server: servers.Server
         ("taker", "ckptree.restart.ops.node1"),
         ("taker", "ckptree.restart.taker.node1"),
         ("taker", "ckptree.dump.ops.node1"),
+        ("taker", "ckptree.events.node1"),
+        ("follower", "ckptree.events.node2"),
+        ("follower", "ckptree.cut.node1"),
         ("ops", "ckptree.dump.ops.node1"),
         ("dumper", "ckptree.dump.night.node1"),
         ("dumper", "ckptree.restart.ops.node1"),
@@ -251,3 +255,11 @@ def test_the_credential_of_a_requester_of_contents_reaches_the_service(
 
     assert ran.code == 6
     assert "node1: nobody starts restarts at" in ran.err
+
+
+def test_the_permissions_of_the_page_suffice_for_a_follower(server: servers.Server, relays: list[RelayProcess]) -> None:
+    """Of the one host."""
+    ran = fleet(server, "follower", "events", "node1", "3")
+    assert (ran.code, ran.out.count(b"\n")) == (0, 4), ran.err
+    other = fleet(server, "follower", "events", "node2", "3")
+    assert (other.code, other.out) == (1, b""), other.err
