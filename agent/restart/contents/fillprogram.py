@@ -12,7 +12,6 @@ import bisect
 import struct
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from agent.errors import CkptreeError
@@ -258,28 +257,23 @@ class FillScript:
         self.code += _PACK(call, keep, demand, from_slots, from_data, count, *values, *_PADS[count], wanted)
 
 
-@dataclass(slots=True)
 class ProcessProgram:
     """The scripts of a process.
 
-    Attributes:
+    Args:
         actors: its threads, the leader first, as indices of the plan.
+
+    Attributes:
         scripts: of each thread.
         base: address of the region (fill.h), once it is placed.
     """
 
-    actors: tuple[int, ...]
-    scripts: list[FillScript] = field(default_factory=list)
-    base: int = 0
-    _slots: int = 0
-    _first_slot: int = 0
-    _first_data: int = 0
-    _state: int = 0
-    _end: int = 0
-    _data: bytearray = field(default_factory=bytearray)
-
-    def __post_init__(self) -> None:
-        self.scripts = [FillScript(self) for _ in self.actors]
+    def __init__(self, actors: tuple[int, ...]) -> None:
+        self.actors = actors
+        self.scripts = [FillScript(self) for _ in actors]
+        self.base = 0
+        self._slots = self._first_slot = self._first_data = self._state = self._end = 0
+        self._data = bytearray()
 
     def slot(self) -> Slot:
         """Return a new slot."""

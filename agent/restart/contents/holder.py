@@ -2,7 +2,6 @@
 """A process that is filled, and the numbers at which it has files meanwhile: above all that the images have."""
 
 import os
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from agent.restart.contents.fillprogram import Argument, FillScript, ProcessProgram
@@ -33,31 +32,35 @@ class TableWords(NamedTuple):
     closed: int
 
 
-@dataclass(slots=True)
 class Holder:
     """A process that is filled.
 
-    Attributes:
+    Args:
         actor: its index in the plan.
         depth: of its pid namespace, the root's being 0.
         numbers: its numbers, from the root's namespace inward.
         image: its messages.
         program: its operations.
+
+    Attributes:
         service: the first number above those of its descriptors and mapped files.
         keeper: the process that restores its descriptors, because it shares its table with that; None: it does.
         turns: of a table that is shared.
         taken: numbers above those, so far.
     """
 
-    actor: int
-    depth: int
-    numbers: tuple[int, ...]
-    image: ProcessImage
-    program: ProcessProgram
-    service: int = LOWEST_SERVICE
-    keeper: "Holder | None" = None
-    turns: TableWords | None = None
-    taken: int = 0
+    def __init__(
+        self, actor: int, depth: int, numbers: tuple[int, ...], image: ProcessImage, program: ProcessProgram
+    ) -> None:
+        self.actor = actor
+        self.depth = depth
+        self.numbers = numbers
+        self.image = image
+        self.program = program
+        self.service = LOWEST_SERVICE
+        self.keeper: Holder | None = None
+        self.turns: TableWords | None = None
+        self.taken = 0
 
     @property
     def leader(self) -> FillScript:

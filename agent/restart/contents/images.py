@@ -10,12 +10,12 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import FormatError
+from agent.record import record
 from agent.restart.contents.pageruns import PAGE, PageRun, PageRuns
 from agent.restart.contents.refusals import Refused
 from exporters.criu import imagefile, imagefolder
@@ -33,7 +33,7 @@ _MOST_PARENTS: Final = 64
 """Folders of a chain of dumps; a link that leads back to its own folder ends there."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProcessImage:
     """The messages about one process.
 

@@ -9,7 +9,6 @@ all have mapped it.
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -51,27 +50,31 @@ ObjectKey = tuple[str, int]
 """The kind and number of an object: ("memfd", inode_id) or ("shmem", shmid)."""
 
 
-@dataclass(slots=True)
 class SharedObject:
     """An object that areas or descriptors of several processes refer to.
 
-    Attributes:
+    Args:
         key: its kind and number.
+        runs: its pages, by offset.
         size: bytes.
         huge: flags of memfd_create() for huge pages; 0 for others.
         entry: the memfd_inode_entry; None where there is none.
-        runs: its pages, by offset.
+
+    Attributes:
         users: indices of the actors that refer to it.
         described: True if a descriptor refers to it.
     """
 
-    key: ObjectKey
-    size: int = 0
-    huge: int = 0
-    entry: Any = None
-    runs: Sequence[PageRun] = ()
-    users: list[int] = field(default_factory=list)
-    described: bool = False
+    def __init__(
+        self, key: ObjectKey, runs: Sequence[PageRun], size: int = 0, huge: int = 0, entry: Any = None
+    ) -> None:
+        self.key = key
+        self.runs = runs
+        self.size = size
+        self.huge = huge
+        self.entry = entry
+        self.users: list[int] = []
+        self.described = False
 
     @property
     def about(self) -> About:
@@ -165,13 +168,13 @@ class SharedMemory:
     def _read(self, key: ObjectKey) -> SharedObject:
         kind, number = key
         if kind == "shmem":
-            return SharedObject(key, runs=self._images.pages(f"pagemap-shmem-{number}.img"))
+            return SharedObject(key, self._images.pages(f"pagemap-shmem-{number}.img"))
         entry = self._inodes.get(number)
         if entry is None:
             raise Refused("memfd", str(number), "missing", "the images do not describe it")
         runs = self._images.pages(f"pagemap-shmem-{entry.shmid}.img")
         huge = int(entry.hugetlb_flag) if entry.HasField("hugetlb_flag") else 0
-        return SharedObject(key, int(entry.size), huge, entry, runs)
+        return SharedObject(key, runs, int(entry.size), huge, entry)
 
     def _check(self, one: SharedObject) -> None:
         if max(one.size, one.span) > _MOST:

@@ -10,7 +10,6 @@ semaphores take back when a process ends (SEM_UNDO).
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agent.restart.contents.addresses import AddressRange
@@ -60,19 +59,21 @@ _VARIABLES: Final = {
 }
 
 
-@dataclass(slots=True)
 class Segment:
     """A segment of shared memory.
 
-    Attributes:
+    Args:
         entry: its ipc_shm_entry.
         runs: its pages, by offset.
+
+    Attributes:
         users: the actors that have it attached.
     """
 
-    entry: Any
-    runs: list[PageRun]
-    users: list[int] = field(default_factory=list)
+    def __init__(self, entry: Any, runs: list[PageRun]) -> None:
+        self.entry = entry
+        self.runs = runs
+        self.users: list[int] = []
 
     @property
     def huge(self) -> int:

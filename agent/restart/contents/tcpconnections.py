@@ -12,7 +12,6 @@ import re
 import shutil
 import socket as sockets
 import struct
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv6Address
 from typing import Any, Final, NamedTuple
@@ -233,6 +232,8 @@ class BlockedConnections:
     def unblock(self) -> None:
         """Remove the rules; where they are gone already, as on another host, there is nothing to do."""
         for command in self._commands():
+            import subprocess  # few trees have connections
+
             subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE_S)
 
     def _commands(self) -> Iterator[list[str]]:
