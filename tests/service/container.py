@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container whose first process is systemd: a clean Debian to install into, in namespaces of its own, without a
-network.
+"""A container whose first process is systemd: a clean Debian to install into, in namespaces of its own, and
+without a network unless it asks for the machine's.
 """
 
 import os
@@ -46,6 +46,8 @@ class Container(Host):
 
     Args:
         folder: for its root.
+        more: packages that ours recommends.
+        own_network: it has a network namespace of its own, without any connection.
     """
 
     ckptree = "/usr/bin/ckptree"
@@ -54,13 +56,14 @@ class Container(Host):
     manager = "--system"
     watchdog_s = 10
 
-    def __init__(self, folder: Path) -> None:
-        self.root = debian(folder / "root")
+    def __init__(self, folder: Path, *more: str, own_network: bool = True) -> None:
+        self.root = debian(folder / "root", *more)
         self._log = folder / "container.log"
+        self._network = ["--net"] if own_network else []
 
     def __enter__(self) -> Self:
         self._cgroups = Cgroups()
-        spaces = ["unshare", *SPACES, "--net", "--propagation", "private", "--fork", "--kill-child"]
+        spaces = ["unshare", *SPACES, *self._network, "--propagation", "private", "--fork", "--kill-child"]
         command = ["sh", "-c", f'{self._cgroups.join}; exec "$@"', "sh", *spaces, "sh", "-c", SET_UP, str(self.root)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
