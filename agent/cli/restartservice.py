@@ -50,25 +50,25 @@ def serve(config: Path) -> int:
         settings = relaysettings.load(config)
         if request.get("what") == "dump":
             what = "dump"
-            connection.sendall(codec.encode(dumpservice.dumped(request, settings, journal)))
+            _answer(connection, dumpservice.dumped(request, settings, journal), journal)
             return 0
         rule = permitted(_checked(request), settings.rules)
         if request["plan"]:
-            connection.sendall(
-                codec.encode({"ok": True, "ready": contentsservice.planned(request, rule, settings.nats)})
-            )
+            refused = contentsservice.planned(request, rule, settings.nats)
+            _answer(connection, {"ok": True, "ready": refused}, journal)
             return 0
         return _Restart(request, rule, connection, journal, settings.nats).run()
-    except OSError as error:
-        journal.warning(f"the relay has not heard the answer: {error.strerror or error}")
-        return CkptreeError.exit_code
     except CkptreeError as error:
         journal.error(audit.line(what, **_about(request), result="refused", reason=str(error)))
-        try:
-            connection.sendall(codec.encode(messages.failure(error)))
-        except OSError:
-            journal.warning("the relay has not heard the answer")
+        _answer(connection, messages.failure(error), journal)
         return error.exit_code
+
+
+def _answer(connection: socket.socket, message: Message, journal: Journal) -> None:
+    try:
+        connection.sendall(codec.encode(message))
+    except OSError:
+        journal.warning("the relay has not heard the answer")
 
 
 def _about(request: Message) -> dict[str, str]:
@@ -130,7 +130,7 @@ def permitted(request: Message, rules: tuple[RestartRule, ...]) -> RestartRule:
         raise NotPermittedError(
             f"{request['requester']!r} may restart nothing here: the configuration has no [[restart]] for it"
         )
-    if request["contents"]:
+    if request["contents"] or request["plan"]:
         store = contentsservice.contents_of(request).store
         for rule in own:
             if store in rule.contents:

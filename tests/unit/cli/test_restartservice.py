@@ -142,6 +142,8 @@ def test_contents_need_a_permission_for_their_store() -> None:
     """A permission for commands is none; the store is the same word for word."""
     rules = (*RULES, RestartRule("ops", (), Path("/signers"), ("nats://dumps",)))
     assert permitted(asked(contents=True, manifest=a_manifest("nats://dumps")), rules) is rules[-1]
+    with pytest.raises(NotPermittedError, match="no contents from nats://dumps"):
+        permitted(asked(plan=True, manifest=a_manifest("nats://dumps")), RULES)
     for store in ("nats://dumps/other", "nats://dump", "s3://dumps"):
         with pytest.raises(NotPermittedError, match=f"no contents from {store}"):
             permitted(asked(contents=True, manifest=a_manifest(store)), rules)

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent.errors import CkptreeError, FormatError
+from agent.errors import CkptreeError, FormatError, UsageError
 from agent.fleet.folderstore import FolderStore
-from agent.fleet.stores import address, folders
+from agent.fleet.stores import address, errand, folders
 from agent.fleet.stores.folders import get_folder, get_named, object_name, put_folder, put_named
 from agent.fleet.stores.opening import opened
 from agent.fleet.stores.store import MissingError, StoreError, sha256
@@ -88,6 +88,31 @@ def test_a_folder_comes_back_from_each_kind_of_store(
             put_named(found, "named", dump)
             get_named(found, "named", tmp_path / "again")
     assert content(tmp_path / "back") == content(tmp_path / "again") == FILES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", stores.SCHEMES)
+def test_a_folder_that_is_named_by_its_hash_has_an_address(
+    scheme: str, dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a process of its own. It is verified, and read, as any other."""
+    with stores.running(tmp_path / "servers") as there:
+        for name, value in there.environment.items():
+            monkeypatch.setenv(name, value)
+        place = there.address(scheme, "x").removesuffix(":x").removesuffix("/x")
+        place += "" if scheme == "oci" else "/of/a"
+        digits = errand.store_hashed_folder(folders.list_address(place, "0" * 64), None, dump)
+        where = folders.list_address(place, digits)
+        assert errand.verify_folder(where, None) == digits
+        errand.fetch_folder(where, None, tmp_path / "back")
+    assert content(tmp_path / "back") == FILES
+
+
+@pytest.mark.parametrize("place", ["nats://", "s3://UPPER", "oci://registry", "/srv/dumps", "", "nats://a/../b"])
+def test_a_place_that_can_have_no_folder_is_refused(place: str) -> None:
+    """The message has the form of a right one."""
+    with pytest.raises(UsageError, match="expected"):
+        folders.list_address(place, "0" * 64)
 
 
 def test_equal_pieces_are_stored_once(store: FolderStore, dump: Path, tmp_path: Path) -> None:
