@@ -10,6 +10,7 @@ programs have ended and the store does not take it.
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Final, Self
 
 from agent import rootname
 from agent.cli import contentsservice
+from agent.cli.signals import handled
 from agent.daemon import audit
 from agent.daemon.journal import Journal
 from agent.environment import NATS_VARIABLE
@@ -60,7 +62,11 @@ def dumped(request: Message, settings: RelaySettings, journal: Journal) -> Messa
     _pid(meant)
     for left in keptfolder.remove_left():
         journal.warning(f"removed {left}, which a process that was killed had left")
-    with _Folder() as folder:
+    # A service that is stopped while CRIU has its code in the tasks of the tree finishes first.
+    with (
+        handled((signal.SIGTERM,), lambda _number, _frame: journal.notice("stopped when the dump is done")),
+        _Folder() as folder,
+    ):
         time.sleep(max(0.0, (request["at_ns"] - time.time_ns()) / 1e9))
         before_ns = time.time_ns()
         _dump(_pid(meant), rule, settings, folder.path, end=end)

@@ -255,7 +255,8 @@ class HostRelay:
             else:
                 await asyncio.sleep(max(0.0, (at_ns - self._clock()) / 1e9 - _EARLY_S))
                 cut = partial(self._work.cut, asked, at_ns, left_ns / 1e9)
-            taken: Cut = await asyncio.get_running_loop().run_in_executor(self._threads, cut)
+            threads = None if asked.requester else self._threads  # a dump takes long, and holds up nothing else
+            taken: Cut = await asyncio.get_running_loop().run_in_executor(threads, cut)
             self._cuts.keep(entry, taken.data)
         except CkptreeError:
             entry.work = None  # the same request may be tried again

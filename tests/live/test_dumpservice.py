@@ -91,3 +91,15 @@ def test_programs_that_have_ended_are_not_lost_with_their_store(
     os.waitpid(counter, 0)
     with restarted(Path(found[1])):
         counts_on(tmp_path)
+
+
+def test_a_service_that_is_stopped_finishes_its_dump(
+    counter: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script in the place of CRIU stops it, and then fails."""
+    stops = tmp_path / "stops"
+    stops.write_text("#!/bin/sh\nkill -TERM $PPID\nsleep 0.2\necho Error: done >&2\nexit 1\n")
+    stops.chmod(0o700)
+    error = a_dump(counter, tmp_path, monkeypatch, tmp_path / "none", by=stops)
+    assert "Error: done" in str(error)
+    assert os.listdir(tmp_path / "kept") == []

@@ -171,12 +171,15 @@ def _done(place: "Address", errand: dict[str, Any]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     with opened(place, errand["server"]) as opened_store:
         if "put_folder" in errand:
-            folders.put_named(opened_store, place.name, Path(errand["put_folder"]))
+            told = progress.reporting(str(place), "stored")
+            folders.put_named(opened_store, place.name, Path(errand["put_folder"]), told)
         if "get_folder" in errand:
-            folders.get_named(opened_store, place.name, Path(errand["get_folder"]))
+            told = progress.reporting(str(place), "fetched")
+            folders.get_named(opened_store, place.name, Path(errand["get_folder"]), report=told)
         if "hash_folder" in errand:
             prefix = folders.prefix_of(place.name)
-            found["digits"] = folders.put_folder(opened_store, Path(errand["hash_folder"]), prefix).encode()
+            told = progress.reporting(f"the dump for {opened_store.address}", "stored")
+            found["digits"] = folders.put_folder(opened_store, Path(errand["hash_folder"]), prefix, told).encode()
         if "verify_folder" in errand:
             found["digits"] = folders.verify(opened_store, place.name, progress.reporting(str(place), "read")).encode()
         for name, data in errand.get("put", {}).items():

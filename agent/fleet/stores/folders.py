@@ -63,13 +63,14 @@ def list_address(place: str, digits: str) -> Address:
     return addresses.parse(f"{place}{between}{object_name(digits)}")
 
 
-def put_folder(store: "ObjectStore", folder: Path, prefix: str = "") -> str:
+def put_folder(store: "ObjectStore", folder: Path, prefix: str = "", report: Report | None = None) -> str:
     """Write the files of a folder into a store.
 
     Args:
         store: where to.
         folder: it has files alone.
         prefix: of the names of all objects.
+        report: is told after each piece how many bytes have gone.
 
     Returns:
         The hash of the list, hexadecimal: by it `get_folder` finds the folder.
@@ -78,21 +79,22 @@ def put_folder(store: "ObjectStore", folder: Path, prefix: str = "") -> str:
         CkptreeError: the folder cannot be read, or has something else than files.
         StoreError: the store does not take it. What it has taken names no folder, and another attempt finds it.
     """
-    return _put(store, _put_files(store, folder, prefix), prefix)[0]
+    return _put(store, _put_files(store, folder, prefix, report), prefix)[0]
 
 
-def put_named(store: "ObjectStore", name: str, folder: Path) -> None:
+def put_named(store: "ObjectStore", name: str, folder: Path, report: Report | None = None) -> None:
     """Write the files of a folder into a store, and give the list a name: it replaces what has the name.
 
     Args:
         store: where to.
         name: of the list; the pieces lie beside it.
         folder: it has files alone.
+        report: is told after each piece how many bytes have gone.
 
     Raises:
         CkptreeError: as for `put_folder`.
     """
-    store.put(name, _put_files(store, folder, prefix_of(name)))
+    store.put(name, _put_files(store, folder, prefix_of(name), report))
 
 
 def get_folder(store: "ObjectStore", digits: str, target: Path, prefix: str = "", most: int = MOST_BYTES) -> None:
@@ -164,13 +166,21 @@ def prefix_of(name: str) -> str:
     return folder + slash
 
 
-def _put_files(store: "ObjectStore", folder: Path, prefix: str) -> bytes:
+def _put_files(store: "ObjectStore", folder: Path, prefix: str, report: Report | None) -> bytes:
     """Write all pieces; return the list."""
     files: dict[str, Any] = {}
+    gone = 0
     try:
-        for name in sorted(os.listdir(folder)):
+        names = sorted(os.listdir(folder))
+        whole = sum((folder / name).lstat().st_size for name in names)
+        for name in names:
+            pieces = []
             with _opened(folder / name) as file:
-                pieces = [_put(store, piece, prefix) for piece in _cut(file)]
+                for piece in _cut(file):
+                    pieces.append(_put(store, piece, prefix))
+                    gone += len(piece)
+                    if report is not None:
+                        report(gone, whole)
                 written_ns = os.fstat(file.fileno()).st_mtime_ns
             size = sum(size for _, size in pieces)
             files[name] = {"size": size, "pieces": [digits for digits, _ in pieces], "mtime_ns": written_ns}

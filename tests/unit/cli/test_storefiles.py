@@ -334,6 +334,17 @@ def test_each_verb_of_files_takes_a_folder_in_a_store(there: stores.Stores, sche
     assert os.listdir(kept) == []
 
 
+def test_contents_may_lie_in_a_store_while_the_tree_does_not(there: stores.Stores, tmp_path: Path) -> None:
+    """They are fetched, and are none here: the folder has the tree alone."""
+    dump, name = tmp_path / "dump", "criu:nats://trees/contents"
+    assert run(there, "convert", WEB, dump, "-f", "criu").returncode == 0
+    assert run(there, "convert", f"criu:{dump}", name).returncode == 0
+    ran = run(there, "restart", WEB, "--contents", name)
+    assert (ran.returncode, "the folder has no such file" in said(ran)) == (125, True), said(ran)
+    wrong = run(there, "restart", WEB, "--contents", "nats://trees/contents")
+    assert (wrong.returncode, "name a folder of CRIU's images" in said(wrong)) == (2, True)
+
+
 def test_memory_is_fetched_only_where_a_verb_needs_it(there: stores.Stores, tmp_path: Path) -> None:
     """A piece of it that is missing is no fault of `show`, and one of `check`."""
     dump, name = tmp_path / "dump", "criu:nats://trees/memory"

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -228,6 +229,20 @@ def test_files_are_left_out_by_the_beginning_of_their_names(store: FolderStore, 
     assert content(tmp_path / "back") == {name: data for name, data in FILES.items() if name != "pages-1.img"}
     assert digits == sha256(store.get("named"))
     assert come[-1] == (43, 43)
+
+
+def _note(told: list[tuple[int, int]], come: int, of: int) -> None:
+    told.append((come, of))
+
+
+def test_progress_is_that_of_all_bytes(store: FolderStore, dump: Path) -> None:
+    """Those of pieces that are there already count, too."""
+    size = sum(map(len, FILES.values()))
+    for name in ("named", "again"):
+        gone: list[tuple[int, int]] = []
+        put_named(store, name, dump, partial(_note, gone))
+        assert gone[-1] == (size, size)
+        assert [come for come, _ in gone] == sorted({come for come, _ in gone})
 
 
 def test_a_folder_is_verified_without_a_copy(store: FolderStore, dump: Path, tmp_path: Path) -> None:
