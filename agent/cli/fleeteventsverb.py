@@ -12,7 +12,7 @@ from agent.cli import terminal
 from agent.cli.daemonverbs import chosen_kinds
 from agent.cli.declarations import Argument
 from agent.cli.message import in_a_line
-from agent.cli.options import ROOT_HELP, AsJson, Kind, Nats
+from agent.cli.options import AsJson, Kind, Nats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agent.fleet.messages import Message
     from agent.protocol.replies import Event
 
+ROOT_THERE: Final = "A tree of that host: a pid, as its relay counts, or unit:NAME or another ROOT."
 _WAIT_S: Final = 2.0
 """An answer without events comes after so long: then a reader of the output that has gone is noticed."""
 _ANSWER_S: Final = 5.0
@@ -31,9 +32,7 @@ _PAUSE_S: Final = 0.2
 
 def events(
     host: Annotated[str, Argument(metavar="HOST", help="The host, as `ckptree fleet hosts` names it.")],
-    root: Annotated[
-        str | None, Argument(metavar="[ROOT]", help=f"On that host: {ROOT_HELP} Without one: all tasks.")
-    ] = None,
+    root: Annotated[str | None, Argument(metavar="[ROOT]", help=f"{ROOT_THERE} Without one: all tasks.")] = None,
     kind: Kind = None,
     nats: Nats = None,
     as_json: AsJson = False,
