@@ -7,14 +7,18 @@ daemon itself would have asked about at that instant is named, and the snapshot 
 without an event, and a task that an event left in doubt.
 """
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import struct
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from agent.access import Viewer
 from agent.errors import NoSuchRootError
 from agent.model import At, Completeness, Dialect, Header, Snapshot
+from agent.recorder import tape
 from agent.recorder.facts import Instant, Replayed
+from agent.recorder.hindsight import Hindsight, LaterRecord, later
 from agent.recorder.instant import RecordNumber, Time, written
 from agent.recorder.recording import Recording
 from agent.rootname import RootName
@@ -109,11 +113,17 @@ def snapshot(
         RefusedError: the container leaked then, or the root was no container's init.
     """
     replayed = recording.table_at(instant)
-    return cut(replayed, recording.runs[instant.run].boot_id, header(recording.host), wanted, reader)
+    behind = later(recording.entries(instant), replayed.stream.next)
+    return cut(replayed, recording.runs[instant.run].boot_id, header(recording.host), wanted, reader, behind)
 
 
 def cut(
-    replayed: Replayed, boot_id: str, host: Header, wanted: WantedTree, reader: Enquirer
+    replayed: Replayed,
+    boot_id: str,
+    host: Header,
+    wanted: WantedTree,
+    reader: Enquirer,
+    behind: Iterable[LaterRecord] = (),
 ) -> tuple[Snapshot, select.Selection]:
     """Return the tree in a state that a replay has, and its selection of live objects.
 
@@ -123,6 +133,7 @@ def cut(
         host: the host that it is of.
         wanted: the tree.
         reader: the one who asks.
+        behind: the records behind the instant, as far as they are known.
 
     Raises:
         errors of `snapshot`, but for NoSuchTimeError.
@@ -141,7 +152,8 @@ def cut(
     if sees is not None:
         lookup.refuse_others(root, mode, members, sees)
     chosen = select.select(root, mode, without_entered=wanted.without_entered)
-    reasons = [*replayed.reasons, *chosen.unknown, *lookup.unlisted(table, root), *_open(table, members)]
+    open_ones = _open(table, members, () if replayed.reasons else behind)
+    reasons = [*replayed.reasons, *chosen.unknown, *lookup.unlisted(table, root), *open_ones]
     stream = replayed.stream
     doubtful = stream.suspect or table.astray
     made = Snapshot(
@@ -181,10 +193,17 @@ def header(host: Mapping[str, Any]) -> Header:
     return Header(**told)
 
 
-def _open(table: ProcessTable, members: list[TaskStruct]) -> Iterator[str]:
-    """Yield a line for each task of which the daemon itself would have asked the kernel at the instant."""
-    for task in members:
+def _open(table: ProcessTable, members: list[TaskStruct], behind: Iterable[LaterRecord]) -> Iterator[str]:
+    """Yield a line for each task of which the daemon would have asked the kernel, and that no record behind settles."""
+    doubtful = [task for task in members if task in table.doubts or departure.may_vanish(task)]
+    hindsight = Hindsight(table, doubtful)
+    if doubtful:
+        with contextlib.suppress(tape.TornError, struct.error, IndexError):  # what is behind may be damaged
+            hindsight.look(behind)
+    for task in doubtful:
+        if task in hindsight.settled:
+            continue
         if task in table.doubts:
             yield f"{select.name(task)}: an event left its state in doubt, and the answer came later: take a later instant"
-        elif departure.may_vanish(task):
+        else:
             yield f"{select.name(task)}: a zombie that no parent waits for may have gone before"

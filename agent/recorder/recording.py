@@ -197,6 +197,17 @@ class Recording:
                 break
         raise NoSuchInstantError(f"#{instant.order}: no keyframe before it is whole; the recording has {self._said()}")
 
+    def entries(self, instant: Instant) -> Iterator[tape.TapeEntry]:
+        """Yield the entries of the tape from the block of an instant on, up to the first gap.
+
+        Raises:
+            TornError: a piece of the tape is not whole.
+        """
+        mine = [each for each in self.segments if each.run == instant.run]
+        index = bisect_right([each.facts.first for each in mine], instant.order) - 1
+        for piece in _tapes(mine[max(0, index) :], instant.order):
+            yield from tape.entries(piece)
+
     def table_at(self, instant: Instant) -> Replayed:
         """Return the state at an instant.
 
@@ -268,15 +279,15 @@ def _date(time_ns: int) -> str:
     return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _tapes(segments: list[TapeSegment]) -> Iterator[bytes]:
-    """Yield the tapes of segments, up to the first gap."""
+def _tapes(segments: list[TapeSegment], order: int = 0) -> Iterator[bytes]:
+    """Yield the tapes of segments, up to the first gap, but for blocks that end before a number."""
     for index, each in enumerate(segments):
         if index and not each.joins(segments[index - 1]):
             return
         for block in each.blocks:
             if block is None:
                 return
-            if block.kind == segment.TAPE:
+            if block.kind == segment.TAPE and block.next >= order:
                 content = each.content(block)
                 if content is None:
                     return

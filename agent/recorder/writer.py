@@ -31,7 +31,8 @@ from agent.recorder.tape import Data
 from agent.table.inputs import Input
 
 _BLOCK_BYTES: Final = 1 << 19
-_FLUSH_S: Final = 0.5
+_FLUSH_S: Final = 0.45
+_NAP_S: Final = 0.02  # a wake-up costs as much as some twenty records
 _SYNC_S: Final = 1.0
 _REPORT_S: Final = 0.5
 _LOCK_PATIENCE_S: Final = 30.0
@@ -112,6 +113,8 @@ class TapeWriter:
     # ---- what comes ------------------------------------------------------------------------------------------------
 
     def _heed_bell(self) -> None:
+        if not self._pipes:  # the channel has room for what comes meanwhile
+            time.sleep(_NAP_S)
         self._channel.hush()
 
     def _heed_control(self) -> None:
