@@ -73,7 +73,10 @@ class Resumer:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._write(threads)
         with theirs:
-            self._pid = _spawned((self._file, shared, theirs.fileno()))
+            try:
+                self._pid = _spawned((self._file, shared, theirs.fileno()))
+            except OSError as error:  # as where a cgroup has no room for one more process
+                raise HostError(f"the process that resumes the tree cannot be started: {error.strerror}") from error
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,9 @@ and accept(), and both ends have the names that they had. A socket that is close
 has a queue; that end is filled from a peer which is then closed, too.
 """
 
+import errno
 import os
+import socket as sockets
 import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -180,6 +182,8 @@ class UnixSockets(FileKind):
         if len(name) > _MOST_NAME:
             yield "name", f"its name has {len(name)} bytes, and {_MOST_NAME} are the most: dump it again"
         if name.startswith(b"\0"):
+            if not _is_free(name, int(socket.type)):
+                yield "taken", f"@{os.fsdecode(name[1:])} is the name of another program's socket: end that program"
             return
         path = _path(socket)
         text = os.fsdecode(path)
@@ -190,6 +194,8 @@ class UnixSockets(FileKind):
             yield "name", f"{text}: the tree has two sockets of this name, and one without a file has a connection"
         elif os.path.lexists(path) and ((socket.deleted and not replaced) or not stat.S_ISSOCK(os.lstat(path).st_mode)):
             yield "name", f"{text} is there, and is another file than its socket: move it away"
+        elif not socket.deleted and _is_served(path):
+            yield "taken", f"{text} is the name of another program's socket: end that program"
 
     def _replaced(self, socket: Any) -> Iterator[int]:
         """Yield the sockets whose file was deleted, and whose name the file of a socket has now; they are made first."""
@@ -309,6 +315,30 @@ def _name(socket: Any) -> Name:
 def _path(socket: Any) -> bytes:
     """Return the path of a socket's file. The images have the address, which mostly ends with a NUL."""
     return os.path.join(bytes(socket.name_dir), bytes(socket.name).partition(b"\0")[0])
+
+
+def _is_free(name: bytes, kind: int) -> bool:
+    """Return True if an abstract name can be given to a socket of a type."""
+    with sockets.socket(sockets.AF_UNIX, kind) as probe:
+        try:
+            probe.bind(name)
+        except OSError:
+            return False
+    return True
+
+
+def _is_served(path: bytes) -> bool:
+    """Return True if a program has the socket of a file. The kernel tells without a connection: datagrams need none."""
+    try:
+        file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM) as probe:
+            answer = probe.connect_ex(b"/proc/self/fd/%d" % file)
+    finally:
+        os.close(file)
+    return answer in (0, errno.EPROTOTYPE, errno.EPERM, errno.EAGAIN)
 
 
 def _address(socket: Any) -> bytes:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operations that restore unix sockets, and the sockets that are refused."""
 
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,27 @@ def test_sockets_are_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(Refused) as caught:
             _kind(entry, nameless).check(entry, {3})
         assert caught.value.refusal[2] == rule
+
+
+def test_the_name_of_another_program_s_socket_is_refused(tmp_path: Path) -> None:
+    """To take it would cut that one off from its clients. A file that nobody serves any more is made anew."""
+    path = tmp_path / "name"
+    abstract = b"\0" + bytes(path)
+    entries = [_socket(1, state=10, backlog=1, name=name) for name in (bytes(path) + b"\0", abstract)]
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_UNIX, kind) as other:
+            other.bind(os.fspath(path))
+            with pytest.raises(Refused) as caught:
+                _kind(entries[0]).check(entries[0], {3})
+            assert caught.value.refusal[2] == "taken"
+        _kind(entries[0]).check(entries[0], {3})
+        path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(abstract)
+        with pytest.raises(Refused) as caught:
+            _kind(entries[1]).check(entries[1], {3})
+        assert caught.value.refusal[2] == "taken"
+    _kind(entries[1]).check(entries[1], {3})
 
 
 def test_a_message_with_credentials_or_unknown_files_is_refused() -> None:
