@@ -17,7 +17,9 @@ from agent.recorder.facts import Gap, Instant
 from agent.recorder.numberrecords import SeenRecord, records
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
+from agent.recorder.replay import NO_RECORDS
 from agent.recorder.segment import Block
+from agent.recorder.tape import TornError
 from agent.recorder.tapesegment import TapeSegment
 from agent.selection.births import flag_names
 from agent.table import wire
@@ -68,7 +70,16 @@ class NumberHistory:
         Raises:
             NoSuchRootError: no task had the number.
             NotPermittedError: none that the client may see.
+            TornError: the recording has what no daemon writes.
         """
+        try:
+            return self._found()
+        except NO_RECORDS as error:
+            raise TornError(
+                f"the recording has what no daemon writes about number {self._number}: {error!r}"
+            ) from error
+
+    def _found(self) -> list[list[Said]]:
         self._begin()
         seen_ones = records(self._recording, self._number, self._since, self._until, self._note_damage)
         found = [(run, seen.kept()) for run, seen in seen_ones if self._concerns(seen)]

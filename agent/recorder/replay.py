@@ -20,7 +20,7 @@ _DISCARD: Final = 1 << 30
 _LENGTH: Final = _DISCARD - 1
 _RING_HEAD: Final = struct.Struct("<II")
 _SEQ: Final = wire.reader(wire.RECORD, "seq").unpack_from
-_NO_RECORDS: Final = (
+NO_RECORDS: Final = (
     *(struct.error, IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError),
 )
 """Errors of a handler over bytes that no kernel writes: a check sum does not keep an author from writing them."""
@@ -124,7 +124,7 @@ class Replayer:
                 return
             try:
                 whole = self._part(entry, order) if entry.kind == tape.PART else self._input(entry, order)
-            except _NO_RECORDS as error:
+            except NO_RECORDS as error:
                 raise tape.TornError(f"the tape has what no daemon writes, behind #{self.order}: {error!r}") from error
             if whole:
                 self._entry, self._at = next(self._entries, None), 0

@@ -28,6 +28,7 @@ from agent.recorder.facts import Gap, Instant
 from agent.recorder.numberrecords import NumberPlace, places
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
+from agent.recorder.replay import NO_RECORDS
 from agent.rootname import RootName
 from agent.selection import lookup
 from agent.table.inputs import Input
@@ -89,6 +90,7 @@ class Retelling:
         self._asleep_ns = 0
         self._sweeping = False
         self._over = False
+        self._crossed: list[Gap] = []
 
     def batches(self) -> Iterator[list[Said]]:
         """Yield the events, as they come to light together.
@@ -96,7 +98,15 @@ class Retelling:
         Raises:
             NoSuchRootError: no process had the root's number within the span.
             NotPermittedError: the reader may not see the root.
+            TornError: the recording has what no daemon writes.
         """
+        try:
+            yield from self._batches()
+        except NO_RECORDS as error:
+            text = f"the recording has what no daemon writes, behind #{self._replay.order}: {error!r}"
+            raise tape.TornError(text) from error
+
+    def _batches(self) -> Iterator[list[Said]]:
         self._listen(*self._found())
         if self._span.present:
             yield self._present()
@@ -113,6 +123,9 @@ class Retelling:
                 gap = self._recording.gap(self._run, self._replay.order, self._replay.boottime_ns)
             if gap is None:
                 return
+            if gap in self._crossed:  # its keyframe is none, so that no replay gets behind it
+                raise tape.TornError(f"what the recording has behind #{gap.first} cannot be read")
+            self._crossed.append(gap)
             yield from self._cross(gap)
 
     # ---- the beginning -----------------------------------------------------------------------------------------------

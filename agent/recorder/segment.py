@@ -55,6 +55,7 @@ MOST_HEAD: Final = 1 << 17
 """Bytes in which the head of a segment has room."""
 _BEFORE_CHECK: Final = _BLOCK.size - 4
 _MOST_FACTS: Final = 1 << 16
+_FACTS_BELOW: Final = 1 << 63  # a bound of the numbers among them
 MOST_BYTES: Final = 1 << 30
 """The most bytes of a block, stored or not: the memory of four million tasks, a kernel's maximum, takes less."""
 
@@ -161,7 +162,7 @@ def read_head(data: Data) -> tuple[SegmentFacts, int]:
         raise DamagedError("the check sum of its head is wrong")
     try:
         said_facts = json.loads(said)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedError(f"its head contradicts the grammar: {error}") from error
     _check_types(said_facts)
     return SegmentFacts(**said_facts), _HEAD.size + length
@@ -180,9 +181,10 @@ def _check_types(said: Any) -> None:
     types = {each.name: dict if each.name == "host" else each.type for each in fields(SegmentFacts)}
     right = isinstance(said, dict) and said.keys() == types.keys()
     if not right or any(
-        type(said[name]) is not kind or (kind is int and said[name] < 0) for name, kind in types.items()
+        type(said[name]) is not kind or (kind is int and not 0 <= said[name] < _FACTS_BELOW)
+        for name, kind in types.items()
     ):
-        raise DamagedError("its head contradicts the grammar: a fact is missing, or has another type")
+        raise DamagedError("its head contradicts the grammar: a fact is missing, or none")
 
 
 def block(

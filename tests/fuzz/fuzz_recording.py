@@ -1,180 +1,264 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzzer of the reader of recordings: changed segments, and segments with changed contents and right check sums.
+"""Fuzzer of the readers of recordings: python -m tests.fuzz.fuzz_recording [-runs=N] [-seed=N] [-first=N]
+[-max_total_time=S] [-keep_going=1]
 
-``python -m tests.fuzz.fuzz_recording [-runs=N] [-seed=N] [-max_total_time=S]``. Each input is a folder: some segments of a
-recording of a simulated kernel, changed at random. These faults end the run and print the seed of the input: an exception
-that is no error of ours; an answer in longer than `LONGEST_S`; and, where the bytes were changed and no check sum was
-repaired, a state that is not the true one and that is not said to lack something.
+Each input is a folder with a short recording of a simulated kernel, of which a segment or two are changed
+(tests.fuzz.tapechanges), left out, or have the names of others. It is read by the reader of states, by number or by time,
+by that of events, or by that of the lives of a number. These are faults: an exception that is no error of ours; a file
+beside the folder that is opened, or too much time or memory (tests.fuzz.inputwatch); and, where the bytes were changed and
+no check sum was repaired, a state that is not the true one and that is not said to lack something. A fault ends the run,
+unless ``-keep_going`` collects all; the number of an input and the seed make it again.
 """
 
-import json
+import os
 import random
 import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-
-import zstandard
+from typing import Final, NamedTuple
 
 from agent.errors import CkptreeError
-from agent.recorder import folder, segment
+from agent.recorder import folder
+from agent.recorder.history import NumberHistory
+from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
-from agent.recorder.tapesegment import TapeSegment
+from agent.recorder.retelling import EventSpan, Retelling
+from tests.fuzz.distinct import Distinct
+from tests.fuzz.inputwatch import InputWatch
+from tests.fuzz.tapechanges import Parsed, changed, parsed, rewritten
 from tests.support.taped import Truth, a_recording, replayed, state_of
 
-LONGEST_S = 10.0
-TELLING_S = 10.0
-_AGE = 200  # inputs, before the recording is made anew
-_LOOKS = 3
-_WORDS = (0, 1, 7, 8, 15, 16, 63, 64, 65, 66, 128, 0xFF, 1 << 31, (1 << 32) - 1, (1 << 63), (1 << 64) - 1)
+TELLING_S: Final = 10.0
+_RECORDINGS: Final = 24
+_STEPS: Final = 7
+_MARKS: Final = 0.35
+_MOST_NUMBER: Final = 60
 
 
-def changed(data: bytes, chance: random.Random) -> bytes:
-    """Return bytes with some changes: flipped bits, words, and parts cut out, doubled or moved."""
-    out = bytearray(data)
-    for _ in range(chance.choice((1, 1, 2, 5))):
-        if not out:
-            break
-        at = chance.randrange(len(out))
-        length = chance.randrange(1, 1 + min(64, len(out) - at))
-        how = chance.randrange(6)
-        if how < 2:
-            out[at] ^= 1 << chance.randrange(8)
-        elif how == 2:
-            size = chance.choice((4, 8))
-            out[at : at + size] = (chance.choice(_WORDS) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
-        elif how == 3:
-            del out[at : at + length]
-        elif how == 4:
-            out[at:at] = out[at : at + length]
-        else:
-            del out[at:]
-    return bytes(out)
+class _Made(NamedTuple):
+    """A recording, with the truth about it.
+
+    Attributes:
+        place: its folder.
+        truths: of the points between two parts.
+        data, parts: of each segment, by name.
+    """
+
+    place: Path
+    truths: list[Truth]
+    data: dict[str, bytes]
+    parts: dict[str, Parsed]
 
 
-def rewritten(path: Path, chance: random.Random) -> bytes:
-    """Return a segment in which a fact, or the content of a block, is changed, with right check sums."""
-    facts, begin = segment.read_head(path.read_bytes())
-    each = TapeSegment(path, facts, begin, 0)
-    blocks = [block for block in each.blocks if block is not None]
-    victim = chance.randrange(-1, len(blocks))
-    said = json.loads(json.dumps({name: getattr(facts, name) for name in segment.SegmentFacts.__slots__}))
-    if victim < 0:
-        name = chance.choice(list(said))
-        said[name] = chance.choice((0, -1, "", None, True, [], {}, 1 << 70, "x", *_WORDS))
-    try:
-        out = segment.head(segment.SegmentFacts(**said))
-    except (TypeError, ValueError):
-        return path.read_bytes()
-    for index, block in enumerate(blocks):
-        content = each.content(block) or b""
-        numbers, times = (block.first, block.next), (block.first_ns, block.last_ns, block.ahead_ns)
-        if index == victim:
-            content = changed(content, chance)
-            if chance.random() < 0.2:
-                numbers = (chance.choice(_WORDS), chance.choice(_WORDS))
-        packed = zstandard.ZstdCompressor(level=1).compress(content)
-        out += b"".join(map(bytes, segment.block(block.kind, packed, len(content), numbers, times)))
-    return out
-
-
-class Fuzzed:
-    """A recording that is changed again and again.
+class RecordingFuzzer:
+    """The fuzzer.
 
     Args:
-        seed: of it.
+        seed: of all inputs.
+        top: a folder for the recordings.
+
+    Attributes:
+        ends: what became of the inputs.
+        faults: the first input of each fault, and their number, by its place.
+        watch: over the inputs.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._place = Path(tempfile.mkdtemp(prefix="ckptree-fuzz-"))
-        truths = a_recording(self._place, seed, steps=25)
-        self._truths = list({(each.run, each.order): each for each in truths}.values())
-        self._segments = folder.stored(self._place)
+    def __init__(self, seed: int, top: Path) -> None:
+        self._seed = seed
+        self._made = [self._make(seed * _RECORDINGS + number, top / str(number)) for number in range(_RECORDINGS)]
+        self._distinct = Distinct()
+        self._place = os.fsencode(top)
+        for made in self._made:  # the product imports some modules when it needs them
+            recording = Recording(made.place)
+            for how in range(4):
+                with suppress(CkptreeError):
+                    self._asked(recording, made, random.Random(1), how, repaired=False)
+        self.watch = InputWatch(lambda path: path.startswith(self._place))
+        self.ends: Counter[str] = Counter()
+        self.faults: dict[str, tuple[int, int]] = {}
 
-    def close(self) -> None:
-        """Remove it."""
-        shutil.rmtree(self._place)
+    def _make(self, seed: int, place: Path) -> _Made:
+        place.mkdir(parents=True)
+        truths = a_recording(place, seed, steps=_STEPS, marks=_MARKS)
+        known: dict[tuple[int, int], Truth | None] = {}
+        for (
+            each
+        ) in truths:  # what has no record may happen between two truths of one number: then neither is the only one
+            same = known.setdefault((each.run, each.order), each)
+            known[each.run, each.order] = each if same is not None and same.state == each.state else None
+        data = {each.path.name: each.path.read_bytes() for each in folder.stored(place)}
+        return _Made(
+            place,
+            [each for each in known.values() if each is not None],
+            data,
+            {name: parsed(whole) for name, whole in data.items()},
+        )
 
-    def one(self, chance: random.Random) -> str:
-        """Change it, look at it, and put it back; return what became of it."""
-        victim = chance.choice(self._segments).path
-        before = victim.read_bytes()
-        repaired = chance.random() < 0.5
-        victim.write_bytes(rewritten(victim, chance) if repaired else changed(before, chance))
-        begin = time.monotonic()
+    def one(self, number: int) -> None:
+        """Run one input, which was not there before."""
+        chance = random.Random(self._seed << 40 | number)
+        made = chance.choice(self._made)
+        repaired = chance.random() < 0.6
+        parts = self._change(made, chance, repaired=repaired)
+        rounds = 0
+        while not self._distinct.is_new(_told(made, parts)):
+            rounds += 1
+            assert rounds < 1000, "all changes were there before"
+            parts |= self._change(made, chance, repaired=repaired)
+        for name, data in parts.items():
+            _put(made.place / name, data)
         try:
-            return self._look(chance, repaired=repaired)
+            with self.watch.over(number):
+                self.ends.update(self._looked(made, chance, repaired=repaired))
         finally:
-            victim.write_bytes(before)
-            if time.monotonic() - begin > LONGEST_S:
-                raise AssertionError(f"it took {time.monotonic() - begin:.1f} s")
+            for name in parts:
+                _put(made.place / name, made.data.get(name))
 
-    def _look(self, chance: random.Random, *, repaired: bool) -> str:
+    def _change(self, made: _Made, chance: random.Random, *, repaired: bool) -> dict[str, bytes | None]:
+        """Return the segments that are changed, by name; None of one that is gone."""
+        names = list(made.data)
+        found: dict[str, bytes | None] = {}
+        for name in chance.sample(names, min(len(names), chance.choice((1, 1, 1, 2)))):
+            other = chance.choice(names)
+            how = chance.random()
+            if how < 0.03:
+                found[name] = None
+            elif how < 0.06 and repaired:
+                found[name] = made.data[other]
+            elif repaired:
+                found[name] = rewritten(made.parts[name], made.parts[other], chance)
+            else:
+                found[name] = changed(made.data[name], chance)
+        return found
+
+    def _looked(self, made: _Made, chance: random.Random, *, repaired: bool) -> Iterable[str]:
+        """Read a folder; yield how each reading ended."""
         try:
-            recording = Recording(self._place)
+            recording = Recording(made.place)
         except CkptreeError:
-            return "no recording"
-        _ = recording.gaps, recording.until_ns, recording.host
-        told = "named"
-        for truth in chance.sample(self._truths, _LOOKS):
-            for by_time in (False, True):
-                if self._state(recording, truth, by_time=by_time, repaired=repaired):
-                    told = "told"
-        return told
-
-    def _state(self, recording: Recording, truth: Truth, *, by_time: bool, repaired: bool) -> bool:
+            yield "no recording"
+            return
+        _ = recording.host, recording.until_ns
         try:
-            found = recording.table_at(recording.at_time(truth.time_ns)) if by_time else replayed(recording, truth)
-        except CkptreeError:
-            return False
-        if found is None or found.reasons:
-            return False
-        if not repaired and not by_time and state_of(found.table, found.stream) != truth.state:
-            raise AssertionError(f"another state at #{truth.order} of run {truth.run}")
-        return True
+            yield self._asked(recording, made, chance, chance.choice((0, 0, 1, 2, 3)), repaired=repaired)
+        except CkptreeError as error:
+            yield f"{type(error).__name__}"
+
+    def _asked(self, recording: Recording, made: _Made, chance: random.Random, how: int, *, repaired: bool) -> str:
+        """Ask a recording one question; return how it was answered."""
+        truth = chance.choice(made.truths)
+        if how == 0:
+            found = replayed(recording, truth)
+            if found is None or found.reasons:
+                return "a state, named"
+            if not repaired:
+                assert state_of(found.table, found.stream) == truth.state, "another state is told as whole"
+            return "a state"
+        if how == 1:
+            replay = recording.table_at(recording.at_time(truth.time_ns))
+            _ = recording.gaps
+            return "a time, named" if replay.reasons else "a time"
+        span = EventSpan(recording.runs[0].first, recording.runs[-1].last, present=chance.random() < 0.5)
+        if how == 2:
+            count = sum(len(batch) for batch in Retelling(recording, span, Enquirer()).batches())
+            return "events" if count else "no events"
+        number = chance.randrange(1, _MOST_NUMBER)
+        NumberHistory(recording, (span.since, span.until), number, Enquirer()).lives()
+        return "lives"
+
+    def keep(self, number: int, place: str) -> Path:
+        """Write the folder of an input; return its path."""
+        chance = random.Random(self._seed << 40 | number)
+        made = chance.choice(self._made)
+        parts = self._change(made, chance, repaired=chance.random() < 0.6)
+        kept = Path(tempfile.mkdtemp(prefix="fuzz-recording-"))
+        for name, data in (made.data | parts).items():
+            if data is not None:
+                (kept / name).write_bytes(data)
+        (kept / "FAULT").write_text(f"-seed={self._seed} -first={number} -runs=1: {place}\n{traceback.format_exc()}")
+        return kept
+
+    def report(self) -> str:
+        """Return the counts so far."""
+        watch = self.watch
+        lines = [f"{count:>10} {end}" for end, count in self.ends.most_common()]
+        lines += [f"longest: {watch.longest_s * 1000:.0f} ms of the processor, input {watch.longest}"]
+        lines += [f"largest: {watch.most_bytes >> 10} KiB of memory, input {watch.largest}"]
+        lines += [f"fault: {place}: {count} inputs, first {number}" for place, (number, count) in self.faults.items()]
+        return "\n".join(lines)
 
 
-def run(inputs: int, longest_s: float, seed: int) -> Counter[str]:
-    """Run so many inputs, or until the time is over; return what became of them.
+def _told(made: _Made, parts: dict[str, bytes | None]) -> list[bytes]:
+    found = [os.fsencode(made.place)]
+    for name, data in sorted(parts.items()):
+        found += (name.encode(), b"gone" if data is None else data)
+    return found
 
-    Raises:
-        AssertionError: a fault; its seed and number have been printed.
-    """
-    end = time.monotonic() + longest_s
-    counts = Counter[str]()
-    told = time.monotonic()
-    fuzzed = None
+
+def _put(path: Path, data: bytes | None) -> None:
+    if data is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_bytes(data)
+
+
+def _place(error: BaseException) -> str:
+    """Return the kind of an error, and the last place within the product."""
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if "/agent/" in each.filename]
+    frame = (frames or traceback.extract_tb(error.__traceback__))[-1]
+    return f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno} {str(error)[:40]}".strip()
+
+
+def run(runs: int, seconds: float, seed: int, *, first: int = 0, keep_going: bool = False) -> RecordingFuzzer:
+    """Run until the given number or time is reached; the first fault is raised unless it is to `keep_going`."""
+    memory = Path("/dev/shm")  # noqa: S108 - the names in it are ours
+    top = Path(tempfile.mkdtemp(prefix="ckptree-fuzz-", dir=memory if os.access(memory, os.W_OK) else None))
     try:
-        for number in range(inputs):
-            if time.monotonic() > end:
+        fuzzer = RecordingFuzzer(seed, top)
+        begin = told = time.monotonic()
+        for number in range(first, first + runs):
+            now = time.monotonic()
+            if now >= begin + seconds:
                 break
-            if fuzzed is None or number % _AGE == 0:
-                if fuzzed is not None:
-                    fuzzed.close()
-                fuzzed = Fuzzed(seed + number)
+            if now - told >= TELLING_S:
+                told = now
+                rate = (number - first) / (now - begin)
+                print(f"{number - first} recordings, {rate:.0f} a second, {len(fuzzer.faults)} faults", file=sys.stderr)
             try:
-                counts[fuzzed.one(random.Random(f"{seed} {number}"))] += 1
-            except BaseException:
-                print(f"the fault is in input {number} of -seed={seed}", file=sys.stderr)
-                raise
-            if time.monotonic() - told > TELLING_S:
-                told = time.monotonic()
-                print(f"#{number} {dict(counts)}", file=sys.stderr)
+                fuzzer.one(number)
+            except Exception as error:
+                place = _place(error)
+                known, count = fuzzer.faults.get(place, (number, 0))
+                fuzzer.faults[place] = known, count + 1
+                if not count:
+                    kept = fuzzer.keep(number, place)
+                    print(f"-seed={seed} -first={number} -runs=1: {place}: {kept}", file=sys.stderr, flush=True)
+                if not keep_going:
+                    raise
+        return fuzzer
     finally:
-        if fuzzed is not None:
-            fuzzed.close()
-    return counts
+        shutil.rmtree(top, ignore_errors=True)
 
 
-def main(arguments: list[str]) -> None:
-    """Run until the options say so, or until a fault."""
+def main(arguments: list[str]) -> int:
+    """Run by the options, which are spelled as libFuzzer's; return 1 if there were faults."""
     options = dict(each.lstrip("-").partition("=")[::2] for each in arguments)
-    inputs, seed = int(options.get("runs", 10_000_000)), int(options.get("seed", time.time_ns()))
-    counts = run(inputs, float(options.get("max_total_time", "inf")), seed)
-    print(f"{counts.total()} inputs: {dict(counts)}")
+    fuzzer = run(
+        int(options.get("runs", 10_000_000)),
+        float(options.get("max_total_time", 0)) or float("inf"),
+        int(options.get("seed", os.getpid())),
+        first=int(options.get("first", 0)),
+        keep_going=options.get("keep_going", "0") != "0",
+    )
+    print(fuzzer.report())
+    return 1 if fuzzer.faults else 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

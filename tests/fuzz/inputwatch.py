@@ -109,6 +109,8 @@ class InputWatch:
         more = _peak() - self._baseline
         if more > self.most_bytes:
             self.most_bytes, self.largest = more, number
+        if took > _LONGEST_CPU_S or more > _MOST_MEMORY:
+            self._count = 0  # the next input begins with a look at what is there by then
         assert not self._wrong, self._wrong[0]
         assert took <= _LONGEST_CPU_S, f"it took {took:.1f} s of the processor"
         assert more <= _MOST_MEMORY, f"it took {more >> 20} MiB"

@@ -215,8 +215,16 @@ class Taped:
         self._channel.close()
 
 
-def a_recording(folder: Path, seed: int = 1, *, runs: int = 2, steps: int = 60) -> list[Truth]:
-    """Make a recording with segments, gaps, losses and a missing keyframe; return the truth."""
+def a_recording(folder: Path, seed: int = 1, *, runs: int = 2, steps: int = 60, marks: float = 0.08) -> list[Truth]:
+    """Make a recording with segments, gaps, losses and a missing keyframe; return the truth.
+
+    Args:
+        folder: of the recording.
+        seed: of everything random.
+        runs: their number.
+        steps: of each run.
+        marks: part of the steps that begin a segment.
+    """
     truths: list[Truth] = []
     chance = random.Random(seed)
     for run in range(runs):
@@ -224,9 +232,9 @@ def a_recording(folder: Path, seed: int = 1, *, runs: int = 2, steps: int = 60) 
         taped.mark(continues=False, why="the daemon began")
         for _ in range(steps):
             what = chance.random()
-            if what < 0.08:
+            if what < marks:
                 taped.mark(continues=True, keyframe=chance.random() < 0.8)
-            elif what < 0.1:
+            elif what < marks + 0.02:
                 taped.step(heard=False)
                 taped.mark(continues=False, why="the writer fell behind")
             else:
