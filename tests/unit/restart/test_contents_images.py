@@ -56,3 +56,23 @@ def test_a_path_that_the_kernel_would_cut_is_refused(folder: Path) -> None:
 
     with pytest.raises(FormatError, match=r"files\.img: file 7: name at byte 8: a path has no byte 0"):
         _ = Images(folder).files
+
+
+def test_messages_of_a_process_of_many_threads_are_alike_to_none(folder: Path) -> None:
+    """They name its threads; those of a process of one thread are known by the objects that they are."""
+    images = Images(folder)
+
+    assert images.processes[1].messages is None
+    assert images.processes[3].messages is not None
+    assert images.processes[3].messages != images.processes[6].messages
+
+
+def test_equal_files_of_two_processes_are_decoded_once(folder: Path) -> None:
+    """The messages are the same objects then."""
+    for name in ("core", "mm", "fs"):
+        (folder / f"{name}-6.img").write_bytes((folder / f"{name}-3.img").read_bytes())
+    found = Images(folder).processes
+
+    assert (found[6].core, found[6].mm, found[6].fs) == (found[3].core, found[3].mm, found[3].fs)
+    assert found[6].core is found[3].core
+    assert found[6].mm is found[3].mm
