@@ -264,6 +264,7 @@ soak: setup
 bench: setup
 	$(BIN)/python -m tests.bench.everything --write
 	$(BIN)/python -m tests.bench.bench_plan
+	$(BIN)/python -m tests.bench.bench_verbs
 
 hostile: setup
 	$(BIN)/python -m tests.hostile.everything --seconds $(SECONDS_EACH)

@@ -14,14 +14,13 @@ import mmap
 import os
 import stat
 import struct
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
 from agent.errors import HostError
+from agent.record import record
 from bpf import syscall
 from bpf.btf import VMLINUX, Btf
 from bpf.hooks import CHANGE_PID, PRCTL, RELEASE_TASK
@@ -64,7 +63,7 @@ _NO_BCC = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bundle:
     """Compiled programs, ready to load.
 
@@ -193,6 +192,8 @@ def _store(path: Path, made: Bundle) -> None:
         if not _roots(path.parent):
             return
         path.parent.chmod(0o755)  # whatever the umask: the service reads it too
+        import tempfile  # takes time, and few starts compile
+
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as out:
             out.write(msgpack.packb({"code": made.code, "maps": made.maps, "btf_ids": made.btf_ids}))
             os.fchmod(out.fileno(), 0o644)

@@ -5,7 +5,6 @@ Only an attempt tells the truth: some kernels report support for fentry and refu
 """
 
 import os
-import platform
 from typing import Final, Literal, NamedTuple
 
 from agent.errors import UsageError
@@ -72,7 +71,7 @@ CHANGE_PID = Hook("fexit", "change_pid", "after_change_pid")
 RELEASE_TASK = Hook("fentry", "release_task", "before_release_task")
 # The entry point of the system call, which no other call passes. A tracepoint of one call slows all calls a little, and
 # distributions that restrict perf events (perf_event_paranoid above 2) need CAP_SYS_ADMIN for it.
-_ENTRY = "arm64" if platform.machine() == "aarch64" else "x64"
+_ENTRY = "arm64" if os.uname().machine == "aarch64" else "x64"
 PRCTL = Hook("fexit", f"__{_ENTRY}_sys_prctl", "after_prctl")
 
 EXEC = _raw("sched_process_exec", "on_exec")

@@ -7,10 +7,10 @@ or may be a bit field also gets ``MASK_...``; structures whose size matters get 
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final
 
 from agent.errors import HostError
+from agent.record import record
 from bpf.btf import Btf
 
 # struct -> members without which no capture is possible
@@ -128,7 +128,7 @@ _FLAGS = ("signal_struct_is_child_subreaper", "signal_struct_has_child_subreaper
 _ARGUMENT_REGISTERS = ({0: "di", 1: "si", 2: "dx", 3: "r10"}, {0: "orig_x0"})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Layout:
     """The compiler flags for one kernel.
 

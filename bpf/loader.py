@@ -10,7 +10,6 @@ receiver needs neither capabilities nor a compiler.
 import ctypes
 import json
 import os
-import platform
 import socket
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -199,7 +198,7 @@ def load(ring_bytes: int, without: Collection[str]) -> tuple[dict[str, Any], lis
     # Before all else: so old a kernel also counts maps as locked memory, and its refusal looks like a missing right.
     if not syscall.has_fetch_and_add():
         raise HostError(
-            f"this kernel ({platform.release()}) has no atomic fetch-and-add for BPF programs, by which ckptree numbers "
+            f"this kernel ({os.uname().release}) has no atomic fetch-and-add for BPF programs, by which ckptree numbers "
             "its records: Linux 5.12 is the first. Boot one that docs/matrix.md names; rights are not what is missing"
         )
     private_mounts()
@@ -236,7 +235,7 @@ def refusal(error: syscall.VerifierError) -> str:
     """Return the message for a program that the verifier refuses although this process may load programs."""
     log = [*error.log[:_LOG_LINES], "...", *error.log[-_LOG_LINES:]] if len(error.log) > 2 * _LOG_LINES else error.log
     return (
-        f"the verifier of this kernel ({platform.release()}) refuses what this bcc makes of ckptree's programs; rights "
+        f"the verifier of this kernel ({os.uname().release}) refuses what this bcc makes of ckptree's programs; rights "
         f"are not what is missing. Use a kernel and a bcc that docs/matrix.md names, and report this: {error.strerror}. "
         "The verifier's log: " + " / ".join(line.strip() for line in log)
     )

@@ -8,12 +8,11 @@ which only compiles.
 import contextlib
 import ctypes
 import os
-import platform
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_ARM = platform.machine() == "aarch64"
+_ARM = os.uname().machine == "aarch64"
 _SYS_BPF = 280 if _ARM else 321
 _SYS_PERF_EVENT_OPEN = 241 if _ARM else 298
 

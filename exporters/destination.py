@@ -12,17 +12,19 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.errors import CkptreeError
+from agent.record import record
 
 _LINKS: Final = 40
 """Most links that are followed, as MAXSYMLINKS of the kernel."""
-_DESCRIPTORS: Final = re.compile(r"/proc/\d+(/task/\d+)?/fd")
+_DESCRIPTORS: Final = r"/proc/\d+(/task/\d+)?/fd"
 _KINDS: Final = {stat.S_IFLNK: "link", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
-class Destination(NamedTuple):
+@record
+class Destination:
     """The place of an output.
 
     Attributes:
@@ -70,7 +72,7 @@ def find(path: Path) -> Destination:
         _refuse_others(named, place, found)
         if not stat.S_ISLNK(found.st_mode):
             return Destination(place, found)
-        if _DESCRIPTORS.fullmatch(os.fspath(folder)):
+        if re.fullmatch(_DESCRIPTORS, os.fspath(folder)):
             opened = os.stat(place)
             if not (stat.S_ISREG(opened.st_mode) or stat.S_ISDIR(opened.st_mode)):
                 return Destination(place, opened, is_descriptor=True)

@@ -5,50 +5,23 @@ This process imports no bcc and needs no capability: a descriptor alone allows a
 an iterator from its link and run a program once.
 """
 
-import json
 import mmap
 import os
-import select
-import socket
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import NamedTuple
 
+from agent.capture.loading import Loaded, Loading
 from agent.capture.ring import Page, Ring
-from agent.errors import HostError
-from agent.proc import host
 from agent.table import wire
 from agent.table.wire import Tie
 from bpf import syscall
-from bpf.hooks import left_out
 
-_MAX_DESCRIPTORS = 128
-# As `python -m bpf.loader`, but without the current folder, where any user may have put a module of that name.
-_HELPER = "import sys; sys.path.append(sys.argv.pop(1)); from bpf.loader import main; main(sys.argv[1:])"
-_TOP = os.fspath(Path(__file__).resolve().parents[2])
 _CALLED = {"program:state", "program:marker", "program:on_announce raw_tracepoint", "program:on_announce tracepoint"}
 _TIES: tuple[Tie, ...] = ("terminals", "owners", "sharing")
 _ITERATOR_CHUNK = 1 << 16  # a read yields half of that at most; a far larger buffer would be mapped anew each time
-_WAIT_S = 5.0
-_FAULTS = 3  # of the compiler's errors, in a message
 _MOST_USERS = 2048
 _ALLOWANCE = wire.reader(wire.ALLOWANCE)
 _SECOND_NS = 1_000_000_000
-
-
-class Loaded(NamedTuple):
-    """The kernel side as the helper passes it on.
-
-    Attributes:
-        descriptors: by name.
-        hooks, tried, missing: as in Probes.
-    """
-
-    descriptors: dict[str, int]
-    hooks: dict[str, list[str]]
-    tried: dict[str, str]
-    missing: list[str]
 
 
 class Probes:
@@ -57,7 +30,7 @@ class Probes:
     Args:
         ring_bytes: size of the ring, a power of two of pages.
         without: kernel features to treat as missing, and hooks not to load: for tests and measurements.
-        loaded: the kernel side that is loaded already, with the same arguments; None: load it now.
+        loaded: the kernel side that is loaded already, or is being loaded, with the same arguments; None: load it now.
         waiting: called every few seconds while the helper works.
 
     Attributes:
@@ -82,17 +55,14 @@ class Probes:
         self,
         ring_bytes: int,
         without: Iterable[str] = (),
-        loaded: Loaded | None = None,
+        loaded: Loaded | Loading | None = None,
         waiting: Callable[[], None] = lambda: None,
     ) -> None:
-        if not host.in_initial_pid_namespace():
-            raise HostError(
-                "not in the initial pid namespace: the kernel would show this process only a part of the tasks. "
-                "Run ckptree on the host (in a container: share the host's pid namespace)"
-            )
-        self.is_taken_over = loaded is not None
+        if loaded is None:
+            loaded = Loading(ring_bytes, without)
+        self.is_taken_over = not isinstance(loaded, Loading)
         self.keeps_strings = self.records = False
-        self.loaded = loaded or _load(ring_bytes, without, waiting)
+        self.loaded = loaded.result(waiting) if isinstance(loaded, Loading) else loaded
         self._descriptors = self.loaded.descriptors
         self.hooks, self.tried, self.missing = self.loaded[1:]
         self.ring = Ring(self._descriptors["map:ring"], ring_bytes)
@@ -212,50 +182,3 @@ def _walk(link: int) -> bytes:
         return b"".join(chunks)
     finally:
         os.close(iterator)
-
-
-def _load(ring_bytes: int, without: Iterable[str], waiting: Callable[[], None]) -> Loaded:
-    """Run the helper to its end.
-
-    Raises:
-        HostError: the helper reports an error, or dies.
-        UsageError: the environment leaves out a hook that does not exist.
-    """
-    names = {*without, *left_out()}
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    complaints = os.memfd_create("ckptree-loader")
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        os.set_inheritable(theirs.fileno(), True)
-        arguments = [sys.executable, "-P", "-c", _HELPER, _TOP, str(theirs.fileno()), str(ring_bytes), *names]
-        helper = os.posix_spawn(
-            sys.executable,
-            arguments,
-            os.environ,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, null, 0),
-                (os.POSIX_SPAWN_DUP2, null, 1),
-                (os.POSIX_SPAWN_DUP2, complaints, 2),
-            ],
-        )
-        theirs.close()
-        while not select.select([ours], [], [], _WAIT_S)[0]:
-            waiting()
-        message, descriptors, _, _ = socket.recv_fds(ours, 1 << 16, _MAX_DESCRIPTORS)
-        os.waitpid(helper, 0)
-        said = os.pread(complaints, 1 << 14, 0).decode(errors="replace").strip()
-        if not message:
-            last = said.splitlines()[-1] if said else "it said nothing"
-            raise HostError(f"the helper that loads BPF died: {last}")
-        document = json.loads(message)
-        if "error" in document:
-            # The compiler writes its errors to standard error.
-            faults = [line for line in said.splitlines() if " error: " in line][:_FAULTS]
-            raise HostError(": ".join((document["error"], *faults)))
-        named = dict(zip(document["names"], descriptors, strict=True))
-        return Loaded(named, document["hooks"], document["tried"], document["missing"])
-    finally:
-        ours.close()
-        theirs.close()
-        os.close(complaints)
-        os.close(null)

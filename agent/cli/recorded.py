@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from agent import rootname
 from agent.cli.options import SourceName
-from agent.cli.sources import Options, Taken, made, opened, received
+from agent.cli.sources import Taken, made, opened, received
 from agent.errors import HostError, UsageError
 from agent.protocol import codec
 from agent.protocol.client import Client
@@ -16,7 +16,7 @@ from agent.protocol.client import Client
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from agent.cli.sources import Source
+    from agent.cli.sources import Options, Source
     from agent.protocol.client import Event
     from agent.recorder.instant import Time
     from agent.recorder.recording import Recording
@@ -122,7 +122,7 @@ class _RecordingFolder:
         self._recording = recording
         self._at = at
 
-    def snapshot(self, root: str, **options: Unpack[Options]) -> Taken:
+    def snapshot(self, root: str, **options: "Unpack[Options]") -> Taken:
         from agent.recorder import answers
         from agent.recorder.instant import said_point
         from agent.recorder.past import Enquirer
@@ -146,7 +146,7 @@ class _DaemonsRecording:
         self._client = client
         self._at = at
 
-    def snapshot(self, root: str, **options: Unpack[Options]) -> Taken:
+    def snapshot(self, root: str, **options: "Unpack[Options]") -> Taken:
         from agent.recorder.instant import said_point
 
         return received(self._client.snapshot(root, at=said_point(self._at), **options))

@@ -5,15 +5,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack
 
 from agent import rootname
 from agent.environment import SOCKET_VARIABLE
 from agent.errors import CkptreeError, HostError, NoDaemonError
 from agent.protocol.client import Answer, Client, Subscription
-from agent.record import replace
+from agent.record import record, replace
 
 if TYPE_CHECKING:
+    from agent.capture.snapshots import Snapshots
     from agent.capture.watch import Watch
     from agent.model import Dialect, Snapshot
     from agent.proc.commands import Outer
@@ -21,20 +22,31 @@ if TYPE_CHECKING:
 
     AtCut = Callable[[Selection], None]
 
+    class Options(TypedDict, total=False):
+        """Options of a snapshot: see client.Client.snapshot."""
+
+        mode: str
+        fmt: str
+        dialect: Dialect
+        without_entered: bool
+        outer: bool
+
+    class Source(Protocol):
+        """A source of snapshots."""
+
+        @property
+        def client(self) -> Client | None:
+            """The connection to a daemon; None where the source is in this process."""
+
+        def snapshot(self, root: str, **options: "Unpack[Options]") -> "Taken":
+            """Take a snapshot of the tree below a pid in this process's pid namespace, or the init of ``pidns:INUM``."""
+
+
 SourceName = Literal["auto", "daemon", "bpf", "procfs"]
 
 
-class Options(TypedDict, total=False):
-    """Options of a snapshot: see client.Client.snapshot."""
-
-    mode: str
-    fmt: str
-    dialect: "Dialect"
-    without_entered: bool
-    outer: bool
-
-
-class Taken(NamedTuple):
+@record
+class Taken:
     """A snapshot that a source has taken: a daemon's bytes, or the object itself where this process has made it.
 
     Attributes:
@@ -54,19 +66,8 @@ class Taken(NamedTuple):
     load: "Callable[[], Snapshot]"
 
 
-class Source(Protocol):
-    """A source of snapshots."""
-
-    @property
-    def client(self) -> Client | None:
-        """The connection to a daemon; None where the source is in this process."""
-
-    def snapshot(self, root: str, **options: Unpack[Options]) -> Taken:
-        """Take a snapshot of the tree below a pid in this process's pid namespace, or the init of ``pidns:INUM``."""
-
-
 @contextmanager
-def opened(kind: SourceName, socket: Path | None = None, timeout_s: float = 30.0) -> Iterator[Source]:
+def opened(kind: SourceName, socket: Path | None = None, timeout_s: float = 30.0) -> "Iterator[Source]":
     """Open a source for the time of the block.
 
     Args:
@@ -95,10 +96,7 @@ def opened(kind: SourceName, socket: Path | None = None, timeout_s: float = 30.0
             lambda root, mode, without, at_cut: proctable.snapshot(root, mode, without_entered=without, at_cut=at_cut)
         )
         return
-    from agent.capture.snapshots import Snapshots
-
-    watch = _own_watch()
-    snapshots = Snapshots(watch)
+    watch, snapshots = _own_watch()
 
     def take(root: str, mode: str, without: bool, at_cut: "AtCut") -> "Snapshot":  # noqa: FBT001 - it is called by place
         watch.tend()
@@ -111,17 +109,24 @@ def opened(kind: SourceName, socket: Path | None = None, timeout_s: float = 30.0
         _let_go(watch)
 
 
-def _own_watch() -> "Watch":
-    from agent.capture.probes import Probes
-    from agent.capture.watch import Watch
+def _own_watch() -> "tuple[Watch, Snapshots]":
+    from agent.capture.loading import Loading
     from agent.config import Config
 
+    ring_bytes = Config().ring_bytes
     try:
-        return Watch.begin(Probes(Config().ring_bytes))
+        loading = Loading(ring_bytes)
+        # Their import takes a tenth of a second, in which the helper works.
+        from agent.capture.probes import Probes
+        from agent.capture.snapshots import Snapshots
+        from agent.capture.watch import Watch
+
+        watch = Watch.begin(Probes(ring_bytes, loaded=loading))
     except HostError as error:
         if "--source procfs" in str(error):
             raise
         raise HostError(f"{str(error).rstrip('.')}. Without BPF, `--source procfs` answers, unverified") from error
+    return watch, Snapshots(watch)
 
 
 def _let_go(watch: "Watch") -> None:
@@ -145,7 +150,7 @@ class _Daemon:
     def __init__(self, client: Client) -> None:
         self.client = client
 
-    def snapshot(self, root: str, **options: Unpack[Options]) -> Taken:
+    def snapshot(self, root: str, **options: "Unpack[Options]") -> Taken:
         return received(self.client.snapshot(root, **options))
 
 
@@ -161,7 +166,7 @@ class _Here:
     def __init__(self, take: "Callable[[str, str, bool, AtCut], Snapshot]") -> None:
         self._take = take
 
-    def snapshot(self, root: str, **options: Unpack[Options]) -> Taken:
+    def snapshot(self, root: str, **options: "Unpack[Options]") -> Taken:
         outer: list[tuple[int, ...]] = []
 
         def note(chosen: "Selection") -> None:
@@ -215,7 +220,7 @@ def made(snapshot: "Snapshot", fmt: str, outer: "Outer") -> Taken:
     )
 
 
-def events_of(source: Source, roots: Sequence[str]) -> Subscription | None:
+def events_of(source: "Source", roots: Sequence[str]) -> Subscription | None:
     """Subscribe to events below some roots, on a new connection; None where the source is no daemon, or it refuses."""
     if source.client is None:
         return None

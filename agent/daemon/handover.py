@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from agent.capture.probes import Loaded
+from agent.capture.loading import Loaded
 from agent.daemon.servicemanager import Manager
 from agent.errors import CkptreeError
 from bpf import syscall

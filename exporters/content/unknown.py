@@ -15,8 +15,9 @@ are searched only if the test finds an unknown key.
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
+from agent.record import record
 from exporters.content.plain import NotPlainError, plain
 
 Way: TypeAlias = tuple[str | int, ...]
@@ -25,7 +26,8 @@ Unknown: TypeAlias = Mapping[Way, Mapping[str, object]]
 NOTHING: Unknown = MappingProxyType({})
 
 
-class _MapShape(NamedTuple):
+@record
+class _MapShape:
     """One kind of map: its keys, and those that lead to a map or to a list of maps."""
 
     keys: frozenset[str]

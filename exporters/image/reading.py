@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT, Dialect, Header, PidObject, Snapshot, Tag, Task
+from agent.record import record
 from exporters import gcpause
 from exporters.content.factsreader import Base, assemble, wrongs
 from exporters.content.fields import U32_MAX, Fields
@@ -75,7 +76,8 @@ class Places(NamedTuple):
         return Finding(fault.rule, path, fault.text, at, fault.tags)
 
 
-class Parts(NamedTuple):
+@record
+class Parts:
     """The results of one pass over an image.
 
     Attributes:
@@ -106,7 +108,8 @@ def take(cursor: Cursor) -> Parts:
         return Parts(base, snapshot, foreign, head.notes, places)
 
 
-class _Pids(NamedTuple):
+@record
+class _Pids:
     offset: int | None
     offset_at: int
     numbers: list[tuple[int, ...]]

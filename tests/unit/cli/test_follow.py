@@ -9,6 +9,7 @@ from agent.cli.follow import INTERVAL_S, LONGEST_S, SHARE, SOON_S, Follower
 from agent.cli.sources import Taken, received
 from agent.errors import BusyError, CkptreeError, HostError, NoDaemonError, NoSuchRootError, RefusedError
 from agent.protocol.client import Answer, Event
+from agent.record import replace
 from exporters.image import checkpoint
 from tests.support.builders import a_crowd, a_family
 
@@ -124,7 +125,7 @@ def test_it_asks_every_second_and_more_seldom_where_that_costs_much(
         here, there = next(costs)
         work.now += here
         clock.now += 5 * here
-        return [ANSWER._replace(elapsed_ns=int(there * 1e9))]
+        return [replace(ANSWER, elapsed_ns=int(there * 1e9))]
 
     screen = follow(ask, ["", "", "", ""], clock)
 

@@ -13,7 +13,7 @@ from exporters import registry
 from tests.support.builders import a_family
 
 
-def taken_here(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot, options: sources.Options) -> sources.Taken:
+def taken_here(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot, options: "sources.Options") -> sources.Taken:
     """Return what the source /proc hands over where it finds this snapshot."""
     monkeypatch.setattr(proctable, "snapshot", lambda *_, **__: snapshot)
     with sources.opened("procfs") as where:

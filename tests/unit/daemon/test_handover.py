@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.capture.probes import Loaded
+from agent.capture.loading import Loaded
 from agent.daemon import handover
 from agent.daemon.handover import Inheritance, Order
 from agent.daemon.servicemanager import Passed

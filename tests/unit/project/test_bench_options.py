@@ -15,6 +15,7 @@ from tests.bench import (
     bench_snapshot,
     bench_start,
     bench_table,
+    bench_verbs,
     everything,
     loss,
     soak,
@@ -70,5 +71,5 @@ def test_who_may_not_measure_is_told_so_in_a_line(
 
 def test_all_measurements_have_a_command_line_of_that_kind() -> None:
     """No measurement parses its options by itself."""
-    for module in (bench_daemon, bench_plan, bench_rebuild, bench_start, bench_table):
+    for module in (bench_daemon, bench_plan, bench_rebuild, bench_start, bench_table, bench_verbs):
         assert "parsed" in vars(module)
