@@ -67,7 +67,7 @@ def planned(request: Message, rule: RestartRule, nats: str) -> Message:
         CkptreeError: the contents cannot be fetched, or are none.
     """
     pidns = "--pidns" if request["pidns"] else "--no-pidns"
-    words = [sys.executable, "-m", "agent", "plan", file(request, rule), "--json", pidns]
+    words = [sys.executable, "-m", "agent", "plan", file(request, rule), "--json", pidns, *rule.options]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as told:
         ran = subprocess.run(
             words, env=environment(nats), stdin=subprocess.DEVNULL, stdout=out, stderr=told, check=False

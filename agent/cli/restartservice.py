@@ -226,7 +226,7 @@ class _Restart:
         if not request["contents"]:
             pids = "--pids" if request["pids"] else "--no-pids"
             return ["restart", str(folder / "image"), *signed, "--json", "--run", request["run"], pids, pidns]
-        return ["restart", contentsservice.file(request, self._rule), *signed, "--json", pidns]
+        return ["restart", contentsservice.file(request, self._rule), *signed, "--json", pidns, *self._rule.options]
 
     def _listen(self) -> None:
         """Note what the child says, and pass it on."""

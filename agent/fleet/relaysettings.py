@@ -21,6 +21,7 @@
     run = ["hold", "argv", "/usr/bin/worker --again"]
     signers = "/etc/ckptree/signers"            # keys, one of which must have signed the set
     contents = ["nats://dumps"]                 # stores whose contents may run on here; default: none
+    options = ["--tcp-established"]             # or --tcp-close: of restart, with contents; default: none
 
     [[dump]]                                    # who may have contents dumped; without such a table: nobody
     requester = "ops"
@@ -62,7 +63,8 @@ _KEYS: Final = (
 )
 _LEAST_BYTES: Final = 1 << 20
 _RULE_KEYS: Final = ("requester", "run", "signers")
-_MORE_RULE_KEYS: Final = ("contents",)
+_MORE_RULE_KEYS: Final = ("contents", "options")
+_CONTENTS_OPTIONS: Final = ("--tcp-established", "--tcp-close")
 _DUMP_KEYS: Final = ("requester", "roots", "store")
 _MORE_DUMP_KEYS: Final = ("options", "end", "criu")
 _ANY_HASH: Final = "0" * 64
@@ -77,12 +79,14 @@ class RestartRule:
         run: the commands that may run in the tasks: ``hold``, ``argv``, or a command, word for word.
         signers: a file of ssh keys, one of which must have signed the manifest of the set.
         contents: the stores from which contents may come to run on here.
+        options: of a restart with contents, about what they had outside of the tree.
     """
 
     requester: str
     run: tuple[str, ...]
     signers: Path
     contents: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +249,15 @@ def _rule(table: object) -> RestartRule:
         if key not in table:
             raise UsageError(f"restart.{key}: it is missing, and has no default")
     run = _texts("restart.run", table["run"])
+    options = _texts("restart.options", table.get("options", []))
+    if unknown := [each for each in options if each not in _CONTENTS_OPTIONS]:
+        raise UsageError(f"restart.options: {unknown[0]!r} is not allowed; there are {', '.join(_CONTENTS_OPTIONS)}")
     return RestartRule(
         messages.checked_requester(_text("restart.requester", table["requester"])),
         tuple(run),
         _path("restart.signers", table["signers"]),
         tuple(_store("restart.contents", each) for each in _texts("restart.contents", table.get("contents", []))),
+        tuple(options),
     )
 
 

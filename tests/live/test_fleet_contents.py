@@ -78,10 +78,12 @@ requester = "mover"
 run = []
 signers = "{tmp_path}/key.pub"
 contents = ["nats://dumps"]
+options = ["--tcp-close"]
 [[dump]]
 requester = "mover"
 roots = ["{counter.pid}"]
 store = "nats://dumps"
+options = ["--tcp-established"]
 end = true
 criu = "{criu(SUITE)}"
 [[dump]]

@@ -49,6 +49,7 @@ requester = "ops"
 run = ["hold"]
 signers = "/s"
 contents = ["nats://dumps", "oci://registry.example/team/dumps"]
+options = ["--tcp-close"]
 [[dump]]
 requester = "ops"
 roots = ["unit:worker"]
@@ -79,7 +80,11 @@ store = "nats://dumps"
             "NATS_TOKEN": "t",
         },
         restart_socket=Path("/run/r.sock"),
-        rules=(RestartRule("ops", ("hold",), Path("/s"), ("nats://dumps", "oci://registry.example/team/dumps")),),
+        rules=(
+            RestartRule(
+                "ops", ("hold",), Path("/s"), ("nats://dumps", "oci://registry.example/team/dumps"), ("--tcp-close",)
+            ),
+        ),
         dumps=(
             DumpRule("ops", ("unit:worker",), "s3://bucket/prefix", ("--tcp-established",), end=True, criu="/opt/criu"),
             DumpRule("night", (), "nats://dumps"),
@@ -105,6 +110,7 @@ store = "nats://dumps"
         ('[[restart]]\nrequester = "*"\nrun = []\nsigners = "/s"', "requester"),
         ('[[restart]]\nrequester = "ops"\nrun = []\nsigners = "s"', "restart.signers"),
         ('[[restart]]\nrequester = "ops"\nrun = []\nsigners = "/s"\ncontents = ["/tmp"]', "restart.contents: '/tmp'"),
+        ('[[restart]]\nrequester = "ops"\nrun = []\nsigners = "/s"\noptions = ["--keep-rights"]', "'--keep-rights'"),
         ("[dump]", "[[dump]]"),
         ("dump = [7]", "[[dump]]"),
         ('[[dump]]\nrequester = "ops"\nroots = []', "dump.store: it is missing"),
