@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from agent.cli import allowance, storefiles
 from agent.errors import CkptreeError, FormatError
+from agent.record import replace
 from exporters.criu import PREFIX, TREE, criutree
 from exporters.criu.imagefolder import ImageFolder
 
@@ -25,8 +26,10 @@ def folder(file: str) -> ImageFolder:
     """
     name = file.removeprefix(PREFIX)
     path = storefiles.folder_of(file)
-    if not name or not path.is_dir():
-        raise CkptreeError(f"cannot read {file}: {name or repr(name)} is no folder")
+    if not name:
+        raise CkptreeError(f"{file} names no folder: write {PREFIX}DIR")
+    if not path.is_dir():
+        raise CkptreeError(f"cannot read {file}: {'it is no folder' if path.exists() else 'there is no such folder'}")
     return ImageFolder(path, name)
 
 
@@ -48,6 +51,17 @@ def load(images: ImageFolder) -> "Snapshot":
             return criutree.load(images)
         except FormatError as error:
             raise FormatError(f"{images.shown}/{error.path}", error.message, error.offset) from error
+
+
+def reasoned(images: ImageFolder, snapshot: "Snapshot") -> "Snapshot":
+    """Return the tree of a folder with the reason why it is incomplete, where nothing else has said one."""
+    done = snapshot.completeness
+    if done.complete or done.reasons or tree_file(images) is not None:
+        return snapshot
+    reason = (
+        f"{images.shown} has no {TREE}, as `ckptree hook criu` leaves one: CRIU's images tell of no births and no check"
+    )
+    return replace(snapshot, completeness=replace(done, reasons=(reason,)))
 
 
 def check(images: ImageFolder) -> "list[Finding]":

@@ -24,7 +24,7 @@ from agent.cli.options import (
 )
 from agent.cli.terminal import say
 from agent.errors import CkptreeError, FormatError, NotRebuildableError, RefusedError, UsageError
-from exporters.criu import PREFIX
+from exporters.criu import PREFIX, TREE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -94,9 +94,9 @@ def read_named(file: str) -> bytes:
 
 def _folder(file: str) -> str:
     """Return the reason why a folder is no snapshot."""
-    if (Path(file) / "pstree.img").exists():
-        return f"it is a folder of CRIU images: name it as criu:{file}"
-    return "it is a folder, and a snapshot is a file"
+    if any((Path(file) / name).exists() for name in (TREE, "pstree.img", "inventory.img")):
+        return f"it is a folder of CRIU images: name it as {PREFIX}{file}"
+    return f"it is a folder, and a snapshot is a file; a folder of CRIU images is named {PREFIX}{file}"
 
 
 def _load(shown: str, data: bytes) -> "Snapshot":
@@ -205,6 +205,10 @@ def show(
         return
     from agent.proc import users
 
+    if file.startswith(PREFIX):
+        from agent.cli import criusource
+
+        loaded = criusource.reasoned(criusource.folder(file), loaded)
     terminal.draw(treeview.render(loaded, **terminal.abilities(), names=users.names(loaded.boot_id)))
 
 

@@ -168,7 +168,37 @@ def test_a_folder_is_no_snapshot_and_one_of_criu_images_is_called_so(here: Run, 
 
     assert (images.returncode, folder.returncode) == (1, 1)
     assert images.stderr == b"ckptree: cannot read images: it is a folder of CRIU images: name it as criu:images\n"
-    assert folder.stderr == b"ckptree: cannot read folder: it is a folder, and a snapshot is a file\n"
+    assert folder.stderr == (
+        b"ckptree: cannot read folder: it is a folder, and a snapshot is a file; "
+        b"a folder of CRIU images is named criu:folder\n"
+    )
+
+
+def test_a_folder_that_cannot_be_restarted_is_a_failure_of_restart_itself(here: Run) -> None:
+    """1 where the tasks hold, and 125 where the exit code is else the root's: with a command, and with contents."""
+    here("convert", "family.ckpt", "images", "-f", "criu")
+    codes = [
+        here("restart", *words).returncode
+        for words in (
+            ["images"],
+            ["images", "--run", "argv"],
+            ["images", "--run", "true"],
+            ["criu:none"],
+            ["criu:images"],
+        )
+    ]
+
+    assert codes == [1, 125, 125, 125, 125]
+
+
+def test_a_folder_without_a_tree_says_why_it_is_incomplete(here: Run) -> None:
+    """The images alone tell of no births."""
+    here("convert", "family.ckpt", "images", "-f", "criu")
+    shown = here("show", "criu:images").stdout.decode()
+    here("convert", "family.ckpt", "images/tree.ckpt")
+
+    assert "images has no tree.ckpt, as `ckptree hook criu` leaves one" in shown
+    assert "tree.ckpt" not in here("show", "criu:images").stdout.decode()
 
 
 @pytest.fixture
@@ -237,7 +267,9 @@ def test_a_folder_whose_images_are_damaged_is_refused_by_the_name_of_the_file(he
     assert (shown.returncode, checked.returncode) == (8, 8)
     assert shown.stderr.startswith(b"ckptree: dump/core-3.img: core_entry at byte 8: an entry of ")
     assert checked.stdout.startswith(b"error criu-image at byte 8: core-3.img: core_entry: an entry of ")
-    assert here("show", "criu:none").stderr == b"ckptree: cannot read criu:none: none is no folder\n"
+    assert here("show", "criu:none").stderr == b"ckptree: cannot read criu:none: there is no such folder\n"
+    assert here("check", "criu:family.ckpt").stderr == b"ckptree: cannot read criu:family.ckpt: it is no folder\n"
+    assert here("show", "criu:").stderr == b"ckptree: criu: names no folder: write criu:DIR\n"
     assert here("show", "criu:").returncode == 1
 
 
