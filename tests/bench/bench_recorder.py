@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.bench.figures import median, table
-from tests.bench.options import amount, natural, parsed, positive
+from tests.bench.options import add_write, amount, natural, parsed, positive
 from tests.bench.report import splice
 from tests.bench.storm import Storm
 from tests.bench.watcher import Watcher
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=amount, default=10.0, help="of each storm")
     parser.add_argument("--idle", type=natural, default=300, help="tasks that sleep beside the storm")
     parser.add_argument("--rate", type=natural, default=0, help="births per second; 0: all the machine can do")
-    parser.add_argument("--write", action="store_true", help="put the figures into docs/benchmarks.md")
+    add_write(parser)
     options = parsed(parser, arguments)
     pairs = []
     for number in range(options.pairs):

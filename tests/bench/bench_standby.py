@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from agent.fleet import standbylink
-from tests.bench.options import parsed, positive
+from tests.bench.options import add_write, parsed, positive
 from tests.bench.report import tell
 from tests.live.daemons import TOP
 from tests.support import servers
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=positive, default=100, help="processes of the tree")
     parser.add_argument("--rounds", type=positive, default=15, help="of each part")
-    parser.add_argument("--write", action="store_true", help="put the figures into docs/benchmarks.md")
+    add_write(parser)
     options = parsed(parser, arguments)
     with tempfile.TemporaryDirectory(prefix="ckptree-standby-") as folder:
         parts = measure(options, Path(folder))

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.bench import bench_snapshot
 from tests.bench.figures import median, table
-from tests.bench.options import parsed
+from tests.bench.options import add_write, parsed
 from tests.bench.report import TOP, draw, lines, splice
 from tests.support.dying import die_with_parent
 
@@ -147,7 +147,7 @@ def others(found: dict[str, Figures]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all measurements once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="figures into docs/benchmarks.md, and a picture beside it")
+    add_write(parser, picture=True)
     parser.add_argument("--long", action="store_true", help="ten million forks, a hundred rounds")
     parser.add_argument("--short", action="store_true", help="a trial run without valid figures")
     parser.add_argument("--tasks", default="100,1000,5000,20000", help="sizes of trees")

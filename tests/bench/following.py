@@ -17,12 +17,11 @@ from agent.errors import CkptreeError
 from agent.protocol.client import Client, Event, Subscription
 from agent.protocol.livetree import LiveTree
 from exporters import registry
-from tests.bench.options import natural, parsed, positive
+from tests.bench.options import add_storm, add_write, kinds_of_storm, parsed, positive
 from tests.bench.report import tell
 from tests.bench.storm import Storm
 from tests.bench.watcher import Watcher
 
-_SMALL_RING = 1 << 16
 _PATIENCE_S = 20.0
 _OF_LOG = 4000  # last characters of the daemon's log, if the daemon has ended
 
@@ -156,19 +155,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it once; return 0 unless something differed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=positive, default=340_000, help="of each storm")
-    parser.add_argument("--idle", type=natural, default=200, help="tasks that sleep beside the storm")
-    parser.add_argument("--rate", type=natural, default=2000, help="births per second; 0: all the machine can do")
-    parser.add_argument("--workers", type=natural, default=0, help="processes that make the storm; 0: two per CPU")
-    parser.add_argument("--pid-max", type=natural, default=2000, help="numbers of the second kind of storm")
-    parser.add_argument("--pause-ms", type=float, default=200, help="between two comparisons")
-    parser.add_argument("--write", action="store_true", help="put the figures into docs/benchmarks.md")
+    add_storm(parser, rate=2000, pause_ms=200, between="comparisons")
+    add_write(parser)
     options = parsed(parser, arguments)
-    kinds = {
-        "all numbers free": (0, ""),
-        f"no more than {options.pid_max} numbers": (options.pid_max, ""),
-        f"a ring of {_SMALL_RING >> 10} KB": (0, f"ring_bytes = {_SMALL_RING}\nsweep_interval_s = 3600\n"),
-    }
-    outcomes = ((name, follow(options, pid_max, settings)) for name, (pid_max, settings) in kinds.items())
+    outcomes = (
+        (name, follow(options, pid_max, settings))
+        for name, (pid_max, settings) in kinds_of_storm(options, "sweep_interval_s = 3600\n").items()
+    )
     return tell("following", HEAD, outcomes, write=options.write)
 
 

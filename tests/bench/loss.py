@@ -25,7 +25,7 @@ from tests.bench.equivalence import compare
 from tests.bench.idle_tree import IdleTree
 from tests.bench.iterator import BareIterator
 from tests.bench.judge import Capture, Judge
-from tests.bench.options import amount, parsed
+from tests.bench.options import add_write, amount, parsed
 from tests.bench.report import tell
 from tests.bench.storm import Storm
 from tests.bench.stormlog import Life, StormLog
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=amount, default=5, help="of each storm")
-    parser.add_argument("--write", action="store_true", help="put the figures into docs/benchmarks.md")
+    add_write(parser)
     options = parsed(parser, arguments)
     outcomes = ((name, suffered(options.seconds)) for name, suffered in ways().items())
     return tell("loss", HEAD, outcomes, write=options.write)

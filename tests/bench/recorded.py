@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.recorder.recording import Recording
-from tests.bench.options import natural, parsed, positive
+from tests.bench.options import add_storm, add_write, kinds_of_storm, parsed, positive
 from tests.bench.report import tell
 from tests.bench.storm import Storm
 from tests.bench.watcher import Watcher
 from tests.support.recorded import Taken, different, taken, unlike
 
 HEAD = ("storm", "records", "lost", "snapshots", "compared", "keyframes", "bytes a record", "different")
-_SMALL_RING = 1 << 16
 _WRITTEN_S = 1.0
 
 
@@ -87,20 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it once; return 0 unless something differed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--snapshots", type=positive, default=3400, help="of each storm")
-    parser.add_argument("--idle", type=natural, default=200, help="tasks that sleep beside the storm")
-    parser.add_argument("--rate", type=natural, default=0, help="births per second; 0: all the machine can do")
-    parser.add_argument("--workers", type=natural, default=0, help="processes that make the storm; 0: two per CPU")
-    parser.add_argument("--pid-max", type=natural, default=2000, help="numbers of the second kind of storm")
-    parser.add_argument("--pause-ms", type=float, default=2, help="between two snapshots")
+    add_storm(parser, pause_ms=2, between="snapshots")
     parser.add_argument("--max-bytes", type=positive, default=1 << 32, help="size of the recording at most")
-    parser.add_argument("--write", action="store_true", help="put the figures into docs/benchmarks.md")
+    add_write(parser)
     options = parsed(parser, arguments)
-    kinds = {
-        "all numbers free": (0, ""),
-        f"no more than {options.pid_max} numbers": (options.pid_max, ""),
-        f"a ring of {_SMALL_RING >> 10} KB": (0, f"ring_bytes = {_SMALL_RING}\n"),
-    }
-    outcomes = ((name, record(options, pid_max, settings)) for name, (pid_max, settings) in kinds.items())
+    outcomes = (
+        (name, record(options, pid_max, settings)) for name, (pid_max, settings) in kinds_of_storm(options).items()
+    )
     return tell("recorded", HEAD, outcomes, write=options.write)
 
 

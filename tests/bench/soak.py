@@ -21,7 +21,7 @@ from tests.bench.equivalence import compare
 from tests.bench.figures import median, table
 from tests.bench.iterator import BareIterator
 from tests.bench.judge import Judge
-from tests.bench.options import amount, natural, parsed
+from tests.bench.options import add_write, amount, natural, parsed
 from tests.bench.report import splice
 from tests.bench.storm import Storm
 from tests.bench.torture import SETTLE_S, Tally
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--idle", type=natural, default=300, help="tasks that sleep beside each storm")
     parser.add_argument("--rate", type=natural, default=2000, help="births per second; 0: all the machine can do")
     parser.add_argument("--pid-max", type=natural, default=1500, help="numbers of every second storm")
-    parser.add_argument("--write", action="store_true", help="put the figures into docs/benchmarks.md")
+    add_write(parser)
     options = parsed(parser, arguments)
     totals = Totals()
     with ExitStack() as stack:

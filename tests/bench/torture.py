@@ -21,7 +21,7 @@ from agent.errors import CkptreeError
 from tests.bench.figures import median, quantile, table
 from tests.bench.iterator import BareIterator
 from tests.bench.judge import Judge
-from tests.bench.options import natural, parsed, positive
+from tests.bench.options import add_storm, add_write, natural, parsed, positive
 from tests.bench.report import bars, draw, splice
 from tests.bench.scanners import Scan, scan_proc, scan_ps, scan_psutil
 from tests.bench.storm import Storm
@@ -188,14 +188,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--psutil", type=natural, default=20, help="walks by psutil")
     parser.add_argument("--ps", type=natural, default=20, help="runs of ps")
     parser.add_argument("--storms", type=positive, default=1, help="of each kind, one after the other")
-    parser.add_argument("--idle", type=natural, default=1000, help="tasks that sleep beside the storm")
-    parser.add_argument("--rate", type=natural, default=0, help="births per second; 0: all the machine can do")
-    parser.add_argument("--workers", type=natural, default=0, help="processes that make the storm; 0: two per CPU")
-    parser.add_argument("--pid-max", type=natural, default=2000, help="numbers of the second kind of storm")
-    parser.add_argument("--pause-ms", type=float, default=5, help="between two rounds")
+    add_storm(parser, idle=1000, pause_ms=5, between="rounds")
     parser.add_argument("--show", type=natural, default=3, help="clashes of each method to show")
     parser.add_argument("--without-ckptree", action="store_true", help="the rivals alone")
-    parser.add_argument("--write", action="store_true", help="figures into docs/benchmarks.md, and a picture beside it")
+    add_write(parser, picture=True)
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
     options = parsed(parser, arguments)
     if options.snapshots > STORM_SNAPSHOTS:

