@@ -174,33 +174,6 @@ def test_a_folder_is_no_snapshot_and_one_of_criu_images_is_called_so(here: Run, 
     )
 
 
-def test_a_folder_that_cannot_be_restarted_is_a_failure_of_restart_itself(here: Run) -> None:
-    """1 where the tasks hold, and 125 where the exit code is else the root's: with a command, and with contents."""
-    here("convert", "family.ckpt", "images", "-f", "criu")
-    codes = [
-        here("restart", *words).returncode
-        for words in (
-            ["images"],
-            ["images", "--run", "argv"],
-            ["images", "--run", "true"],
-            ["criu:none"],
-            ["criu:images"],
-        )
-    ]
-
-    assert codes == [1, 125, 125, 125, 125]
-
-
-def test_a_folder_without_a_tree_says_why_it_is_incomplete(here: Run) -> None:
-    """The images alone tell of no births."""
-    here("convert", "family.ckpt", "images", "-f", "criu")
-    shown = here("show", "criu:images").stdout.decode()
-    here("convert", "family.ckpt", "images/tree.ckpt")
-
-    assert "images has no tree.ckpt, as `ckptree hook criu` leaves one" in shown
-    assert "tree.ckpt" not in here("show", "criu:images").stdout.decode()
-
-
 @pytest.fixture
 def dump(here: Run, tmp_path: Path) -> Path:
     """Return a folder that CRIU wrote."""
