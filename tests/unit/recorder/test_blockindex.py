@@ -19,6 +19,7 @@ from agent.recorder.tapesegment import TapeSegment
 from agent.table import wire
 from agent.table.wire import Kind
 from tests.bench import longrecording
+from tests.support.examples import examples
 from tests.support.records import RecordWriter, a_state
 from tests.support.taped import a_recording, part_of
 
@@ -164,7 +165,7 @@ def test_a_damaged_index_changes_no_answer(tmp_path: Path) -> None:
     expected = histories(place)
     chance = random.Random(5)
     spoiled = 0
-    for number in range(25):
+    for number in range(examples(25)):
         target = tmp_path / str(number)
         shutil.copytree(place, target)
         victim = chance.choice(indexed(Recording(target)))
@@ -175,7 +176,7 @@ def test_a_damaged_index_changes_no_answer(tmp_path: Path) -> None:
         victim.path.write_bytes(data)
         spoiled += len(indexed(Recording(target))) < len(folder.stored(target))
         assert histories(target) == expected
-    assert spoiled == 25
+    assert spoiled == examples(25)
 
 
 def test_an_index_of_another_segment_does_not_count(tmp_path: Path) -> None:

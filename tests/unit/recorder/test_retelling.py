@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events and lives out of recordings of a simulated kernel, with gaps and losses, compared with the tables of then."""
 
+import random
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
 from agent.rootname import RootName
 from tests.bench import longrecording
+from tests.support.examples import examples
 from tests.support.taped import AHEAD_NS, BOOT_NS, Taped, a_recording
 
 Said = dict[str, Any]
@@ -124,10 +126,12 @@ def test_a_root_of_later_is_found_by_the_index_as_without(
     first, last = recording.runs[0].first, recording.runs[-1].last
     middle = first._replace(order=(first.order + recording.runs[0].last.order) // 2)
 
+    numbers = random.Random(seed).sample(range(1, 62), examples(61))
+
     def everything() -> list[Any]:
         found: list[Any] = []
         for since, until in ((first, last), (middle, last), (first, middle)):
-            for number in range(1, 62):
+            for number in numbers:
                 try:
                     found.append(told(recording, EventSpan(since, until, RootName(namespace=False, number=number))))
                 except CkptreeError as error:
@@ -137,7 +141,7 @@ def test_a_root_of_later_is_found_by_the_index_as_without(
     by_index = everything()
     monkeypatch.setattr(Retelling, "_skipper", lambda _self, _wanted: lambda: True)
     assert everything() == by_index
-    assert sum(isinstance(each, list) for each in by_index) > 20
+    assert sum(isinstance(each, list) for each in by_index) > len(by_index) // 10
 
 
 def in_pieces(place: Path, seed: int) -> Recording:
