@@ -94,7 +94,7 @@ def hold(descriptor: int) -> bool:
 def is_written(folder: Path) -> bool:
     """Return True if a writer holds the lock of a folder."""
     try:
-        descriptor = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:

@@ -3,11 +3,12 @@
 [-max_total_time=S] [-keep_going=1]
 
 Each input is a folder with a short recording of a simulated kernel, of which a segment or two are changed
-(tests.fuzz.tapechanges), left out, or have the names of others. It is read by the reader of states, by number or by time,
-by that of events, or by that of the lives of a number. These are faults: an exception that is no error of ours; a file
-beside the folder that is opened, or too much time or memory (tests.fuzz.inputwatch); and, where the bytes were changed and
-no check sum was repaired, a state that is not the true one and that is not said to lack something. A fault ends the run,
-unless ``-keep_going`` collects all; the number of an input and the seed make it again.
+(tests.fuzz.tapechanges), left out, or have the names of others. What an input has not changed is kept in memory
+(tests.fuzz.keptsegments). It is read by the reader of states, by number or by time, by that of events, or by that of the
+lives of a number. These are faults: an exception that is no error of ours; a file beside the folder that is opened, or too
+much time or memory (tests.fuzz.inputwatch); and, where the bytes were changed and no check sum was repaired, a state that
+is not the true one and that is not said to lack something. A fault ends the run, unless ``-keep_going`` collects all; the
+number of an input and the seed make it again.
 """
 
 import os
@@ -31,12 +32,13 @@ from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
 from tests.fuzz.distinct import Distinct
 from tests.fuzz.inputwatch import InputWatch
+from tests.fuzz.keptsegments import KeptSegments
 from tests.fuzz.tapechanges import Parsed, changed, parsed, rewritten
 from tests.support.taped import Truth, a_recording, replayed, state_of
 
 TELLING_S: Final = 10.0
 _RECORDINGS: Final = 24
-_STEPS: Final = 7
+_STEPS: Final = (2, 2, 3, 3, 4, 6)
 _MARKS: Final = 0.35
 _MOST_NUMBER: Final = 60
 
@@ -48,12 +50,14 @@ class _Made(NamedTuple):
         place: its folder.
         truths: of the points between two parts.
         data, parts: of each segment, by name.
+        kept: of the segments, what readers make of them.
     """
 
     place: Path
     truths: list[Truth]
     data: dict[str, bytes]
     parts: dict[str, Parsed]
+    kept: KeptSegments
 
 
 class RecordingFuzzer:
@@ -71,7 +75,10 @@ class RecordingFuzzer:
 
     def __init__(self, seed: int, top: Path) -> None:
         self._seed = seed
-        self._made = [self._make(seed * _RECORDINGS + number, top / str(number)) for number in range(_RECORDINGS)]
+        self._made = [
+            self._make(seed * _RECORDINGS + number, top / str(number), _STEPS[number % len(_STEPS)])
+            for number in range(_RECORDINGS)
+        ]
         self._distinct = Distinct()
         self._place = os.fsencode(top)
         for made in self._made:  # the product imports some modules when it needs them
@@ -83,9 +90,9 @@ class RecordingFuzzer:
         self.ends: Counter[str] = Counter()
         self.faults: dict[str, tuple[int, int]] = {}
 
-    def _make(self, seed: int, place: Path) -> _Made:
+    def _make(self, seed: int, place: Path, steps: int) -> _Made:
         place.mkdir(parents=True)
-        truths = a_recording(place, seed, steps=_STEPS, marks=_MARKS)
+        truths = a_recording(place, seed, steps=steps, marks=_MARKS)
         known: dict[tuple[int, int], Truth | None] = {}
         for (
             each
@@ -93,12 +100,9 @@ class RecordingFuzzer:
             same = known.setdefault((each.run, each.order), each)
             known[each.run, each.order] = each if same is not None and same.state == each.state else None
         data = {each.path.name: each.path.read_bytes() for each in folder.stored(place)}
-        return _Made(
-            place,
-            [each for each in known.values() if each is not None],
-            data,
-            {name: parsed(whole) for name, whole in data.items()},
-        )
+        whole = {name: parsed(each) for name, each in data.items()}
+        only = [each for each in known.values() if each is not None]
+        return _Made(place, only, data, whole, KeptSegments(place, data))
 
     def one(self, number: int) -> None:
         """Run one input, which was not there before."""
@@ -111,14 +115,8 @@ class RecordingFuzzer:
             rounds += 1
             assert rounds < 1000, "all changes were there before"
             parts |= self._change(made, chance, repaired=repaired)
-        for name, data in parts.items():
-            _put(made.place / name, data)
-        try:
-            with self.watch.over(number):
-                self.ends.update(self._looked(made, chance, repaired=repaired))
-        finally:
-            for name in parts:
-                _put(made.place / name, made.data.get(name))
+        with made.kept.changed(parts), self.watch.over(number):
+            self.ends.update(self._looked(made, chance, repaired=repaired))
 
     def _change(self, made: _Made, chance: random.Random, *, repaired: bool) -> dict[str, bytes | None]:
         """Return the segments that are changed, by name; None of one that is gone."""
@@ -199,13 +197,6 @@ def _told(made: _Made, parts: dict[str, bytes | None]) -> list[bytes]:
     for name, data in sorted(parts.items()):
         found += (name.encode(), b"gone" if data is None else data)
     return found
-
-
-def _put(path: Path, data: bytes | None) -> None:
-    if data is None:
-        path.unlink(missing_ok=True)
-    else:
-        path.write_bytes(data)
 
 
 def _place(error: BaseException) -> str:
