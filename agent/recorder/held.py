@@ -53,12 +53,12 @@ class HeldTable:
     @property
     def order(self) -> int:
         """Number of the first record that the table does not have."""
-        return self._standing.order
+        return self.standing.order
 
     @property
     def time_ns(self) -> int:
         """CLOCK_REALTIME of the last record that the table has, ns, by the clock of its host."""
-        return self._standing.time_ns
+        return self.standing.time_ns
 
     @property
     def facts(self) -> segment.SegmentFacts:
@@ -77,7 +77,12 @@ class HeldTable:
         return "" if self._segment is None else self._segment.path.name
 
     @property
-    def _standing(self) -> Replayer:
+    def standing(self) -> Replayer:
+        """The replayer that has the table, at its point.
+
+        Raises:
+            NothingHeldError: there is no table.
+        """
         if self._replayer is None:
             raise NothingHeldError(f"{self._place}: there is no recording with a whole keyframe in it")
         return self._replayer
@@ -104,7 +109,7 @@ class HeldTable:
             NothingHeldError: there is no table.
             errors of agent.recorder.past.snapshot
         """
-        stands = self._standing
+        stands = self.standing
         instant = Instant(0, stands.order, stands.time_ns, stands.boottime_ns, stands.uncertain_ns)
         reasons = ([self.gap] if self.gap else []) + stands.doubts()
         replayed = Replayed(instant, stands.table, stands.stream, tuple(reasons))
@@ -135,7 +140,7 @@ class HeldTable:
 
     def _extend(self) -> None:
         """Take the blocks of the present segment that have come."""
-        stands, before = self._standing, self._segment
+        stands, before = self.standing, self._segment
         found = None if before is None else _opened(before.path)
         if found is None:
             return

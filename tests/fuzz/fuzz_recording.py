@@ -24,10 +24,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from agent import rootname
 from agent.errors import CkptreeError
 from agent.recorder import folder
 from agent.recorder.history import NumberHistory
-from agent.recorder.past import Enquirer
+from agent.recorder.held import HeldTable
+from agent.recorder.past import Enquirer, WantedTree
 from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
 from tests.fuzz.distinct import Distinct
@@ -83,7 +85,7 @@ class RecordingFuzzer:
         self._place = os.fsencode(top)
         for made in self._made:  # the product imports some modules when it needs them
             recording = Recording(made.place)
-            for how in range(4):
+            for how in range(5):
                 with suppress(CkptreeError):
                     self._asked(recording, made, random.Random(1), how, repaired=False)
         self.watch = InputWatch(lambda path: path.startswith(self._place))
@@ -144,7 +146,7 @@ class RecordingFuzzer:
             return
         _ = recording.host, recording.until_ns
         try:
-            yield self._asked(recording, made, chance, chance.choice((0, 0, 1, 2, 3)), repaired=repaired)
+            yield self._asked(recording, made, chance, chance.choice((0, 0, 1, 2, 3, 4, 4)), repaired=repaired)
         except CkptreeError as error:
             yield f"{type(error).__name__}"
 
@@ -162,6 +164,8 @@ class RecordingFuzzer:
             replay = recording.table_at(recording.at_time(truth.time_ns))
             _ = recording.gaps
             return "a time, named" if replay.reasons else "a time"
+        if how == 4:
+            return _held(made, repaired=repaired)
         span = EventSpan(recording.runs[0].first, recording.runs[-1].last, present=chance.random() < 0.5)
         if how == 2:
             count = sum(len(batch) for batch in Retelling(recording, span, Enquirer()).batches())
@@ -190,6 +194,24 @@ class RecordingFuzzer:
         lines += [f"largest: {watch.most_bytes >> 10} KiB of memory, input {watch.largest}"]
         lines += [f"fault: {place}: {count} inputs, first {number}" for place, (number, count) in self.faults.items()]
         return "\n".join(lines)
+
+
+def _held(made: _Made, *, repaired: bool) -> str:
+    """Hold the table at the end of a recording, and take the tree of init from it; return how that ended."""
+    held = HeldTable(made.place)
+    held.refresh()
+    if not held.is_there:
+        return "nothing held"
+    with suppress(CkptreeError):
+        held.snapshot(WantedTree(rootname.parse("1"), "subtree"))
+    if held.gap:
+        return "a table, named"
+    where, stands = (held.facts.ring, held.order), held.standing
+    if not repaired and not stands.doubts():
+        for truth in made.truths:
+            if (f"ring {truth.run}", truth.order) == where:
+                assert state_of(stands.table, stands.stream) == truth.state, "another table is held as whole"
+    return "a table"
 
 
 def _told(made: _Made, parts: dict[str, bytes | None]) -> list[bytes]:

@@ -111,6 +111,12 @@ class Original:
             steps -= 1
         return self.flushed()
 
+    def lose(self) -> int:
+        """Have records lost, without a sweep behind; return the number of the last one."""
+        while not self.taped.in_doubt:
+            self.taped.step(lost=True)
+        return self.flushed()
+
     def flushed(self) -> int:
         """Have all written that has happened; return the number of the last record."""
         self.taped.flush()

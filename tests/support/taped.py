@@ -184,6 +184,11 @@ class Taped:
         return self._watch.stream.next
 
     @property
+    def in_doubt(self) -> bool:
+        """True where records were lost, and no sweep has followed."""
+        return self._watch.is_in_doubt
+
+    @property
     def kernel(self) -> Kernel:
         """The simulated kernel; `hear` has the watch read what it has announced."""
         return self._kernel

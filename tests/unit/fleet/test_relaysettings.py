@@ -166,3 +166,20 @@ def test_no_other_dump_is_permitted(requester: str, root: str, *, end: bool, sai
         permitted_dump(RULES, requester, root, end=end)
     with pytest.raises(NotPermittedError):
         permitted_dump((), requester, root, end=end)
+
+
+def test_streams_and_copies_have_bounds(tmp_path: Path) -> None:
+    """Of bytes and of age; both have others without the keys."""
+    found = loaded(
+        tmp_path, "[relay]\nstream_bytes = 2000000\nstream_age_s = 0\ncopy_bytes = 3000000\ncopy_age_s = 60\n"
+    )
+
+    assert (found.stream, found.copy) == ((2000000, 0), (3000000, 60))
+    assert (relaysettings.load(None).stream, relaysettings.load(None).copy) == ((256 << 20, 86400), (1 << 30, 604800))
+
+
+@pytest.mark.parametrize("line", ["stream_bytes = 1000", "copy_bytes = true", "copy_age_s = -1", 'stream_age_s = "1"'])
+def test_a_bound_that_is_none_is_refused_by_name(tmp_path: Path, line: str) -> None:
+    """A stream must have room for a segment."""
+    with pytest.raises(UsageError, match=line.partition(" ")[0]):
+        loaded(tmp_path, f"[relay]\n{line}\n")

@@ -69,7 +69,7 @@ def test_a_standby_has_what_it_says(tmp_path: Path, nats: servers.Server, origin
             said = standby.await_have(original.go_on())
             held = open_held(standby.place)
             assert held.order - 1 == said["have"] == original.taped.next - 1
-            assert state_of(held._standing.table, held._standing.stream) == original.taped.truths[-1].state
+            assert state_of(held.standing.table, held.standing.stream) == original.taped.truths[-1].state
         until = time.monotonic() + PATIENCE_S
         while standby.told()["behind_records"] != 0:
             assert time.monotonic() < until

@@ -98,7 +98,7 @@ def test_the_table_that_is_held_is_the_hosts_own(tmp_path: Path, seed: int) -> N
                 if not held.gap and held.is_there:
                     compared += 1
                     assert (held.facts.ring, held.order) == (f"ring {run}", truth.order)
-                    assert state_of(held._standing.table, held._standing.stream) == truth.state, truth.order
+                    assert state_of(held.standing.table, held.standing.stream) == truth.state, truth.order
         taped.end(orderly=chance.random() < 0.5)
         link.carry()
 
