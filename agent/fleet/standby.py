@@ -19,6 +19,7 @@ from agent.daemon.journal import Journal
 from agent.errors import CkptreeError, HostError
 from agent.fleet import lag, lasting, messages, standbyfacts, standbylink, tapemessages
 from agent.fleet.holder import TableHolder
+from agent.fleet.hostpresence import HostPresence
 from agent.fleet.lag import Lag
 from agent.fleet.messages import Message
 from agent.fleet.relaysettings import RelaySettings
@@ -39,7 +40,6 @@ _CHECK_S: Final = 5.0
 _AT_ONCE: Final = 64
 """Messages on their way at most: 16 MiB."""
 _ACK_S: Final = 60.0
-_PRESENCE_S: Final = 0.25
 _SAY_S: Final = 60.0
 
 
@@ -85,6 +85,7 @@ class StandBy:
         self._told_s = 0.0
         self._left_out = 0
         self._unread = True
+        self._presence = HostPresence(followed.host)
         standbyfacts.write(followed.place, StandbyFacts(followed.host, followed.root))
 
     def end(self) -> None:
@@ -111,6 +112,7 @@ class StandBy:
             if self._task is not None:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
+            self._presence.close()
             await self._holder.close()
             self._copy.close()
 
@@ -173,6 +175,7 @@ class StandBy:
             self._client = client
             self._task = asyncio.create_task(self._follow(client))
         now_s = time.monotonic()
+        self._presence.tend(client, self._lag.behind(now_s).silent_s)
         if now_s - self._told_s >= _SAY_S:
             self._told_s = now_s
             self._log.info(f"stand-by of {self._followed.host}: {lag.in_words(self.told())}")
@@ -339,33 +342,12 @@ class StandBy:
         if request.get("do") != "takeover":
             return {"ok": True, **self.told()}
         root, mode = str(request.get("root") or self._followed.root), str(request.get("mode") or "auto")
-        asking = asyncio.create_task(self._presence())
+        asking = asyncio.create_task(self._presence.word())
         try:
             image = await self._holder.image(root, mode)
             return {**image, "present": await asking, "root": root, "of": self._followed.host}
         finally:
             asking.cancel()
-
-    def _is_connected(self) -> bool:
-        return self._client is not None and self._client.is_connected
-
-    async def _presence(self) -> str:
-        """Ask the host's relay for a sign of life."""
-        import nats.errors
-
-        client = self._client
-        if client is None or not client.is_connected:
-            return standbylink.UNKNOWN
-        try:
-            subject = messages.subject(messages.HELLO, self._followed.host)
-            await client.request(subject, messages.pack({}), _PRESENCE_S)
-        except nats.errors.NoRespondersError:
-            return standbylink.NOBODY
-        except (nats.errors.TimeoutError, TimeoutError):
-            return standbylink.SILENT if self._is_connected() else standbylink.UNKNOWN
-        except (OSError, nats.errors.Error):
-            return standbylink.UNKNOWN
-        return standbylink.ANSWERS
 
 
 async def _taken(came: "asyncio.Queue[Msg]") -> "list[Msg]":

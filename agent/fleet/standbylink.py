@@ -6,8 +6,8 @@
 
 Messages are those of agent.protocol.codec: a length and a msgpack map. The word says what the host's relay has answered
 just now: ``answers``, ``nobody`` (the server of NATS knows that no relay is connected), ``silent`` (no answer in a quarter
-of a second) or ``unknown`` (the stand-by has no connection to the server itself). The folder is open to
-the stand-by's user alone.
+of a second; or it was silent for a second, just before) or ``unknown`` (the stand-by has no connection to the server
+itself). The folder is open to the stand-by's user alone.
 """
 
 import contextlib

@@ -10,10 +10,12 @@ turns with the whole.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -25,12 +27,15 @@ from tests.bench.options import add_write, parsed, positive
 from tests.bench.report import tell
 from tests.live.daemons import TOP
 from tests.support import servers
+from tests.support.relays import RelayProcess
 from tests.support.standbys import Original, StandbyProcess, a_standby
 
 HEAD = ("part", "ms: median", "quartiles")
 ROOT = "1"
 WHOLE = "a take-over, from its command to the last task that stands"
+SILENT = "the same, where the server of NATS does not know that the host is dead"
 _MOST = 4
+_SILENT_S = 5.0  # by then the stand-by has asked the relay in vain
 
 
 @dataclass(slots=True)
@@ -44,6 +49,11 @@ class Part:
 
     times_ms: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+
+    def add(self, took_ms: float, wrong: str) -> None:
+        """Add a round, and what is wrong with it; empty: nothing."""
+        self.times_ms.append(took_ms)
+        self.wrong += [wrong] if wrong else []
 
     def cells(self) -> list[str]:
         """Return its cells of the table."""
@@ -104,12 +114,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Part]:
         with original.relay(url) as relay, a_standby(folder, "new", url, "old", ROOT) as standby:
             grow(original, options.tasks)
             standby.await_have(original.flushed())
-            relay.process.kill()
-            relay.process.wait()
-            return _rounds(options, folder, standby)
+            return _rounds(options, folder, standby, relay)
 
 
-def _rounds(options: argparse.Namespace, folder: Path, standby: StandbyProcess) -> dict[str, Part]:
+def _rounds(options: argparse.Namespace, folder: Path, standby: StandbyProcess, relay: RelayProcess) -> dict[str, Part]:
     image = folder / "tree.ckpt"
 
     def ask() -> None:
@@ -117,9 +125,19 @@ def _rounds(options: argparse.Namespace, folder: Path, standby: StandbyProcess) 
         assert answer is not None
         image.write_bytes(answer["data"])
 
+    parts: dict[str, Part] = defaultdict(Part)
+    while standby.told()["silent_s"] is None:
+        time.sleep(0.1)
+    relay.process.send_signal(signal.SIGSTOP)
+    while standby.told()["silent_s"] < _SILENT_S:
+        time.sleep(0.1)
     ask()
     place = os.fspath(standby.place)
     takeover = ["fleet", "takeover", "old", "--record", place, "--mode", "subtree"]
+    for _ in range(options.rounds):
+        parts[SILENT].add(*until_it_stands(takeover, options.tasks))
+    relay.process.kill()
+    relay.process.wait()
     works: dict[str, Callable[[], tuple[float, str]]] = {
         WHOLE: lambda: until_it_stands(takeover, options.tasks),
         "an empty program of Python, from start to end": lambda: timed(
@@ -128,12 +146,9 @@ def _rounds(options: argparse.Namespace, folder: Path, standby: StandbyProcess) 
         "the stand-by's answer: the image, and if the host lives": lambda: timed(ask),
         "`restart` of the same image out of a file": lambda: until_it_stands(["restart", str(image)], options.tasks),
     }
-    parts = {name: Part() for name in works}
     for _ in range(options.rounds):
         for name, work in works.items():
-            took_ms, wrong = work()
-            parts[name].times_ms.append(took_ms)
-            parts[name].wrong += [wrong] if wrong else []
+            parts[name].add(*work())
     return parts
 
 
