@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agent.access import Viewer
-from agent.errors import NoSuchRootError
+from agent.errors import CkptreeError, NoSuchRootError
 from agent.model import At, Completeness, Dialect, Header, Snapshot
 from agent.recorder import tape
 from agent.recorder.facts import Instant, Replayed
@@ -186,11 +186,17 @@ def header(host: Mapping[str, Any]) -> Header:
 
     Args:
         host: as the head of a segment has it.
+
+    Raises:
+        CkptreeError: no daemon writes such a host.
     """
     told = dict(host)
-    for name in ("kernel_version", "constants"):
-        told[name] = tuple(told.get(name, getattr(Header(), name)))
-    return Header(**told)
+    try:
+        for name in ("kernel_version", "constants"):
+            told[name] = tuple(told.get(name, getattr(Header(), name)))
+        return Header(**told)
+    except TypeError as error:
+        raise CkptreeError(f"the head of a segment has what no host is: {error}") from error
 
 
 def _open(table: ProcessTable, members: list[TaskStruct], behind: Iterable[LaterRecord]) -> Iterator[str]:

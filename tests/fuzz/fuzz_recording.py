@@ -27,8 +27,8 @@ from typing import Final, NamedTuple
 from agent import rootname
 from agent.errors import CkptreeError
 from agent.recorder import folder
-from agent.recorder.history import NumberHistory
 from agent.recorder.held import HeldTable
+from agent.recorder.history import NumberHistory
 from agent.recorder.past import Enquirer, WantedTree
 from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling

@@ -36,6 +36,8 @@ pytestmark = pytest.mark.live
 
 _DEATHS = int(os.environ.get("CKPTREE_DEATHS", "3"))
 _WIDEN_NS = 100_000_000
+_LIMIT = "a limit of ckptree (dying-namespace)"
+"""The storm has pid namespaces; a tree of which one is just ending cannot be rebuilt as it is."""
 
 
 class MortalHost:
@@ -184,7 +186,8 @@ def test_nothing_that_was_said_to_be_there_is_missing(tmp_path: Path) -> None:
     """A storm of births and deaths goes on while its host dies at a random moment, again and again.
 
     The tree that stands is that of the host's own recording at the same record, which is no earlier than any that the
-    stand-by had said to have; and by the storm's own log it was true between that record and the host's death.
+    stand-by had said to have; and by the storm's own log it was true between that record and the host's death. A tree in
+    which a pid namespace is just ending is refused by name, as restart refuses it.
     """
     chance = random.Random(int(os.environ.get("CKPTREE_SEED", "7")))
     captures: list[tuple[Capture, int]] = []
@@ -210,7 +213,9 @@ def test_nothing_that_was_said_to_be_there_is_missing(tmp_path: Path) -> None:
             run = len(recording.runs) - 1
             begin_ns = recording.replayer(recording.runs[run].first._replace(order=said + 1)).boottime_ns
             captures.append((Capture(rows_of(truth), begin_ns, died_ns, closed=True), number))
-            if taken.ran.code not in (0, 6) or taken.order < said or taken.numbers != numbers_of(truth):
+            stands = taken.ran.code in (0, 6) and taken.numbers == numbers_of(truth)
+            refused = taken.ran.code == 7 and _LIMIT in taken.ran.err
+            if not (stands or refused) or taken.order < said:
                 wrong.append(f"death {number}: said #{said}, taken over #{taken.order}: {taken.ran.err}")
         time.sleep(0.5)
     judge = Judge(storm.log)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import HostError
-from agent.recorder import folder, segment
+from agent.errors import CkptreeError, HostError
+from agent.recorder import folder, past, segment
 from agent.recorder.foldercopy import FolderCopy
 from agent.recorder.foldertail import CopyPlace, FolderTail, Piece
 from agent.recorder.held import HeldTable, NothingHeldError
@@ -326,3 +326,10 @@ def test_a_full_disk_leaves_the_copy_as_it_was(tmp_path: Path, monkeypatch: pyte
     copy.close()
 
     assert contents(tmp_path / "copy") == contents(original)
+
+
+@pytest.mark.parametrize("host", [{"strange": 1}, {"constants": 5}, {"kernel_version": None}])
+def test_a_host_that_is_none_is_an_error_of_ours(host: dict[str, object]) -> None:
+    """A check sum does not keep an author from writing it."""
+    with pytest.raises(CkptreeError, match="what no host is"):
+        past.header(host)
