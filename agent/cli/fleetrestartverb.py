@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _KEEP_S = 5.0
 _PLAN_S = 600.0
+_AGAIN_S = 25.0
 
 
 class _Wanted(NamedTuple):
@@ -174,10 +175,17 @@ async def _start(
     client: "FleetClient", wanted: _Wanted, host: str, old: str, parcel: "dict[str, bytes]"
 ) -> "Message | CkptreeError":
     from agent.fleet import messages
+    from agent.fleet.fleetclient import SilentError
 
     async def ask(**message: object) -> "Message":
-        whole = {"id": wanted.id, "left_ns": int(wanted.left_s * 1e9), **message}
-        return (await client.ask(host, messages.RESTART, whole, wanted.left_s, wanted.requester)).answer
+        while True:  # the server of NATS may let a relay answer for a minute only: it takes the same question again
+            whole = {"id": wanted.id, "left_ns": int(wanted.left_s * 1e9), **message}
+            patience_s = min(_AGAIN_S, wanted.left_s)
+            try:
+                return (await client.ask(host, messages.RESTART, whole, patience_s, wanted.requester)).answer
+            except SilentError:
+                if time.monotonic() >= wanted.until_s:
+                    raise
 
     try:
         for part, data in parcel.items():
