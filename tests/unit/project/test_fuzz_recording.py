@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TOP = Path(__file__).parents[3]
 ENDS = ("a state", "a state, named", "a time", "a time, named", "events", "lives")
 
 
+@pytest.mark.slow
 def test_changed_recordings_give_the_true_state_or_say_that_something_is_missing() -> None:
     """Each kind of end is reached, and no fault. The audit of a process cannot be ended, so it is one of its own."""
     options = ("-runs=1500", "-max_total_time=60", "-seed=2026")

@@ -54,6 +54,7 @@ WRITING = frozenset(
 
 
 @cache
+@cache
 def modules(package: str) -> dict[str, ast.Module]:
     """Return the modules of a package, parsed, by their paths in the checkout."""
     paths = sorted((TOP / package).rglob("*.py"))

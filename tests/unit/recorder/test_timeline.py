@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.errors import UsageError
 from agent.protocol.replies import event_of
@@ -17,7 +19,10 @@ from agent.recorder.lives import SpanLives
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
+from exporters.content.fields import escape
+from exporters.content.wording import plain
 from tests.support.commandline import here
+from tests.support.examples import patient
 from tests.support.taped import AHEAD_NS, BOOT_NS, a_recording
 from tests.support.tellings import SECOND_NS as SECOND
 from tests.support.tellings import Story
@@ -177,6 +182,20 @@ def test_foreign_text_stays_text(name: bytes) -> None:
     assert raw
     assert not set(b"<>&") & set(raw[1])
     assert raw[1].decode("ascii").isprintable()
+
+
+@given(st.binary(max_size=15), st.lists(st.binary(max_size=40), max_size=4), st.text(max_size=10))
+@patient
+def test_any_name_comes_as_text(name: bytes, words: list[bytes], user: str) -> None:
+    """Printable, and the same as in every other drawing."""
+    story = Story()
+    story.tell("birth", 10, name)
+    story.tell("exec", 10, name, arguments=words, arguments_cut=False, old_tid=0, exit_signal=17)
+    page = timeline.page(story.lives, timeline.TimelineQuestion(names=lambda _: user))
+    document = embedded(page)
+    assert plain(escape(name)) in document["texts"]
+    assert all(text.isprintable() for text in (*document["texts"], *document["users"].values()))
+    assert page.count(b"</script>") == 2
 
 
 @pytest.mark.parametrize("seed", range(6))
