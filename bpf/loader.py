@@ -11,19 +11,21 @@ import ctypes
 import json
 import os
 import socket
-from collections.abc import Callable, Collection
+import threading
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from agent.errors import HostError
 from bpf import compiler, syscall
-from bpf.hooks import FEATURES, Hook
+from bpf.hooks import FEATURES, Feature, Hook
 from bpf.layout import layout
 
 _CLONE_NEWNS = 0x20000
 _MS_REC_PRIVATE = (1 << 14) | (1 << 18)
 _MS_BIND = 1 << 12
 _TRACEFS = Path("/sys/kernel/tracing")
+_MOST_WORKERS = 8
 _LOG_LINES = 4  # lines of the verifier's log in a message, at its beginning and at its end
 _KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
 # The iterator programs that the daemon links for one process at a time: feature (bpf/layout.py) -> program and the object
@@ -91,6 +93,7 @@ class Loader:
         self.hooks: dict[str, list[str]] = {}
         self.tried: dict[str, str] = {}
         self._maps: dict[str, int] = {}
+        self._ahead: dict[tuple[str, str, str], int | OSError] = {}
         for name, shape in bundle.maps.items():
             wanted = shape._replace(entries=ring_bytes) if shape.map_type == syscall.MAP_RINGBUF else shape
             self._maps[name] = self.descriptors[f"map:{name}"] = syscall.create_map(wanted, name)
@@ -111,6 +114,41 @@ class Loader:
         Raises:
             OSError: the kernel has no such function, or refuses the program.
         """
+        found = self._ahead.pop((program, kind, function), None)
+        if isinstance(found, OSError):
+            raise found
+        return self._verified(program, kind, function) if found is None else found
+
+    def _load_ahead(self, wanted: Iterable[tuple[str, str, str]]) -> None:
+        """Load programs, given as the arguments of `load`, on all processors at once.
+
+        The verifier takes longer than all else of a start. It holds no lock where the caller has the rights to load.
+        """
+        waiting = sorted(dict.fromkeys(wanted), key=lambda each: len(self._bundle.code[each[0]]))
+
+        def work() -> None:
+            while True:
+                try:
+                    each = waiting.pop()  # the longest, so that all end at about the same time
+                except IndexError:
+                    return
+                try:
+                    self._ahead[each] = self._verified(*each)
+                except OSError as error:
+                    self._ahead[each] = error
+
+        workers = [
+            threading.Thread(target=work)
+            for _ in range(min(len(os.sched_getaffinity(0)), len(waiting), _MOST_WORKERS) - 1)
+        ]
+        for worker in workers:
+            worker.start()
+        work()
+        for worker in workers:
+            worker.join()
+
+    def _verified(self, program: str, kind: str, function: str) -> int:
+        """Load a program; arguments and errors as of `load`."""
         program_type, attach_type = _TYPES[kind]
         btf_id = self._bundle.btf_ids[function] if function else 0
         if function and not btf_id:
@@ -150,6 +188,9 @@ class Loader:
             HostError: a required feature has no way that works.
             OSError: a program does not load that needs no more than a kernel with a BPF ring buffer.
         """
+        firsts = [feature.ways[0] for feature in FEATURES if self._is_wanted(feature)]
+        ties = [(name, "iterator", on) for tie, (name, on) in _TIES.items() if tie not in self.missing]
+        self._load_ahead([*CALLED, ITERATORS[0], *ties, *self._unloaded(firsts)])
         for program, kind, _ in CALLED:
             name = f"{program} {kind}" if program == "on_announce" else program
             self.descriptors[f"program:{name}"] = self.load(program, kind)
@@ -157,14 +198,27 @@ class Loader:
             syscall.set_word(self._maps[array], 0, self.descriptors[f"program:on_announce {kind}"])
         self.descriptors["iterator"] = syscall.link_iterator(self.load(*ITERATORS[0]))
         self._load_ties()
-        for feature in FEATURES:
-            self.hooks[feature.name] = []
-            for way in feature.ways if feature.required or feature.name not in self._without else ():
-                if self._works(way):
-                    self.hooks[feature.name] = [str(hook) for hook in way]
-                    break
-            if feature.required and not self.hooks[feature.name]:
-                raise HostError(f"no hook for {feature.name} works on this kernel: {self.tried}")
+        self.hooks = {feature.name: [] for feature in FEATURES}
+        left = [feature for feature in FEATURES if self._is_wanted(feature)]
+        for rank in range(max(len(feature.ways) for feature in FEATURES)):
+            self._load_ahead(self._unloaded(feature.ways[rank] for feature in left))
+            for feature in left:
+                if self._works(feature.ways[rank]):
+                    self.hooks[feature.name] = [str(hook) for hook in feature.ways[rank]]
+            left = [feature for feature in left if not self.hooks[feature.name]]
+            if hopeless := [feature.name for feature in left if feature.required and len(feature.ways) == rank + 1]:
+                raise HostError(f"no hook for {hopeless[0]} works on this kernel: {self.tried}")
+            left = [feature for feature in left if len(feature.ways) > rank + 1]
+
+    def _is_wanted(self, feature: Feature) -> bool:
+        return feature.required or feature.name not in self._without
+
+    def _unloaded(self, ways: Iterable[tuple[Hook, ...]]) -> list[tuple[str, str, str]]:
+        """Return the programs of some hooks that are neither loaded nor known to fail, as the arguments of `load`."""
+        known = {*self.descriptors, *self.tried, *self._without}
+        hooks = [hook for way in ways for hook in way if str(hook) not in known]
+        programs = [(hook.program, hook.kind, hook.traced) for hook in hooks]
+        return [each for each in programs if each not in self._ahead]
 
     def _load_ties(self) -> None:
         for feature, (program, function) in _TIES.items():
