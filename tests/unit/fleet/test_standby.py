@@ -188,6 +188,22 @@ def test_a_host_that_answers_is_not_taken_over(tmp_path: Path, nats: servers.Ser
     assert all(ran.out == b"" for ran in (alive, stopped, unknown, other, without, nowhere))
 
 
+def test_a_dead_host_is_shown_with_its_standbys(tmp_path: Path, nats: servers.Server, original: Original) -> None:
+    """What it allows is not known any more; what its stand-by has is."""
+    with original.relay(url(nats)) as relay, a_standby(tmp_path, "new", url(nats), "old", ROOT) as standby:
+        said = standby.await_have(original.go_on())
+        relay.process.kill()
+        relay.process.wait()
+        shown = ckptree("fleet", "hosts", "--json", "--nats", url(nats))
+        lines = ckptree("fleet", "hosts", "--nats", url(nats)).out.decode().splitlines()
+    (row,) = json.loads(shown.out)
+
+    assert (shown.code, "old: no relay of that name is connected" in shown.err) == (0, True), shown.err
+    assert (row["host"], row["version"], row["allow"]) == ("old", None, None)
+    assert [(each["host"], each["have"]) for each in row["standbys"]] == [("new", said["have"])]
+    assert lines[1].startswith(f"  stand-by on new: has #{said['have']}, ")
+
+
 def test_a_stream_that_takes_nothing_is_named_and_filled_later(
     tmp_path: Path, nats: servers.Server, original: Original
 ) -> None:
