@@ -4,8 +4,9 @@
 
 Each input is a dump in which a few files are changed (tests.fuzz.imagechanges): mostly one of the small dumps of
 tests.support.smalldumps, now and then one of the two that CRIU wrote. It is read by the check, the tree's reader, the
-writer of images, the forecast, the search for a plan and the reader of contents; where these accept it, the program that
-restores it is made and read again. What an input has not changed is not read again (tests.fuzz.keptreads).
+writer of images, the forecast, the search for a plan and the reader of contents. Where these accept it, the program that
+restores it is made and read again, and the table of registers is read by the resumer in C (tests.fuzz.resumereader).
+What an input has not changed is not read again (tests.fuzz.keptreads).
 
 A fault is a foreign exception, an operation that no program may have (tests.fuzz.programholds), a file that is opened and
 not named, or too much time or memory (tests.fuzz.inputwatch). It ends the run, unless ``-keep_going`` collects all. The
@@ -43,11 +44,13 @@ from agent.restart.planning.search import decide
 from exporters import registry
 from exporters.checking.criucheck import check_folder
 from exporters.criu import criutree
+from tests.fuzz import fuzzing
 from tests.fuzz.distinct import Distinct
 from tests.fuzz.imagechanges import PARENT, Changer, Dump, kind_of
 from tests.fuzz.inputwatch import InputWatch
 from tests.fuzz.keptreads import DumpFolder, KeptDump, keeping
 from tests.fuzz.programholds import Limits, hold, hold_table
+from tests.fuzz.resumereader import ResumeReader, is_end
 from tests.support import criuimages, smalldumps
 
 TELLING_S: Final = 10.0
@@ -111,7 +114,7 @@ class CriuFuzzer:
     def __init__(self, seed: int, top: Path, rounds: int = 0) -> None:
         self._seed = seed
         self._rounds, self._round = rounds, 1
-        texts = _odd_files(top / "odd")
+        texts = fuzzing.odd_files(top / "odd")
         dumps = [Dump(theme, *make()) for theme, make in smalldumps.THEMES.items()]
         dumps += [Dump(name, criuimages.dump(name).data, {}) for name in _REAL]
         self._dumps = [KeptDump(dump, top / dump.theme) for dump in dumps]
@@ -119,6 +122,8 @@ class CriuFuzzer:
         self._changer = Changer(dumps, texts)
         self._specials = host_specials()
         self._distinct = Distinct()
+        (top / "reader").mkdir()
+        self._reader = ResumeReader(top / "reader") if shutil.which("gcc") else None
         self._folder = DumpFolder(self._dumps[0], {})
         self.ends: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
@@ -134,7 +139,7 @@ class CriuFuzzer:
                 end = self._contents(kept, {}, kept.snapshot, kept.plan, allowed)
                 names = self._folder.opened | {name for name in kept.dump.names if name.startswith(PARENT)}
                 self._needed[kept.dump.theme, allowed] = names, end
-        self.watch = InputWatch(self._names)
+        self.watch = InputWatch(self._names)  # which bounds this process and those that it starts from here on
 
     def one(self, number: int) -> None:
         """Run one input, which was not there before."""
@@ -235,7 +240,11 @@ class CriuFuzzer:
                 hold(program, begin, content, limits)
                 size += len(content)
         states = programs.states()
-        hold_table(resumer.table(states, [1] * len(plan.actors), (0, PAGE), 0), len(states))
+        table = resumer.table(states, range(1, len(plan.actors) + 1), (0, PAGE), 0)
+        hold_table(table, len(states))
+        if self._reader is not None:
+            message = self._reader.read(table)
+            assert is_end(message), f"the resumer in C says {message}"
         stage = contents.stage.section()
         assert size + len(stage) < _MOST_BYTES, f"the program has {size} bytes"
         return "contents: accepted"
@@ -246,7 +255,15 @@ class CriuFuzzer:
         if path in self._folder.kept.texts or path.startswith((*_OURS, self._folder.kept.place)):
             return True
         path = path.removeprefix(b"/")  # the images name some without their root
-        return any(path in content for content in self._folder.contents())
+        folder, _, name = path.rpartition(b"/")  # and of some the folder and the name
+        contents = list(self._folder.contents())
+        named = [any(part in content for content in contents) for part in (path, folder, name)]
+        return named[0] or (named[1] and named[2])
+
+    def close(self) -> None:
+        """End the reader in C."""
+        if self._reader is not None:
+            self._reader.close()
 
     def again(self, number: int) -> str:
         """Return the options that make the input at hand again."""
@@ -273,38 +290,11 @@ class CriuFuzzer:
         return "\n".join(lines)
 
 
-def _in_memory() -> Path:
-    """Return a folder of files in memory; where there is none, that of temporary files."""
-    found = Path("/dev/shm")  # noqa: S108 - the names in it are ours
-    return found if os.access(found, os.W_OK) else Path(tempfile.gettempdir())
-
-
 def _put(path: Path, data: bytes | None) -> None:
     if data is None:
         path.unlink(missing_ok=True)
     else:
         path.write_bytes(data)
-
-
-def _odd_files(folder: Path) -> list[bytes]:
-    """Make files of kinds that a program seldom has open; return their paths."""
-    folder.mkdir(parents=True)
-    (folder / "file").write_bytes(b"content")
-    (folder / "folder").mkdir()
-    (folder / "link").symlink_to("file")
-    (folder / "dangling").symlink_to("nothing")
-    (folder / "loop").symlink_to("loop")
-    os.mkfifo(folder / "fifo")
-    return [os.fsencode(each) for each in (*sorted(folder.iterdir()), folder / "none", folder / "file" / "below")]
-
-
-def _place(error: BaseException) -> str:
-    """Return the kind of an error, and the last place within the product."""
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if "/tests/" not in each.filename]
-    frame = frames[-1] if frames else traceback.extract_tb(error.__traceback__)[-1]
-    text = str(error).partition("\n")[0] if isinstance(error, AssertionError) else ""
-    text = "".join("#" if each.isdigit() else each for each in text)[:60]
-    return f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno} {text}".strip()
 
 
 def run(
@@ -328,7 +318,7 @@ def run(
         keep_going: collect faults.
         tell: takes a line now and then.
     """
-    top = _in_memory() / f"ckptree-fuzz-{seed}"  # its name is in the inputs, which so depend on the seed alone
+    top = fuzzing.in_memory() / f"ckptree-fuzz-{seed}"  # its name is in the inputs, which so depend on the seed alone
     shutil.rmtree(top, ignore_errors=True)
     try:
         fuzzer = CriuFuzzer(seed, top, rounds)
@@ -345,13 +335,14 @@ def run(
                 try:
                     fuzzer.one(number)
                 except Exception as error:
-                    place = _place(error)
+                    place = fuzzing.place_of(error)
                     known, count = fuzzer.faults.get(place, (number, 0))
                     fuzzer.faults[place] = known, count + 1
                     if not count:
                         tell(f"{fuzzer.again(number)}: {place}: {fuzzer.keep(number, place)}")
                     if not keep_going:
                         raise
+        fuzzer.close()
         return fuzzer
     finally:
         shutil.rmtree(top, ignore_errors=True)

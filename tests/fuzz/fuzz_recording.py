@@ -32,6 +32,7 @@ from agent.recorder.history import NumberHistory
 from agent.recorder.past import Enquirer, WantedTree
 from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
+from tests.fuzz import fuzzing
 from tests.fuzz.distinct import Distinct
 from tests.fuzz.inputwatch import InputWatch
 from tests.fuzz.keptsegments import KeptSegments
@@ -221,17 +222,9 @@ def _told(made: _Made, parts: dict[str, bytes | None]) -> list[bytes]:
     return found
 
 
-def _place(error: BaseException) -> str:
-    """Return the kind of an error, and the last place within the product."""
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if "/agent/" in each.filename]
-    frame = (frames or traceback.extract_tb(error.__traceback__))[-1]
-    return f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno} {str(error)[:40]}".strip()
-
-
 def run(runs: int, seconds: float, seed: int, *, first: int = 0, keep_going: bool = False) -> RecordingFuzzer:
     """Run until the given number or time is reached; the first fault is raised unless it is to `keep_going`."""
-    memory = Path("/dev/shm")  # noqa: S108 - the names in it are ours
-    top = Path(tempfile.mkdtemp(prefix="ckptree-fuzz-", dir=memory if os.access(memory, os.W_OK) else None))
+    top = Path(tempfile.mkdtemp(prefix="ckptree-fuzz-", dir=fuzzing.in_memory()))
     try:
         fuzzer = RecordingFuzzer(seed, top)
         begin = told = time.monotonic()
@@ -246,7 +239,7 @@ def run(runs: int, seconds: float, seed: int, *, first: int = 0, keep_going: boo
             try:
                 fuzzer.one(number)
             except Exception as error:
-                place = _place(error)
+                place = fuzzing.place_of(error)
                 known, count = fuzzer.faults.get(place, (number, 0))
                 fuzzer.faults[place] = known, count + 1
                 if not count:
