@@ -4,6 +4,7 @@
 CKPTREE_SEEDS=200 tries that many. Descriptions of open files are left alone: those name files of this host.
 """
 
+import fcntl
 import os
 import random
 import shutil
@@ -32,6 +33,8 @@ else:
 time.sleep(1000)
 """
 _FIRST_S, _MOST_S = 1.0, 20.0
+_MESSAGES = 1 << 20
+"""Bytes of messages, at most."""
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,8 @@ def ended(images: Path) -> tuple[int | None, str]:
     """Restart, and return the exit code and the messages; None if it runs on, for it is then killed."""
     process = restarting(images)
     assert process.stdout is not None
+    assert process.stderr is not None
+    fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, _MESSAGES)  # it is read when the first line of the other is there
     runs = bool(process.stdout.readline())
     try:
         _, said = process.communicate(timeout=_FIRST_S if runs else _MOST_S)

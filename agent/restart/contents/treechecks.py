@@ -15,6 +15,8 @@ from exporters.criu.criuschema import DEAD, STOPPED
 Found = Iterator[tuple[int, Refused]]
 """The pid of a process, 0 for all of them, and what of it cannot be restored."""
 
+_MOST_NAME: Final = 255
+"""Bytes of the name of a plugin, a file."""
 _VERSIONS: Final = (1, 2)
 _NO_LSM: Final = 0
 _CORE: Final = 0x80
@@ -36,7 +38,7 @@ def inventory(message: Any) -> Found:
         yield 0, Refused("images", str(message.img_version), "version", text)
     for plugin in message.plugins_entry.plugins:
         text = "a plugin of CRIU has dumped a part that only it can restore: dump without it"
-        yield 0, Refused("plugin", bytes(plugin).decode(errors="replace"), "plugin", text)
+        yield 0, Refused("plugin", bytes(plugin)[:_MOST_NAME].decode(errors="replace"), "plugin", text)
 
 
 def agreement(processes: Mapping[int, ProcessImage], snapshot: Snapshot) -> Found:

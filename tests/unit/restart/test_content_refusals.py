@@ -235,3 +235,12 @@ def test_a_tree_that_the_images_contradict_is_refused(folder: Path) -> None:
     assert refusals(folder, tree=lambda _: tree) == {"7 task tree"}
     fewer = replace(tree, tasks=tuple(task for task in tree.tasks if tree.number(task.pid) != THREAD))
     assert "4 task tree" in refusals(folder, tree=lambda _: fewer)
+
+
+def test_a_name_in_a_message_is_no_longer_than_that_of_a_file(folder: Path) -> None:
+    """The images are untrusted, and a caller may read the messages late."""
+    changed(folder, "inventory.img", with_field("plugins_entry.plugins", [b"x" * 70000]))
+    snapshot, plan = decide(criutree.load(ImageFolder(folder)), pidns=True, any_numbers=False)
+    (refusal,) = Anywhere(Images(folder), snapshot, plan).refusals
+
+    assert len(str(refusal)) < 400
