@@ -11,14 +11,15 @@ Credentials are those of ``docker login`` (``~/.docker/config.json`` and its hel
 without TLS, as docker does.
 """
 
-import functools
 import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from agent.errors import CkptreeError, FormatError
 from agent.fleet.stores.store import MOST_BYTES, Closing, MissingError, Stored, StoreError, bound, sha256, verified
@@ -40,6 +41,16 @@ _CHUNK: Final = 1 << 20
 _DONE: Final = (200, 201, 202)
 _FORBIDDEN: Final = (401, 403)
 _MISSING: Final = 404
+_FAULTS: Final = 500
+"""The first status that tells a fault of the registry itself."""
+_PAUSES_S: Final = (0.1, 0.5, 1.0)
+
+
+T = TypeVar("T")
+
+
+class RegistryFaultError(StoreError):
+    """A fault of the registry itself (exit code 1)."""
 
 
 class OciStore(Closing):
@@ -65,9 +76,9 @@ class OciStore(Closing):
         self._wants_password = challenge.lower().startswith("basic")
         self._registry = Registry(insecure=insecure, auth_backend="basic" if self._wants_password else "token")
         # The library would try again for two minutes what no second attempt makes better.
-        self._registry.do_request = functools.partial(Registry.do_request.__wrapped__, self._registry)
+        self._registry.do_request = partial(Registry.do_request.__wrapped__, self._registry)
         own = self._registry.session
-        own.request = functools.partial(own.request, timeout=_PATIENCE_S)
+        own.request = partial(own.request, timeout=_PATIENCE_S)
 
     def head(self, name: str) -> Stored | None:
         """Return size and hash of an image; None where there is no such tag."""
@@ -92,6 +103,9 @@ class OciStore(Closing):
 
     def put(self, name: str, data: bytes) -> None:
         """Push an image, and let the tag name it."""
+        _tried(partial(self._push, name, data))
+
+    def _push(self, name: str, data: bytes) -> None:
         container = self._container(name)
         layer = {"mediaType": MEDIA_TYPE, "size": len(data), "digest": f"sha256:{sha256(data)}"}
         config = {"mediaType": _EMPTY_TYPE, "size": len(_EMPTY), "digest": f"sha256:{sha256(_EMPTY)}"}
@@ -143,15 +157,9 @@ class OciStore(Closing):
     def _layer(self, name: str) -> dict[str, Any] | None:
         """Return the layer that is the image, as the manifest describes it; None where there is no such tag."""
         where = f"{self.address}:{name}"
-        container = self._container(name)
-        with self._answered(name):
-            self._log_in(container)
-            url = f"{self._registry.prefix}://{container.manifest_url()}"
-            answer = self._registry.do_request(url, "GET", headers={"Accept": _MANIFEST}, stream=True)
-            if answer.status_code == _MISSING:
-                answer.close()
-                return None
-            text = _read(self._checked(answer, where), _MOST_MANIFEST)
+        text = _tried(partial(self._manifest, name, where))
+        if text is None:
+            return None
         try:
             layers = json.loads(text).get("layers", [])
             ours: list[dict[str, Any]] = [layer for layer in layers if layer["mediaType"] == MEDIA_TYPE]
@@ -162,6 +170,18 @@ class OciStore(Closing):
                 where, f"is no image of ckptree: its manifest has no single layer {MEDIA_TYPE}"
             ) from error
         return layer
+
+    def _manifest(self, name: str, where: str) -> bytes | None:
+        """Return the manifest of a tag; None where there is no such tag."""
+        container = self._container(name)
+        with self._answered(name):
+            self._log_in(container)
+            url = f"{self._registry.prefix}://{container.manifest_url()}"
+            answer = self._registry.do_request(url, "GET", headers={"Accept": _MANIFEST}, stream=True)
+            if answer.status_code == _MISSING:
+                answer.close()
+                return None
+            return _read(self._checked(answer, where), _MOST_MANIFEST)
 
     def _checked(self, answer: "Response", where: str) -> "Response":
         """Return an answer that is a success.
@@ -176,7 +196,8 @@ class OciStore(Closing):
             words = "; ".join(str(each["message"]) for each in json.loads(_read(answer, _CHUNK))["errors"]) or words
         if answer.status_code in _FORBIDDEN:
             words += f": `docker login {self._host}` keeps credentials for it"
-        raise StoreError(f"{where}: the registry refused: {words}")
+        kind = RegistryFaultError if answer.status_code >= _FAULTS else StoreError
+        raise kind(f"{where}: the registry refused: {words}")
 
     @contextmanager
     def _answered(self, name: str) -> Iterator[None]:
@@ -200,6 +221,18 @@ class OciStore(Closing):
             raise StoreError(
                 f"{where}: the registry {self._host} refused: {error} `docker login {self._host}` keeps credentials for it"
             ) from error
+
+
+def _tried(work: Callable[[], T]) -> T:
+    """Do some work, again where the registry itself fails.
+
+    Debian's docker-registry answers 500 where two push the same bytes or tag, or one reads a tag that another one writes.
+    """
+    for pause_s in _PAUSES_S:
+        with suppress(RegistryFaultError):
+            return work()
+        time.sleep(pause_s)
+    return work()
 
 
 def _stored(layer: dict[str, Any]) -> Stored:

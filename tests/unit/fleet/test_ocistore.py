@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A repository of a real OCI registry as a store of images."""
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from agent.errors import FormatError
+from agent.fleet.stores import ocistore
 from agent.fleet.stores.ocistore import MEDIA_TYPE, OciStore
 from agent.fleet.stores.store import MissingError, Stored, StoreError, sha256
 from tests.support import servers
@@ -155,3 +158,26 @@ def test_a_registry_asks_for_the_password_that_docker_keeps(tmp_path: Path, monk
                     continue
                 store.put("v1", b"1")
                 assert store.get("v1") == b"1"
+
+
+def test_a_fault_of_the_registry_itself_is_tried_again(store: OciStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few times; one that stays is told."""
+    monkeypatch.setattr(ocistore, "_PAUSES_S", (0.0, 0.0))
+    upload, left = store._registry.upload_manifest, [2]
+
+    def failing(*arguments: Any) -> requests.Response:
+        if left[0]:
+            left[0] -= 1
+            answer = requests.Response()
+            answer.status_code, answer.reason, answer.raw = 500, "Internal Server Error", io.BytesIO(b"{}")
+            return answer
+        done: requests.Response = upload(*arguments)
+        return done
+
+    monkeypatch.setattr(store._registry, "upload_manifest", failing)
+    store.put("faulty", b"image")
+    assert store.get("faulty") == b"image"
+    left[0] = 3
+    with pytest.raises(StoreError, match="the registry refused: 500 Internal Server Error"):
+        store.put("faulty", b"other")
+    assert (left[0], store.get("faulty")) == (0, b"image")
