@@ -276,7 +276,9 @@ class CriuFuzzer:
             opened = self._folder.open(name)
             if opened is not None:
                 (kept / name).write_bytes(opened.read())
-        (kept / "FAULT").write_text(f"{self.again(number)}: {place}\n{traceback.format_exc()}")
+        (kept / "FAULT").write_text(
+            f"{self.again(number)}: {place}\n{traceback.format_exc()}", errors="backslashreplace"
+        )
         return kept
 
     def report(self) -> str:

@@ -184,7 +184,9 @@ class RecordingFuzzer:
         for name, data in (made.data | parts).items():
             if data is not None:
                 (kept / name).write_bytes(data)
-        (kept / "FAULT").write_text(f"-seed={self._seed} -first={number} -runs=1: {place}\n{traceback.format_exc()}")
+        (kept / "FAULT").write_text(
+            f"-seed={self._seed} -first={number} -runs=1: {place}\n{traceback.format_exc()}", errors="backslashreplace"
+        )
         return kept
 
     def report(self) -> str:

@@ -32,4 +32,5 @@ def place_of(error: BaseException) -> str:
     frame = (ours or found)[-1]
     text = str(error).partition("\n")[0] if isinstance(error, AssertionError) else ""
     text = "".join("#" if each.isdigit() else each for each in text)[:60]
+    text = text.encode(errors="backslashreplace").decode()  # a path may have any bytes
     return f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno} {text}".strip()

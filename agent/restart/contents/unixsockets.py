@@ -168,8 +168,9 @@ class UnixSockets(FileKind):
             yield "unreachable", "it is connected to a socket that has no name: give that one a name"
         elif socket.type != SOCK_DGRAM and socket.state == ESTABLISHED and peer is None and socket.shutdown != _BOTH:
             yield "unreachable", "it is connected to a socket that the images do not have: dump it again"
-        elif socket.state not in (LISTEN, ESTABLISHED, CLOSE):
-            yield "state", f"state {socket.state} is none of a unix socket: dump it again"
+        elif socket.state not in (LISTEN, ESTABLISHED, CLOSE) or (socket.state == LISTEN and socket.peer):
+            peer_text = f" with peer {socket.peer}" if socket.peer else ""
+            yield "state", f"state {socket.state}{peer_text} is none of a unix socket: dump it again"
         for packet in self._queues.get(int(entry.id), ()):
             if not packet.known or any(each not in self._files for each in packet.rights):
                 yield "queue", "a message in its queue has more with it than descriptors that the images describe"

@@ -86,6 +86,21 @@ def test_a_fifo_whose_path_leads_nowhere_is_refused(tmp_path: Path) -> None:
         kind.check(file_entry(3, 3, pipe_id=1, regf_id=2), set())
 
 
+def test_a_listener_that_has_a_peer_is_refused(tmp_path: Path) -> None:
+    """To make the connection would take the listener, which would take the connection."""
+    folder = put("streams", tmp_path / "dump")
+
+    def change(file: Any) -> None:
+        if file.HasField("usk") and file.usk.ino == 51:
+            file.usk.name, file.usk.peer = b"/run/ckptree listens\0", 52
+        elif file.HasField("usk") and file.usk.ino == 52:
+            file.usk.peer = 51
+
+    with_files(folder, change)
+
+    assert ("unix-socket", "state") in [(each.kind, each.rule) for each in contents(folder).refusals]
+
+
 @pytest.mark.parametrize(
     ("fields", "rule"), [({"ifname": b"l\0o"}, "interface"), ({"proto": 1 << 31, "src_port": 9}, "type")]
 )
