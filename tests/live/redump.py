@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from agent.restart.contents.images import Images, ProcessImage
 from agent.restart.contents.pageruns import PAGE, PageRun
+from agent.restart.contents.registers import COMPONENTS
 from agent.restart.contents.socketoptions import LISTEN
 from exporters.criu.filemessages import REMAP_LINKED
 from exporters.criu.memorymessages import (
@@ -90,6 +91,8 @@ _EINTR: Final = -4 & _U64
 _CALL_BYTES: Final = 2
 _SLEEPS: Final = {35: ("di", "si"), 230: ("dx", "r10")}
 """By call, the registers that point to the time of a sleep, and to where the kernel writes the rest of it."""
+_CONTROL_WORD: Final = 0x37F
+"""The control word of an x87 that was never used."""
 _ZERO: Final = bytes(PAGE)
 _RSEQ: Final = 32
 """Bytes of struct rseq, within one page by its alignment."""
@@ -222,6 +225,9 @@ def _thread(core: Any) -> dict[str, Any]:
             asked, rest = _SLEEPS.get(call, ("", ""))
             if rest and registers[rest]:  # a restart has it sleep for the rest of its time
                 registers[asked] = registers[rest]
+    floating = found.get("thread_info", {}).get("fpregs", {})
+    if "xsave" in floating:
+        floating["xsave"]["xstate_bv"] = _in_use(floating)
     pending = found.get("tc", {}).get("signals_s", {})
     if "signals" in pending:
         signals = [
@@ -231,6 +237,18 @@ def _thread(core: Any) -> dict[str, Any]:
     if not pending.get("signals"):
         found.get("tc", {}).pop("signals_s", None)
     return found
+
+
+def _in_use(floating: dict[str, Any]) -> int:
+    """Return XSTATE_BV without the components that have their initial values: a processor may report those or not
+    (Intel's manual, volume 1, section 13.6).
+    """
+    xsave = floating["xsave"]
+    x87 = [floating["cwd"] ^ _CONTROL_WORD, *(floating[name] for name in ("swd", "twd", "fop")), *floating["st_space"]]
+    values = {0: x87, 1: floating["xmm_space"]}
+    values |= {bit: xsave.get(name, []) for bit, (name, _, _) in COMPONENTS.items()}
+    initial = sum(1 << bit for bit, each in values.items() if not any(each))
+    return int(xsave["xstate_bv"]) & ~initial
 
 
 def _mapped(dump: _Dump, vma: Any, place: str) -> Any:
