@@ -151,7 +151,7 @@ class UnixSockets(FileKind):
             file.script.call("listen", file.number, int(socket.backlog))
         if not (self._lonely(file.entry) and socket.type != SOCK_DGRAM):
             socketoptions.restore_shutdown(file, socket)
-        if socket.deleted and not self._replacing(socket):
+        if socket.name and socket.deleted and not self._replacing(socket):
             file.name("deleted file")
             with self._at_name(file, socket):
                 file.script.call("unlinkat", AT_FDCWD, file.data(bytes(socket.name) + b"\0"), 0, demand=Demand.ANY)

@@ -20,6 +20,7 @@ from agent.restart.contents.inetsockets import InetSockets
 from agent.restart.contents.openfiles import Fifos
 from agent.restart.contents.refusals import Refused
 from agent.restart.contents.tcpconnections import BlockedConnections
+from agent.restart.contents.unixsockets import UnixSockets
 from agent.restart.planning.search import decide
 from exporters.criu import criutree, imagefile, imagefolder
 from exporters.criu.criuschema import messages
@@ -84,6 +85,15 @@ def test_a_fifo_whose_path_leads_nowhere_is_refused(tmp_path: Path) -> None:
     kind = Fifos({2: path}, {})
     with pytest.raises(Refused, match="is no FIFO any more"):
         kind.check(file_entry(3, 3, pipe_id=1, regf_id=2), set())
+
+
+def test_a_socket_without_a_name_has_none_that_was_deleted() -> None:
+    """The mark of a deleted name alone is no fault."""
+    known = {"ino": 1, "type": 1, "state": 7, "uflags": 0, "backlog": 0, "peer": 0}
+    entry = file_entry(1, 5, **known, name=b"", deleted=True)
+    (holder,) = filled([entry], {5: UnixSockets({1: entry}, {})}, [((10,), [1])])
+
+    assert not calls(holder, "unlinkat")
 
 
 def test_a_listener_that_has_a_peer_is_refused(tmp_path: Path) -> None:
