@@ -38,11 +38,14 @@ def name_of(sequence: int, first: int) -> str:
 def stored(folder: Path) -> list[SegmentFile]:
     """Return the segments of a folder, oldest first.
 
+    A folder may come from anywhere: a FIFO or a device with a segment's name is none, for to open it could take for ever.
+
     Raises:
         HostError: the folder cannot be read.
     """
     try:
-        names = os.listdir(folder)
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_file()]
     except OSError as error:
         raise HostError(f"{folder}: cannot be read: {error.strerror}") from error
     found = [(match, name) for name in names if (match := _NAME.fullmatch(name))]

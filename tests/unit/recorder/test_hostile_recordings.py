@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings with right check sums and contents that no daemon writes: each question ends, in an answer or an error."""
 
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -54,6 +55,14 @@ def test_facts_that_are_deep_or_large_are_damaged_ones(text: bytes, tmp_path: Pa
     with pytest.raises(segment.DamagedError):
         segment.read_head(head)
     (tmp_path / folder.name_of(1, 1)).write_bytes(head)
+    with pytest.raises(NoRecordingError):
+        Recording(tmp_path)
+
+
+def test_a_fifo_with_the_name_of_a_segment_is_none(tmp_path: Path) -> None:
+    """Nobody writes into it, and no reader waits for that; a link to one is none either."""
+    os.mkfifo(tmp_path / folder.name_of(1, 1))
+    (tmp_path / folder.name_of(2, 2)).symlink_to(tmp_path / folder.name_of(1, 1))
     with pytest.raises(NoRecordingError):
         Recording(tmp_path)
 
