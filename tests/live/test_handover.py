@@ -391,7 +391,7 @@ def test_it_tells_how_it_is_and_feeds_the_watchdog_while_it_drains(
 
 def test_whoever_waits_for_the_helper_is_called_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling may take longer than a service manager is patient."""
-    monkeypatch.setattr("agent.capture.probes._WAIT_S", 0.01)
+    monkeypatch.setattr("agent.capture.loading._WAIT_S", 0.01)
     calls: list[float] = []
     probes = Probes(1 << 16, waiting=lambda: calls.append(time.monotonic()))
     probes.close()
