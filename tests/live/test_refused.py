@@ -2,6 +2,7 @@
 """Messages about programs that the kernel refuses: a refusal by the verifier is not reported as a lack of rights."""
 
 import struct
+from collections import defaultdict
 
 import pytest
 
@@ -43,11 +44,11 @@ def test_a_program_that_the_verifier_refuses_is_told_as_such() -> None:
 
 
 def test_the_loader_answers_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a program among all of them."""
+    """Of the first program that it needs, when it has tried several at once."""
 
     def compiled(*_: object) -> Bundle:
         key = syscall.MapShape(2, 4, 16, 1, 0)  # BPF_MAP_TYPE_ARRAY
-        return Bundle({"on_announce": UNSET}, {"string_key": key}, {})
+        return Bundle(defaultdict(lambda: UNSET), {"string_key": key}, defaultdict(int))
 
     monkeypatch.setattr(compiler, "bundle", compiled)
     monkeypatch.setattr(loader, "private_mounts", lambda: None)
