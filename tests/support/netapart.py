@@ -55,4 +55,6 @@ def apart() -> Iterator[Apart]:
             subprocess.run(command, check=True)
         yield Apart(inside, f"{net}.1", name)
     finally:
+        # With the namespace alone the kernel would remove the device some time later, and the next one of this name fails.
+        subprocess.run(["ip", "link", "del", name], check=False)
         subprocess.run(["ip", "netns", "del", name], check=True)
