@@ -90,11 +90,13 @@ def restart(
     if as_json:
         terminal.tell_json(results)
         return
+    from exporters.content.wording import count
+
     for host, ready in results.items():
         tasks = ready.get("tasks", []) if isinstance(ready, dict) else []
-        terminal.tell(
-            f"{host}: {len(tasks)} tasks stand; the root is {ready['root'] if isinstance(ready, dict) else '?'}"
-        )
+        root = ready["root"] if isinstance(ready, dict) else "?"
+        stand = "stands" if len(tasks) == 1 else "stand"
+        terminal.tell(f"{host}: {count(len(tasks), 'task')} {stand}; the root is {root}")
 
 
 def planned(

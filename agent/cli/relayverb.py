@@ -72,7 +72,9 @@ def relay(
     from agent.fleet.relay import HostRelay
 
     settings = relaysettings.load(config)
-    natsserver.server_of(settings.nats or None)
+    natsserver.server_of(
+        settings.nats or None, named_by='nats = "URL" below [relay] in its configuration (--config FILE)'
+    )
     log = Journal()
 
     def made() -> "HostRelay | StandBy":

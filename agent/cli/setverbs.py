@@ -372,11 +372,13 @@ async def _taken(of: "Mapping[str, Any]", nats: str | None) -> dict[str, tuple[d
 
 
 def _tell_plan(host: str, row: "Mapping[str, Any]") -> None:
+    from exporters.content.wording import count
+
     where = host if row["from"] == host else f"{host} (from {row['from']})"
     if row["not_rebuildable"]:
         terminal.tell(f"{where}: {row['not_rebuildable']}")
         return
-    terminal.tell(f"{where}: {row['tasks']} tasks in {row['steps']} steps")
+    terminal.tell(f"{where}: {count(row['tasks'], 'task')} in {count(row['steps'], 'step')}")
     for number, holder in (row.get("taken") or {}).items():
         terminal.tell(f"{where}: pid {number} is taken by {holder}")
     for text in [*row.get("refused", ()), *([row["unplanned"]] if row.get("unplanned") else ())]:

@@ -83,6 +83,8 @@ def takeover(
     from agent.config import required_signers
     from agent.fleet import messages
 
+    if run == "argv":
+        raise UsageError("--run argv: no recording has the arguments of a process: name a command, as in --run CMD")
     place = record or STANDBYS / messages.checked_host(host)
     if (keys := required_signers()) is not None:
         raise RefusedError(

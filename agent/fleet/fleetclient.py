@@ -162,7 +162,10 @@ class FleetClient:
             where = messages.subject(verb, host, requester)
             got = await self._client.request(where, messages.pack(message), timeout_s)
         except nats.errors.NoRespondersError:
-            raise NobodyError(f"{host}: no relay of that name is connected, or it allows nothing of the kind") from None
+            to = f" to the requester {requester!r}" if requester else ""
+            raise NobodyError(
+                f"{host}: no relay of that name is connected, or its configuration does not permit {verb}{to}"
+            ) from None
         except (OSError, nats.errors.Error) as error:
             words = f"{host}: its relay did not answer within {timeout_s:g} s"
             if isinstance(error, TimeoutError):

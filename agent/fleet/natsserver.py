@@ -31,12 +31,13 @@ class NatsError(CkptreeError):
     """A NATS server that cannot be reached, or lets this user not in (exit code 1)."""
 
 
-def server_of(given: str | None, environment: Mapping[str, str] = os.environ) -> str:
+def server_of(given: str | None, environment: Mapping[str, str] = os.environ, *, named_by: str = "--nats URL") -> str:
     """Return the address of the server, or addresses with commas between them.
 
     Args:
         given: by an option; None or empty: the variable's.
         environment: of this process.
+        named_by: how else than by the variable a user names it, for the error.
 
     Raises:
         UsageError: there is none, or it is no address.
@@ -44,7 +45,7 @@ def server_of(given: str | None, environment: Mapping[str, str] = os.environ) ->
     found = given or environment.get(NATS_VARIABLE, "")
     if not found:
         raise UsageError(
-            f"no NATS server is named: --nats URL or {NATS_VARIABLE} in the environment, as in nats://HOST:4222"
+            f"no NATS server is named: {named_by}, or {NATS_VARIABLE} in the environment, as in nats://HOST:4222"
         )
     for url in found.split(","):
         try:

@@ -11,7 +11,7 @@ from agent import rootname
 from agent.errors import HostError, UsageError
 from agent.events.subscriber import KINDS
 from agent.model import Dialect, Snapshot
-from agent.recorder import past
+from agent.recorder import instant, past
 from agent.recorder.facts import Instant
 from agent.recorder.history import NumberHistory
 from agent.recorder.instant import MOST_NS, ClockTime, RecordNumber, Time
@@ -94,7 +94,8 @@ def span(recording: Recording, question: Question) -> tuple[Instant, Instant]:
     if question.get("until") is not None:
         until = past.find(recording, point(question["until"], "until"))
     if (since.run, since.order) > (until.run, until.order):
-        raise UsageError(f"since #{since.order} is behind until #{until.order}: exchange them")
+        times = " is behind until ".join(f"{instant.written(each.time_ns)} (#{each.order})" for each in (since, until))
+        raise UsageError(f"since {times}: exchange them")
     return since, until
 
 

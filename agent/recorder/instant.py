@@ -30,8 +30,8 @@ _DAILY: Final = re.compile(_CLOCK, re.ASCII)
 _AGO: Final = re.compile(r"-(?P<amount>\d{1,12}(?:\.\d{1,9})?)(?P<unit>[smhd])", re.ASCII)
 _NUMBER: Final = re.compile(r"#(?P<number>\d{1,20})", re.ASCII)
 _EXPECTED: Final = (
-    "expected 2026-01-31T03:12:07.250 (local, or with an offset or Z), 03:12:07 (the last one), -30s (s, m, h or d ago), "
-    "or '#NUMBER' (of a record)"
+    "expected 2026-01-31T03:12:07.250 (local, or with an offset or Z), 03:12:07 or 03:12 (the last one), "
+    "-30s (s, m, h or d ago), or '#NUMBER' (of a record)"
 )
 
 

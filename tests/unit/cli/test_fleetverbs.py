@@ -56,7 +56,7 @@ def test_a_server_that_is_away_is_named(verb: str, tmp_path: Path) -> None:
     assert not (tmp_path / "set").exists()
 
     ran = here("fleet", verb, *more)
-    assert (ran.returncode, "no NATS server is named" in ran.stderr.decode()) == (2, True)
+    assert (ran.returncode, "no NATS server is named: --nats URL" in ran.stderr.decode()) == (2, True)
 
 
 def test_a_store_that_says_nothing_is_given_up_at_the_deadline(tmp_path: Path) -> None:

@@ -137,6 +137,14 @@ def test_a_wrong_name_is_refused(called: Called, tmp_path: Path, host: str, root
     assert called.restarted == []
 
 
+def test_arguments_that_no_recording_has_are_not_run(called: Called, tmp_path: Path) -> None:
+    """Exit code 2, before a stand-by or a server is asked."""
+    with pytest.raises(UsageError, match=r"no recording has the arguments of a process: .* --run CMD"):
+        takeoververb.takeover("old", record=tmp_path, run="argv")
+
+    assert (called.asked, called.restarted) == ([], [])
+
+
 def test_a_folder_says_whose_tree_it_has(tmp_path: Path) -> None:
     """A folder that does not is none of a stand-by."""
     write(tmp_path, StandbyFacts("old", "pidns:5"))

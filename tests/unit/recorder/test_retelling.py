@@ -2,6 +2,7 @@
 """Events and lives out of recordings of a simulated kernel, with gaps and losses, compared with the tables of then."""
 
 import random
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,16 @@ def test_a_question_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
         answers.history(recording, {"pid": 4_000_000}, Enquirer())
     with pytest.raises(NoSuchRootError):
         list(answers.events(recording, {"root": 4_000_000}, Enquirer()))
+
+
+def test_a_span_that_ends_before_it_begins_names_both_times(tmp_path: Path) -> None:
+    """As somebody wrote them, and with the numbers that they mean."""
+    truths = a_recording(tmp_path, 3, runs=1)
+    early, late = ({"order": truths[index].order} for index in (5, 20))
+    with pytest.raises(UsageError) as caught:
+        answers.span(Recording(tmp_path), {"since": late, "until": early})
+
+    assert re.fullmatch(
+        rf"since \S+T\S+ \(#{late['order']}\) is behind until \S+T\S+ \(#{early['order']}\): exchange them",
+        str(caught.value),
+    )
