@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from agent import rootname
 from agent.cli.options import SourceName
 from agent.cli.sources import Taken, made, opened, received
-from agent.errors import HostError, UsageError
+from agent.errors import HostError, NoDaemonError, UsageError
 from agent.protocol import codec
 from agent.protocol.client import Client
 
@@ -77,6 +77,18 @@ def check_folder(folder: Path | None, socket: Path | None) -> None:
         raise UsageError("--record reads a folder, and --socket is a daemon's: leave one of them out")
 
 
+def _daemon(socket: Path | None, timeout_s: float) -> Client:
+    """Connect to the daemon.
+
+    Raises:
+        NoDaemonError: it is not there; a recording can be read without it.
+    """
+    try:
+        return Client(socket, timeout_s)
+    except NoDaemonError as error:
+        raise NoDaemonError(f"{error}, or name the folder of its recording with --record DIR") from error
+
+
 @contextmanager
 def opened_at(
     at: str | None, folder: Path | None, kind: SourceName, socket: Path | None, timeout_s: float
@@ -104,7 +116,7 @@ def opened_at(
         yield _RecordingFolder(recording, moment(at, recording.runs[-1].last.time_ns))
         return
     asked = moment(at)
-    with Client(socket, timeout_s) as client:
+    with _daemon(socket, timeout_s) as client:
         yield _DaemonsRecording(client, asked)
 
 
@@ -219,7 +231,7 @@ def told(
         yield Told(batches, has_arguments=True, boot_id=recording.runs[-1].boot_id)
         return
     asked = question(since, until, **others)
-    with Client(socket, _LONGEST_S) as client:
+    with _daemon(socket, _LONGEST_S) as client:
         client.need_past()
         hello = client.hello()
         has_arguments = "arguments" in hello.features
@@ -252,7 +264,7 @@ def lives(
         asked = question(since, until, recording.runs[-1].last.time_ns, pid=number)
         found = answers.history(recording, asked, Enquirer())
     else:
-        with Client(socket, _LONGEST_S) as client:
+        with _daemon(socket, _LONGEST_S) as client:
             client.need_past()
             found = client.request("history", **question(since, until, pid=number))["lives"]
     return [[event_of(said) for said in life] for life in found]

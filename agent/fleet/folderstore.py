@@ -23,11 +23,17 @@ class FolderStore(Closing):
         self._folder = folder
 
     def head(self, name: str) -> Stored | None:
-        """Return the size of a file; None where there is none."""
+        """Return the size of a file; None where there is none.
+
+        Raises:
+            StoreError: there is no such folder, or it may not be searched.
+        """
         try:
             return Stored((self._folder / name).stat().st_size, None)
         except FileNotFoundError:
-            return None
+            if self._folder.is_dir():
+                return None
+            raise StoreError(f"there is no folder {self._folder}: make it first") from None
         except OSError as error:
             raise StoreError(f"{self._folder / name}: {error.strerror}") from error
 

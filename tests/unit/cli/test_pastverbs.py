@@ -48,3 +48,13 @@ def test_a_life_with_a_gap_is_told_and_incomplete(place: Path) -> None:
     (gap,) = [event for event in life if event["event"] == "gap"]
     assert (gap["tid"], gap["why"], gap["reboot"]) == (1, "the writer fell behind", False)
     assert gap["until_ns"] >= gap["time_ns"]
+
+
+@pytest.mark.parametrize("words", [("history", "1"), ("events",), ("tree", "1", "--at", "-5s")])
+def test_the_past_of_a_daemon_that_is_gone_is_in_its_folder(words: tuple[str, ...], tmp_path: Path) -> None:
+    """The message says how to read it there."""
+    ran = here(*words, "--socket", tmp_path / "none.sock")
+
+    assert ran.returncode == 3
+    assert b"start one with `ckptree daemon --socket" in ran.stderr
+    assert ran.stderr.endswith(b", or name the folder of its recording with --record DIR\n")

@@ -100,6 +100,15 @@ def test_an_image_that_was_changed_is_refused(tmp_path: Path) -> None:
         place.image(second)
 
 
+def test_a_folder_that_is_not_there_is_named_before_any_host_is_asked(tmp_path: Path) -> None:
+    """The question for a set of the name comes first."""
+    with (
+        sets.opened(f"{tmp_path}/none/set") as place,
+        pytest.raises(StoreError, match=f"^there is no folder {tmp_path}/none: make it first$"),
+    ):
+        place.present()
+
+
 def test_a_set_that_is_not_there_is_named(tmp_path: Path) -> None:
     """So is a file that is no set."""
     with pytest.raises(CkptreeError, match="there is no file"):
