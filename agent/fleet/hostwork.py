@@ -58,7 +58,7 @@ class Cut(NamedTuple):
 
 
 class RecordingState(NamedTuple):
-    """What a daemon says of its recording.
+    """The state of a recording, as its daemon tells it.
 
     Attributes:
         folder: where it is.

@@ -44,7 +44,7 @@ _SAY_S: Final = 60.0
 
 
 class FollowedTree(NamedTuple):
-    """What a stand-by follows.
+    """The host, tree and folder of a stand-by.
 
     Attributes:
         host: the other host.

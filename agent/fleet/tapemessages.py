@@ -29,7 +29,7 @@ _MOST: Final = 2**64
 
 
 class Pulse(NamedTuple):
-    """What a host says of its recording.
+    """The state of a recording, as its host tells it.
 
     Attributes:
         at_ns: CLOCK_REALTIME of the host, ns.

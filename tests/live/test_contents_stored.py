@@ -40,7 +40,7 @@ def test_a_program_goes_on_from_a_dump_that_was_in_a_store(scheme: str, tmp_path
 
 @pytest.mark.parametrize("scheme", stores.SCHEMES)
 def test_a_program_goes_on_from_a_dump_that_lies_in_a_store(scheme: str, tmp_path: Path) -> None:
-    """What was fetched is gone as soon as the program runs, while its restart stays. No daemon is asked here."""
+    """Fetched files are gone as soon as the program runs, while its restart stays. No daemon is asked here."""
     kept = tmp_path / "kept"
     kept.mkdir()
     with program(["/bin/bash", "-c", COUNT], tmp_path) as pid:

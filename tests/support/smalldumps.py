@@ -342,4 +342,4 @@ THEMES: Final[Mapping[str, Callable[[], SmallDump]]] = {
     "earlier": _earlier,
     "others": _others,
 }
-"""What makes each dump, by its theme."""
+"""The maker of each dump, by its theme."""

@@ -112,4 +112,4 @@ THEMES: Final[Mapping[str, Callable[[], SmallDump]]] = {
     "connections": _connections,
     "terminals": _terminals,
 }
-"""What makes each dump, by its theme."""
+"""The maker of each dump, by its theme."""

@@ -98,7 +98,7 @@ def test_a_record_is_copied_pickled_changed_and_shown() -> None:
 
 
 def test_a_field_cannot_be_changed_added_or_taken_away() -> None:
-    """Whoever holds a record can rely on it."""
+    """Each holder of a record can rely on it."""
     place: Any = Place(1)
 
     for name in ("x", "new"):

@@ -73,7 +73,7 @@ def restarted(there: There, *words: str | Path, of: str = "") -> tuple[int, str]
 
 
 def test_contents_of_a_signed_set_pass(there: There) -> None:
-    """What follows finds that this folder has the tree alone."""
+    """The steps behind it find the tree in this folder alone."""
     key = there.folder / "key.pub"
     code, said = restarted(there, "--set", there.folder / "set", "--verify", key)
     assert (code, "SHA256:" in said) == (125, True), said

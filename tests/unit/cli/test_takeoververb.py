@@ -24,7 +24,7 @@ ANSWER = {
 
 
 class Called:
-    """What the verb has asked and restarted.
+    """A record of questions and restarts of the verb.
 
     Attributes:
         asked: the stand-by's questions.

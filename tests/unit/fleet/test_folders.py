@@ -236,7 +236,7 @@ def _note(told: list[tuple[int, int]], come: int, of: int) -> None:
 
 
 def test_progress_is_that_of_all_bytes(store: FolderStore, dump: Path) -> None:
-    """Those of pieces that are there already count, too."""
+    """Bytes of pieces that are there already count, too."""
     size = sum(map(len, FILES.values()))
     for name in ("named", "again"):
         gone: list[tuple[int, int]] = []

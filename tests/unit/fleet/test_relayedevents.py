@@ -107,7 +107,7 @@ def test_a_question_that_makes_no_sense_is_refused(
 
 
 def test_an_answer_that_was_lost_is_given_again(server: servers.Server, relay: RelayProcess) -> None:
-    """What was acknowledged is not; neither does the id follow anything else."""
+    """An acknowledged message is not; neither does the id follow anything else."""
     first = asked(server, "events", **a_question("lost"))
     while not first["over"]:
         first = asked(server, "events", **a_question("lost"))

@@ -189,7 +189,7 @@ def test_a_host_that_answers_is_not_taken_over(tmp_path: Path, nats: servers.Ser
 
 
 def test_a_dead_host_is_shown_with_its_standbys(tmp_path: Path, nats: servers.Server, original: Original) -> None:
-    """What it allows is not known any more; what its stand-by has is."""
+    """Its permissions are not known any more; the state of its stand-by is."""
     with original.relay(url(nats)) as relay, a_standby(tmp_path, "new", url(nats), "old", ROOT) as standby:
         said = standby.await_have(original.go_on())
         relay.process.kill()
@@ -278,7 +278,7 @@ async def settled(nats: servers.Server, until: float) -> None:
 
 
 def test_messages_that_make_no_sense_are_left_out(tmp_path: Path, nats: servers.Server, original: Original) -> None:
-    """Whoever may write to the stream: the stand-by lives on, and keeps what is sound."""
+    """Anybody may write to the stream: the stand-by lives on, and keeps what is sound."""
 
     async def send(*data: bytes) -> None:
         client = await library.connect(url(nats))

@@ -87,7 +87,7 @@ def test_events_end_in_front_of_a_keyframe_that_is_none(tmp_path: Path) -> None:
 
 
 def test_records_that_no_kernel_writes_are_told_as_torn(tmp_path: Path) -> None:
-    """Those of a part are cut short, and the clock's entry has nothing in it."""
+    """Records of a part are cut short, and the clock's entry has nothing in it."""
 
     def cut(piece: Piece) -> bytes:
         if piece.block.kind != segment.TAPE:

@@ -48,7 +48,7 @@ def changes(story: Story, index: int) -> list[tuple[int, Fact, int | None]]:
 
 
 def test_a_stop_has_the_number_behind_the_record_that_made_it() -> None:
-    """What was there at the beginning is there before the first record."""
+    """A process of the beginning is there before the first record."""
     story = Story()
     story.tell("birth", 10, assumed=True, present=True)
     story.tell("birth", 11, step=0, parent=10, creator=10, assumed=True, present=True)

@@ -163,7 +163,7 @@ def test_the_tree_is_right_behind_gaps_and_losses(window: Browser, tmp_path: Pat
 
 @pytest.mark.parametrize("seed", range(2))
 def test_the_tree_below_a_root_is_that_of_the_root(window: Browser, tmp_path: Path, seed: int) -> None:
-    """What leaves it is gone from the lanes, and the session that it has from outside is called that."""
+    """A process that leaves it is gone from the lanes, and the session that it has from outside is called that."""
     recording = a_run(tmp_path / "recording", seed, 60)
     everything = lives_of(recording)
     sizes = {each.numbers[0]: 0 for each in everything.lives if each.numbers[0] > 1}
