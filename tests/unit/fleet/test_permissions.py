@@ -249,7 +249,7 @@ def test_a_recording_is_heard_by_nobody_else(server: servers.Server, user: str, 
 def test_the_credential_of_a_requester_of_contents_reaches_the_service(
     server: servers.Server, relays: list[RelayProcess]
 ) -> None:
-    """No recording is here, and the relay says so; it hears the request by the permissions of the page."""
+    """No service is here, and the relay says so; it hears the request by the permissions of the page."""
     words = ["snapshot", "--hosts", "node1", "--root", "1", "--contents", "--as", "ops", "-o", "nats://sets/contents"]
     ran = fleet(server, "dumper", *words)
 
