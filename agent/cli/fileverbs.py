@@ -246,7 +246,13 @@ def check(file: File, nats: Nats = None, as_json: AsJson = False) -> None:
 
 def convert(
     source: Annotated[str, Argument(metavar="IN", help=FILE_HELP)],
-    target: Annotated[str, Argument(metavar="OUT", help="A file or an address in a store, or - for standard output.")],
+    target: Annotated[
+        str,
+        Argument(
+            metavar="OUT",
+            help="A file or an address in a store, - for standard output, or criu:DIR for a copy of a folder.",
+        ),
+    ],
     fmt: Format = None,
     dialect: Annotated[
         DialectName | None,
@@ -256,7 +262,7 @@ def convert(
 ) -> None:
     """Write a snapshot in another format. Losses of the format are reported; msgpack, json and ckpt have none.
 
-    criu:DIR and criu:ADDRESS copy a folder of CRIU images with all that is in it, into a store or from one.
+    From criu:DIR or criu:ADDRESS to another, a folder of CRIU images is copied with all that is in it.
     """
     if storefiles.copies_folder(source, target):
         if fmt is not None or dialect is not None:

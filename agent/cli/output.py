@@ -16,6 +16,7 @@ from agent.cli import storefiles, terminal
 from agent.errors import UsageError
 from agent.record import replace
 from exporters import destination, registry, store
+from exporters.criu import PREFIX
 from exporters.format import Dump
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ class Target:
             opening.check(self._name.address, server)
         if not name:
             raise UsageError("an empty name: name a file, or - for standard output")
+        if name.startswith(PREFIX):
+            raise UsageError(
+                f"{name} names a folder to which `ckptree convert` copies another, {PREFIX}DIR: "
+                f"-f criu writes a tree into a folder that is named without {PREFIX}"
+            )
         if self.format.directory and name == "-":
             raise UsageError(f"the format {fmt} is a folder of files: name one, for it cannot go to a stream")
         if not self.format.directory and name.endswith("/"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from agent.cli.ending import at_end
 from agent.cli.message import say
-from agent.errors import UsageError
+from agent.errors import SIGNALLED, UsageError
 from agent.fleet.stores import address
 from exporters.criu import PREFIX
 
@@ -139,18 +139,18 @@ def write(file: StoredFile, data: bytes, signature: bytes | None) -> None:
 
 
 def copies_folder(source: str, target: str) -> bool:
-    """Return True where a folder of CRIU's images is to be copied into a store, or from one: ``criu:ADDRESS``.
+    """Return True where a folder of CRIU's images is to be copied: ``criu:DIR`` or ``criu:ADDRESS`` to another.
 
     Raises:
-        UsageError: the target is such an address, and the source is no folder on this host.
+        UsageError: the target is one in a store, and the source is no folder on this host.
     """
     if is_folder(target) and (is_folder(source) or not source.startswith(PREFIX)):
         raise UsageError(f"{target} is a folder in a store: copy a folder on this host to it, as criu:DIR")
-    return is_folder(target) or (is_folder(source) and target.startswith(PREFIX))
+    return source.startswith(PREFIX) and target.startswith(PREFIX)
 
 
 def copy_folder(source: str, target: str, server: str | None) -> None:
-    """Copy a folder of CRIU's images into a store, or from one, whole or not at all.
+    """Copy a folder of CRIU's images into a store, from one, or on this host, whole or not at all.
 
     Raises:
         UsageError: an address is wrong.
@@ -163,13 +163,27 @@ def copy_folder(source: str, target: str, server: str | None) -> None:
         raise UsageError(f"an empty name: name a folder, as in {PREFIX}DIR")
     if address.is_address(source):
         errand.fetch_folder(address.parse(source), server, Path(target))
-    else:
+    elif address.is_address(target):
         errand.store_folder(address.parse(target), server, Path(source))
+    else:
+        _copy_here(Path(source), Path(target))
 
 
 def is_folder(file: str) -> bool:
     """Return True for a folder of CRIU's images in a store."""
     return file.startswith(PREFIX) and address.is_address(file.removeprefix(PREFIX))
+
+
+def _copy_here(source: Path, target: Path) -> None:
+    """Copy a folder on this host; a signal that asks for the end removes what is half written."""
+    from agent.cli.signals import Interrupted, raising
+    from agent.fleet.stores import plainfolder
+
+    try:
+        with raising():
+            plainfolder.copy(source.absolute(), target.absolute())
+    except Interrupted as interrupted:
+        raise SystemExit(SIGNALLED + interrupted.number) from interrupted
 
 
 def _fetch(file: StoredFile, *, signed: bool) -> None:

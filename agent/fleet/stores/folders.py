@@ -10,14 +10,13 @@ A dump has plain files alone. A folder within it, a link (that of an incremental
 
 import json
 import os
-import shutil
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 from agent.errors import CkptreeError, FormatError
 from agent.fleet.stores import address as addresses
+from agent.fleet.stores import plainfolder
 from agent.fleet.stores.address import Address
 from agent.fleet.stores.store import bound, sha256
 
@@ -34,8 +33,6 @@ Report = Callable[[int, int], None]
 _FORMAT, _VERSION = "ckptree-folder", 1
 _MOST_LIST: Final = 64 << 20
 _MOST_FILES: Final = 100_000
-_SPARE_BYTES: Final = 64 << 20
-"""Room that a folder leaves on the disk."""
 _DIGITS: Final = frozenset("0123456789abcdef")
 
 
@@ -171,11 +168,10 @@ def _put_files(store: "ObjectStore", folder: Path, prefix: str, report: Report |
     files: dict[str, Any] = {}
     gone = 0
     try:
-        names = sorted(os.listdir(folder))
-        whole = sum((folder / name).lstat().st_size for name in names)
+        names, whole = plainfolder.names_in(folder)
         for name in names:
             pieces = []
-            with _opened(folder / name) as file:
+            with plainfolder.opened(folder / name) as file:
                 for piece in _cut(file):
                     pieces.append(_put(store, piece, prefix))
                     gone += len(piece)
@@ -233,34 +229,14 @@ class _Reading:
 
     def write(self, target: Path, report: Report | None = None) -> None:
         """Make the folder."""
-        temporary = target.with_name(f".{target.name[:50]}.{os.urandom(8).hex()}")
-        try:
-            self._check_room(target.parent)
-            temporary.mkdir(mode=0o700)
-            try:
-                for name in self._files:
-                    self._write(temporary / name, report)
-                temporary.rename(target)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-        except OSError as error:
-            raise CkptreeError(f"cannot write {target}: {error.strerror or error}") from error
+        with plainfolder.made(target, self._size, self._where) as folder:
+            for name in self._files:
+                self._write(folder / name, report)
 
     def check(self, report: Report | None = None) -> None:
         """Read all files, and keep nothing."""
         for name in self._files:
             self._check_size(name, sum(map(len, self._pieces(name, report))))
-
-    def _check_room(self, folder: Path) -> None:
-        """Refuse to fill a disk."""
-        about = os.statvfs(folder)
-        free = about.f_bavail * about.f_frsize
-        if self._size + _SPARE_BYTES > free:
-            raise CkptreeError(
-                f"cannot write into {folder}: {self._where} has {self._size >> 20} MiB, and of the {free >> 20} MiB that "
-                f"are free there {_SPARE_BYTES >> 20} must stay so"
-            )
 
     def _write(self, path: Path, report: Report | None) -> None:
         """Write a file from its pieces.
@@ -268,15 +244,11 @@ class _Reading:
         Raises:
             FormatError: they are more or fewer bytes than the list says.
         """
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
+        with plainfolder.new(path) as file:
             for piece in self._pieces(path.name, report):
                 file.write(piece)
             self._check_size(path.name, file.tell())
-            file.flush()
-            if (written_ns := self._files[path.name].written_ns) is not None:  # a dump is of the time of its files
-                os.utime(fd, ns=(written_ns, written_ns))
-            os.fsync(fd)
+            plainfolder.finish(file, self._files[path.name].written_ns)
 
     def _check_size(self, name: str, found: int) -> None:
         size = self._files[name].size
@@ -291,21 +263,6 @@ class _Reading:
             if report is not None:
                 report(self._come, self._size)
             yield piece
-
-
-def _opened(path: Path) -> BinaryIO:
-    """Open a file of a folder.
-
-    Raises:
-        CkptreeError: it is something else.
-    """
-    if path.is_symlink():
-        raise CkptreeError(f"cannot store {path}: a link leads out of its folder (the parent of an incremental dump?)")
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise CkptreeError(f"cannot store {path}: it is no file, and the folder must have files alone")
-    return os.fdopen(fd, "rb")
 
 
 def _cut(file: BinaryIO) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ import pytest
 
 from agent.errors import CkptreeError, FormatError, UsageError
 from agent.fleet.folderstore import FolderStore
-from agent.fleet.stores import address, errand, folders
+from agent.fleet.stores import address, errand, folders, plainfolder
 from agent.fleet.stores.folders import get_folder, get_named, object_name, put_folder, put_named
 from agent.fleet.stores.opening import opened
 from agent.fleet.stores.store import MissingError, StoreError, sha256
@@ -205,7 +205,7 @@ def test_a_folder_that_the_disk_has_no_room_for_is_not_begun(
     """Some room stays free for others."""
     digits = put_folder(store, dump)
     blocks = os.statvfs(tmp_path)
-    free = (folders._SPARE_BYTES + sum(map(len, FILES.values()))) // blocks.f_frsize
+    free = (plainfolder._SPARE_BYTES + sum(map(len, FILES.values()))) // blocks.f_frsize
     for available in (free, free + 1):
         monkeypatch.setattr(
             os, "statvfs", lambda _, found=available: SimpleNamespace(f_bavail=found, f_frsize=blocks.f_frsize)
@@ -264,9 +264,25 @@ def test_what_is_no_file_is_refused_by_name(store: FolderStore, dump: Path, tmp_
         (os.mkfifo, "no file"),
     ):
         make(dump / "parent")
-        with pytest.raises(CkptreeError, match=f"cannot store {dump}/parent: .*{word}"):
+        with pytest.raises(CkptreeError, match=f"cannot copy {dump}/parent: .*{word}"):
             put_folder(store, dump)
         (dump / "parent").rename(tmp_path / f"seen {len(os.listdir(tmp_path))}")
+
+
+def test_a_copy_on_this_host_is_whole_or_not_there(dump: Path, tmp_path: Path) -> None:
+    """It has the times of the files, and is for its owner alone; what breaks off leaves nothing."""
+    os.utime(dump / "pstree.img", ns=(10**18, 10**18))
+    plainfolder.copy(dump, tmp_path / "back")
+    assert content(tmp_path / "back") == FILES
+    assert (tmp_path / "back/pstree.img").stat().st_mtime_ns == 10**18
+    assert stat.S_IMODE((tmp_path / "back").stat().st_mode) == 0o700
+    (dump / "zz").symlink_to(dump)
+    with pytest.raises(CkptreeError, match=f"cannot copy {dump}/zz: a link"):
+        plainfolder.copy(dump, tmp_path / "more")
+    (dump / "zz").unlink()
+    with pytest.raises(CkptreeError, match=f"cannot write {tmp_path}/back: Directory not empty"):
+        plainfolder.copy(dump, tmp_path / "back")
+    assert sorted(os.listdir(tmp_path)) == ["back", "dump"]
 
 
 def test_a_folder_that_has_files_is_not_replaced(store: FolderStore, dump: Path, tmp_path: Path) -> None:
