@@ -118,7 +118,7 @@ def test_a_server_of_nats_must_be_named(words: tuple[str, ...]) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "CKPTREE_NATS"}
     ran = here(*words, env=environment)
     assert ran.returncode == 2
-    assert "--nats URL or CKPTREE_NATS" in said(ran)
+    assert "--nats URL, or CKPTREE_NATS" in said(ran)
 
 
 def test_the_option_names_the_server(there: stores.Stores) -> None:
