@@ -83,9 +83,21 @@ def whole(contents: "Contents") -> "Contents":
 
 
 def external(
-    *, with_contents: bool, stays: bool = True, shell_job: bool = False, tcp_established: bool, tcp_close: bool
+    *,
+    with_contents: bool,
+    stays: bool = True,
+    planned: bool = False,
+    shell_job: bool,
+    tcp_established: bool,
+    tcp_close: bool,
 ) -> "External":
     """Return the objects outside of the tree that the options allow it.
+
+    Args:
+        with_contents: the tree has contents.
+        stays: this process stays with the tree.
+        planned: the tree is only planned, and needs no terminal yet: that of a later restart counts.
+        shell_job, tcp_established, tcp_close: the options.
 
     Raises:
         UsageError: a tree without contents has none, this process has no terminal to give, or they contradict each other.
@@ -93,14 +105,16 @@ def external(
     options = ("--shell-job", shell_job), ("--tcp-established", tcp_established), ("--tcp-close", tcp_close)
     for option, given in options:
         if given and not with_contents:
-            raise UsageError(f"{option} is about a tree with contents: add --contents")
+            remedy = f"name a folder that CRIU wrote, as {PREFIX}DIR" if planned else "add --contents"
+            raise UsageError(f"{option} is about a tree with contents: {remedy}")
     if tcp_established and tcp_close:
         raise UsageError("--tcp-established makes connections again, and --tcp-close closes them: leave out one")
     if shell_job and not stays:
         raise UsageError("--shell-job gives the tree the terminal of restart, which must stay: leave out --detach")
     from agent.restart.contents.external import External
 
-    return External(_own_terminal() if shell_job else b"", tcp_established, tcp_close)
+    terminal = (b"/dev/tty" if planned else _own_terminal()) if shell_job else b""
+    return External(terminal, tcp_established, tcp_close)
 
 
 def _own_terminal() -> bytes:

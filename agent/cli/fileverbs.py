@@ -17,6 +17,7 @@ from agent.cli.options import (
     Format,
     ModeName,
     Nats,
+    ShellJob,
     Socket,
     SourceName,
     TcpClose,
@@ -302,6 +303,7 @@ def plan(
         Option("--for", help="Plan a restart by ckptree, or tell which tasks CRIU refuses or gets wrong."),
     ] = Restorer.CKPTREE,
     nats: Nats = None,
+    shell_job: ShellJob = False,
     tcp_established: TcpEstablished = False,
     tcp_close: TcpClose = False,
 ) -> None:
@@ -310,9 +312,10 @@ def plan(
     Of criu:DIR the contents are examined, too: exit code 7 where a restart would refuse any of them.
     """
     file = storefiles.named(file, nats)
+    outside = {"shell_job": shell_job, "tcp_established": tcp_established, "tcp_close": tcp_close}
     if restorer is Restorer.CRIU:
-        if fmt not in (PlanFormat.TEXT, PlanFormat.JSON) or not pidns or not pids:
-            raise UsageError("--for criu takes -f text or json, and neither --no-pidns nor --no-pids")
+        if fmt not in (PlanFormat.TEXT, PlanFormat.JSON) or not pidns or not pids or any(outside.values()):
+            raise UsageError("--for criu takes -f text or json, and no option of a restart: leave out the others")
         confine(file)
         loaded = load_file(file)
         from agent.cli import criuplan
@@ -332,9 +335,7 @@ def plan(
         images = contentsplan.folder_of(file)
     from agent.cli import contents as contentsoptions
 
-    allowed = contentsoptions.external(
-        with_contents=images is not None, tcp_established=tcp_established, tcp_close=tcp_close
-    )
+    allowed = contentsoptions.external(with_contents=images is not None, planned=True, **outside)
     if images is None:
         confine(file)  # what contents need is asked of the host: files, addresses
     loaded = load_file(file)

@@ -42,6 +42,7 @@ ROOT_HELP = (
     "docker:NAME or pod:NAMESPACE/POD."
 )
 AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
+ShellJob = Annotated[bool, Option("--shell-job", help="With contents, the terminal of the tree is that of restart.")]
 TcpEstablished = Annotated[
     bool, Option("--tcp-established", help="With contents, make established connections of TCP again.")
 ]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 from agent.cli import storefiles
 from agent.cli.declarations import Option
 from agent.cli.fileverbs import File, load_file, warn_of_doubt
-from agent.cli.options import Nats, TcpClose, TcpEstablished
+from agent.cli.options import Nats, ShellJob, TcpClose, TcpEstablished
 from agent.cli.restartwish import RestartWish
 from agent.cli.terminal import say
 from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
@@ -101,9 +101,7 @@ def restart(
             help="Give the tasks their memory, registers and files from CRIU's images in this folder, and let them run on.",
         ),
     ] = "",
-    shell_job: Annotated[
-        bool, Option("--shell-job", help="With contents, the terminal of the tree is that of restart.")
-    ] = False,
+    shell_job: ShellJob = False,
     tcp_established: TcpEstablished = False,
     tcp_close: TcpClose = False,
     verify: Annotated[

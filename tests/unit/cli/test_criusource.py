@@ -10,6 +10,8 @@ import pytest
 from exporters.image import checkpoint
 from tests.support import commandline
 from tests.support.builders import a_family
+from tests.support.dumpparts import ROOT, alone, dump, image, new
+from tests.support.filledfiles import file_entry
 
 Run = Callable[..., commandline.Ran]
 
@@ -46,3 +48,23 @@ def test_a_folder_without_a_tree_says_why_it_is_incomplete(here: Run) -> None:
 
     assert "images has no tree.ckpt, as `ckptree hook criu` leaves one" in shown
     assert "tree.ckpt" not in here("show", "criu:images").stdout.decode()
+
+
+def test_a_plan_gives_a_job_of_a_shell_its_terminal(here: Run, tmp_path: Path) -> None:
+    """As restart does, whose terminal the plan does not need."""
+    (tmp_path / "dump").mkdir()
+    modes = {f"c_{name}": 5 for name in ("iflag", "oflag", "cflag", "lflag", "line", "ispeed", "ospeed")}
+    about = {"locked": False, "exclusive": False, "packet_mode": False, "termios": modes | {"c_cc": list(range(19))}}
+    info = new("tty_info_entry", id=81, type=1, sid=ROOT, rdev=136 << 8, pty={"index": 4001}, pgrp=ROOT, **about)
+    files, processes = alone([file_entry(10, 11, tty_info_id=81, flags=2, regf_id=20)])
+    made = dump([*files, file_entry(20, 1, name=b"/dev/pts/4001", pos=0)], processes, tty_info=image("tty-info", info))
+    for name, data in made.files.items():
+        (tmp_path / "dump" / name).write_bytes(data)
+    refused, planned = here("plan", "criu:dump"), here("plan", "criu:dump", "--shell-job")
+
+    assert b"terminal of a process outside the tree: use --shell-job" in refused.stderr
+    assert planned.stdout == refused.stdout
+    assert b"--shell-job" not in planned.stderr
+    without = here("plan", "family.ckpt", "--shell-job")
+    assert (without.returncode, b"name a folder that CRIU wrote, as criu:DIR" in without.stderr) == (2, True)
+    assert here("plan", "criu:dump", "--for", "criu", "--shell-job").returncode == 2
