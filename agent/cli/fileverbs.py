@@ -76,8 +76,7 @@ def confine(*files: str | None, pages: bool = False) -> None:
 def read_named(file: str) -> bytes:
     """Return the bytes of a file, or of standard input."""
     if isinstance(file, storefiles.StoredFile):
-        storefiles.fetch(file)
-        return file.data or b""
+        return storefiles.content(file)
     try:
         if file == "-":
             if sys.stdin is None:

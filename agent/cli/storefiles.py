@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from agent.cli.ending import at_end
 from agent.cli.message import say
-from agent.errors import SIGNALLED, UsageError
+from agent.errors import SIGNALLED, CkptreeError, UsageError
 from agent.fleet.stores import address
 from exporters.criu import PREFIX
 
@@ -109,6 +109,22 @@ def fetch(*files: str | None, signed: bool = False, pages: bool = True) -> None:
             _fetch(file, signed=signed)
         elif isinstance(file, StoredFolder) and file.kept is None:
             _fetch_folder(file, pages=pages)
+
+
+def content(file: StoredFile) -> bytes:
+    """Return the bytes of a FILE, which is fetched if it is not yet.
+
+    Raises:
+        CkptreeError: it cannot be fetched, or is the list of a folder.
+        FormatError: it is not what was stored, or too large.
+    """
+    from agent.fleet.stores import folders
+
+    fetch(file)
+    data = file.data or b""
+    if folders.is_list(data):
+        raise CkptreeError(f"cannot read {file}: it is a folder of CRIU images: name it as {PREFIX}{file}")
+    return data
 
 
 def folder_of(file: str) -> Path:

@@ -31,6 +31,8 @@ Report = Callable[[int, int], None]
 """It is told how many bytes of how many have come."""
 
 _FORMAT, _VERSION = "ckptree-folder", 1
+_LIST_END_BYTES: Final = 100
+"""The end of a list that has its format and version: its keys are sorted."""
 _MOST_LIST: Final = 64 << 20
 _MOST_FILES: Final = 100_000
 _DIGITS: Final = frozenset("0123456789abcdef")
@@ -155,6 +157,11 @@ def verify(store: "ObjectStore", name: str, report: Report | None = None) -> str
     listed = store.get(name, _MOST_LIST)
     _Reading(store, f"{store.address}: {name}", prefix_of(name), listed, MOST_BYTES).check(report)
     return sha256(listed)
+
+
+def is_list(data: bytes) -> bool:
+    """Return True for an object that says that it is the list of a folder, sound or not."""
+    return f'"format":"{_FORMAT}"'.encode() in data[-_LIST_END_BYTES:]
 
 
 def prefix_of(name: str) -> str:

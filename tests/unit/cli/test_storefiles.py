@@ -335,6 +335,16 @@ def test_each_verb_of_files_takes_a_folder_in_a_store(there: stores.Stores, sche
     assert os.listdir(kept) == []
 
 
+@pytest.mark.parametrize("verb", [("show",), ("check",), ("plan",), ("diff", LATER), ("restart",)])
+def test_a_folder_in_a_store_that_is_named_as_a_file_is_called_so(there: stores.Stores, verb: tuple[str, ...]) -> None:
+    """As one on this host is."""
+    with opening.opened(address.parse("nats://trees/x"), there.environment["CKPTREE_NATS"]) as store:
+        store.put("a-list", b'{"files":{},"format":"ckptree-folder","version":1}')
+    ran = run(there, *verb, "nats://trees/a-list")
+    assert ran.returncode == 1
+    assert "it is a folder of CRIU images: name it as criu:nats://trees/a-list" in said(ran)
+
+
 def test_contents_may_lie_in_a_store_while_the_tree_does_not(there: stores.Stores, tmp_path: Path) -> None:
     """They are fetched, and are none here: the folder has the tree alone."""
     dump, name = tmp_path / "dump", "criu:nats://trees/contents"
