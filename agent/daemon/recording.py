@@ -95,6 +95,8 @@ class Recorder:
         self._rest_s = _LEAST_REST_S
         self._why = ""
         self._fatal = ""
+        self._waits = ""  # why the writer does not write yet
+        self._has_written = True  # since the last gap that was counted
         self._gaps = 0
         self._has_begun = self._has_segments()
         self._longest_s = 0.0
@@ -137,7 +139,9 @@ class Recorder:
         self._watch = watch
         self._tap = Tap(watch, self._channel)
         continues = keyframe is not None
-        self._gaps += not continues and self._has_begun
+        if not continues and self._has_begun:
+            self._gaps += 1
+            self._has_written = False
         self._mark("" if continues else _BEGAN, keyframe, continues=continues)
 
     def end(self, *, goes_on: bool) -> None:
@@ -152,7 +156,10 @@ class Recorder:
         self._control.close()
         deadline = time.monotonic() + _END_S
         while time.monotonic() < deadline:
-            if not self._writer or os.waitpid(self._writer, os.WNOHANG)[0]:
+            ended, status = os.waitpid(self._writer, os.WNOHANG) if self._writer else (1, 0)
+            if ended:
+                if status:
+                    self._log.warning(f"the end is not recorded: {self._waits or _ENDED}")
                 return
             time.sleep(0.01)
         self._log.warning("the recording's writer does not end: it is left to itself")
@@ -198,11 +205,14 @@ class Recorder:
         why = self._why
         if not self._writer:
             self._channel.close()
+            self._waits = self._fatal
             self._start_writer()
             if self._watch is not None:
                 self._tap = Tap(self._watch, self._channel)
-        self._gaps += 1
-        self._log.warning(f"the recording has a gap: {why}")
+        if self._has_written or not self._fatal:  # where no writer could begin meanwhile, the gap is the same
+            self._gaps += 1
+            self._log.warning(f"the recording has a gap: {why}")
+        self._has_written = False
         self._why = ""
         self._mark(why, continues=False)
 
@@ -213,6 +223,8 @@ class Recorder:
                 message = self._control.recv(_MESSAGE_BYTES)
             except BlockingIOError:
                 return
+            except ConnectionResetError:  # it has ended and left something unread; what it said comes behind that
+                continue
             except OSError:
                 message = b""
             if not message:
@@ -224,7 +236,13 @@ class Recorder:
                     self._fatal = said["fatal"]
                     self._log.error(f"nothing is recorded: {self._fatal}")
                 continue
-            self._fatal = ""
+            if "waits" in said:
+                self._waits = said["waits"]
+                if said["long"] and self._waits != self._fatal:
+                    self._log.warning(f"nothing is recorded yet: {self._waits}")
+                continue
+            self._fatal = self._waits = ""
+            self._has_written = True
             before, self._told = self._told.get("error", ""), said
             if said["error"]:
                 self._stop(f"{_FAILED}: {said['error']}")
@@ -240,6 +258,7 @@ class Recorder:
         self._control.close()
         os.waitpid(self._writer, 0)
         self._writer = 0
+        self._waits = ""
         self._stop(self._fatal or _ENDED)
 
     def _stop(self, why: str) -> None:
@@ -253,10 +272,15 @@ class Recorder:
     def figures(self) -> dict[str, Any]:
         """Return the state of the recording, for status and metrics."""
         told = self._told
+        is_whole = self._tap is not None and self._tap.whole
+        if self._waits:
+            state = f"waiting: {self._waits}"
+        else:
+            state = "recording" if is_whole else f"stopped: {self._why or _BEHIND}"
         return {
             "folder": os.fspath(self.place),
-            "state": "recording" if self._tap is not None and self._tap.whole else f"stopped: {self._why or _BEHIND}",
-            "active": int(self._tap is not None and self._tap.whole),
+            "state": state,
+            "active": int(is_whole and not self._waits),
             "bytes": told.get("bytes", 0),
             "segments": told.get("segments", 0),
             "dropped_segments": told.get("dropped", 0),

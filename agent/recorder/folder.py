@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a recording: its segments by name, the lock of its only writer, and retention.
+"""The folder of a recording: its segments by name, and retention.
 
 A segment's name is ``SEQUENCE-FIRST.tape``: its number in the folder, eight digits or more, and the first number of a
 record that it may have, sixteen hexadecimal digits. So the folder alone is an index. The oldest segment goes first.
 """
 
-import fcntl
 import os
 import re
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Final, NamedTuple
 from agent.errors import HostError
 
 _NAME: Final = re.compile(r"(\d{8,})-([0-9a-f]{16})\.tape")
-_LOCK: Final = "lock"
 
 
 class SegmentFile(NamedTuple):
@@ -71,42 +69,6 @@ def sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def lock(folder: Path) -> int:
-    """Return the descriptor of the lock that the only writer of a folder holds, not held yet.
-
-    Raises:
-        HostError: the file cannot be made.
-    """
-    try:
-        return os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise HostError(f"{folder}: its lock cannot be opened: {error.strerror}") from error
-
-
-def hold(descriptor: int) -> bool:
-    """Take a lock; return False if another process holds it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def is_written(folder: Path) -> bool:
-    """Return True if a writer holds the lock of a folder."""
-    try:
-        descriptor = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 class Kept:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.errors import HostError
-from agent.recorder import folder, segment
+from agent.recorder import folder, folderlock, segment
 from agent.recorder.folder import SegmentFile
 from agent.recorder.foldertail import Piece
 
@@ -77,7 +77,7 @@ class FolderCopy:
         self._place = place
         self._max_segment = max_bytes // 2
         folder.make(place)
-        self._lock = folder.lock(place)
+        self._lock = folderlock.lock(place)
         self._file = self._slots = -1
         self._path, self._segment, self._size, self._broken = place, b"", 0, False
         self._facts: segment.SegmentFacts | None = None
@@ -245,7 +245,7 @@ class FolderCopy:
     # ---- the beginning ---------------------------------------------------------------------------------------------
 
     def _hold(self) -> None:
-        if not folder.hold(self._lock):
+        if not folderlock.hold(self._lock):
             raise HostError(f"{self._place}: another process keeps a copy, or a recording, there")
 
     def _take_back(self) -> None:

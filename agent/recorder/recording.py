@@ -16,7 +16,7 @@ from typing import Any, Final
 from agent.capture import memorywriter
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchTimeError
-from agent.recorder import folder, segment, tape
+from agent.recorder import folder, folderlock, segment, tape
 from agent.recorder.facts import Gap, Instant, NumberRun, Replayed
 from agent.recorder.replay import Replayer, times
 from agent.recorder.tapesegment import TapeSegment
@@ -118,7 +118,7 @@ class Recording:
     def until_ns(self) -> int:
         """CLOCK_REALTIME of the last instant that is known, ns; while a daemon writes, that is a moment ago."""
         last = self.runs[-1].last.time_ns
-        return max(last, time.time_ns() - _UNWRITTEN_NS) if folder.is_written(self.folder) else last
+        return max(last, time.time_ns() - _UNWRITTEN_NS) if folderlock.is_written(self.folder) else last
 
     @cached_property
     def gaps(self) -> tuple[Gap, ...]:

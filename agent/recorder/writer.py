@@ -23,8 +23,8 @@ from typing import Any, Final
 
 import zstandard
 
-from agent.errors import CkptreeError, HostError
-from agent.recorder import blockindex, folder, segment, tape
+from agent.errors import CkptreeError
+from agent.recorder import blockindex, folder, folderlock, segment, tape
 from agent.recorder.channel import Channel
 from agent.recorder.marks import MARK
 from agent.recorder.tape import Data
@@ -35,7 +35,6 @@ _FLUSH_S: Final = 0.45
 _NAP_S: Final = 0.02  # a wake-up costs as much as some twenty records
 _SYNC_S: Final = 1.0
 _REPORT_S: Final = 0.5
-_LOCK_PATIENCE_S: Final = 30.0
 _LEVEL: Final = 3
 _PIPE_BYTES: Final = 1 << 20
 
@@ -361,12 +360,8 @@ def main(arguments: list[str]) -> int:
     place = Path(where)
     try:
         folder.make(place)
-        lock = folder.lock(place)
-        end = time.monotonic() + _LOCK_PATIENCE_S
-        while not folder.hold(lock):  # the last daemon's writer may still write its end
-            if time.monotonic() > end:
-                raise HostError(f"{place}: another daemon records there")
-            time.sleep(0.05)
+        lock = folderlock.lock(place)
+        folderlock.await_lock(place, lock, link)
         os.set_blocking(int(bell), False)
         writer = TapeWriter(place, Channel(int(memory), int(bell)), link, int(max_bytes), int(max_age_s))
     except CkptreeError as error:

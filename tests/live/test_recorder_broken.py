@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -149,6 +149,26 @@ def test_a_writer_that_is_killed_is_replaced(tmp_path: Path) -> None:
     assert "the recording has a gap: the writer ended" in said
     assert untrue(recording, snapshots) == []
     assert [each.why for each in recording.gaps] == ["the writer ended"] * _KILLS
+
+
+def test_a_second_daemon_waits_for_the_folder_and_says_so(tmp_path: Path) -> None:
+    """Once the first one has ended, it records, too."""
+    place = tmp_path / "recording"
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with ExitStack() as first:
+        daemon = first.enter_context(a_daemon(tmp_path / "a", "--record", place))
+        wait_until(daemon, "recording")
+        writer = writer_of(daemon.process.pid).pid
+        with a_daemon(tmp_path / "b", "--record", place) as second:
+            reason = f"{place}: another daemon records there, its writer is process {writer}"
+            wait_until(second, f"waiting: {reason}")
+            said = recording_of(second)
+            assert (said["active"], said["segments"]) == (0, 0)
+            first.close()
+            wait_until(second, "recording")
+            assert recording_of(second)["active"] == 1
+    assert [each.why for each in Recording(place).gaps] == ["the daemon began"]
 
 
 @contextmanager

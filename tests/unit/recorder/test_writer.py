@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The writer of a recording where another process has the folder."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.daemon import recording
+from agent.daemon.journal import Journal
+from agent.daemon.recording import Recorder
+from agent.recorder import folder, folderlock
+
+_PATIENCE_S = 20.0
+_IMPATIENT = (
+    "import sys; sys.path.append(sys.argv.pop(1)); from agent.recorder import folderlock, writer; "
+    "folderlock._PATIENCE_S = folderlock._USUAL_S = {patience_s}; sys.exit(writer.main(sys.argv[1:]))"
+)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """Yield a folder whose lock this process holds."""
+    place = tmp_path / "recording"
+    folder.make(place)
+    lock = folderlock.lock(place)
+    assert folderlock.hold(lock)
+    yield place
+    os.close(lock)
+
+
+@contextmanager
+def a_recorder(place: Path, log: Path) -> Iterator[Recorder]:
+    """Yield a recorder without a watch, and end it."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
+    recorder = Recorder(place, 1 << 20, 0, Journal(descriptor))
+    try:
+        yield recorder
+    finally:
+        recorder.end(goes_on=False)
+        os.close(descriptor)
+
+
+def until(recorder: Recorder, is_so: Callable[[], bool]) -> None:
+    """Tend a recorder until something is so."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, recorder.figures()
+        recorder.tend()
+        time.sleep(0.01)
+
+
+def reason(place: Path) -> str:
+    """Return what is said of the folder."""
+    return f"{place}: another daemon records there, its writer is process {os.getpid()}"
+
+
+def test_a_lock_tells_the_process_that_holds_it(place: Path) -> None:
+    """Where the kernel's list cannot be read, the answer is 0."""
+    lock = folderlock.lock(place)
+    assert not folderlock.hold(lock)
+    assert folderlock.holder(lock) == os.getpid()
+    assert folderlock.holder(lock, place / "missing") == 0
+    os.close(lock)
+
+
+def test_a_writer_that_waits_for_the_folder_is_not_said_to_record(place: Path, tmp_path: Path) -> None:
+    """Status has the reason at once, the log after the time that a daemon's end takes; this daemon's end does not wait."""
+    log = tmp_path / "log"
+    with a_recorder(place, log) as recorder:
+        until(recorder, lambda: recorder.figures()["state"] == f"waiting: {reason(place)}")
+        assert recorder.figures()["active"] == 0
+        assert log.read_text() == "", "a daemon that has just ended may still write its end"
+        until(recorder, lambda: "nothing is recorded yet" in log.read_text())
+        began = time.monotonic()
+    assert time.monotonic() - began < recording._END_S / 2, "the end waits for no folder"
+    assert log.read_text().splitlines() == [
+        f"ckptree: nothing is recorded yet: {reason(place)}",
+        f"ckptree: the end is not recorded: {reason(place)}",
+    ]
+
+
+def test_a_writer_that_gives_up_has_said_why(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that the writer has not read resets the connection, and hides none of its own."""
+    monkeypatch.setattr(recording, "_PROGRAM", _IMPATIENT.format(patience_s=0.2))
+    log = tmp_path / "log"
+    with a_recorder(place, log) as recorder:
+        recorder._control.send(b"keyframe")
+        until(recorder, lambda: str(recorder.figures()["state"]).startswith("stopped: " + os.fspath(place)))
+        assert recorder.figures()["state"] == f"stopped: {reason(place)}"
+        assert recorder.figures()["active"] == 0
+    assert f"ckptree: nothing is recorded: {reason(place)}" in log.read_text()
