@@ -31,6 +31,8 @@ def _harmless_errors() -> Iterator[None]:
         yield
     except _HELP:
         raise
+    except click.MissingParameter as error:  # it quotes nothing, and has the choices in lines of their own
+        raise click.UsageError(" ".join(error.format_message().split()), error.ctx) from error
     except click.UsageError as error:
         raise click.UsageError(in_a_line(error.format_message()), error.ctx) from error
 

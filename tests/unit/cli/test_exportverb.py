@@ -114,3 +114,10 @@ def test_without_the_libraries_the_message_names_the_extra(tmp_path: Path) -> No
         "OpenTelemetry's libraries are not installed (opentelemetry): pip install 'ckptree[export]'"
         in ran.stderr.decode()
     )
+
+
+def test_a_form_that_is_missing_is_asked_for_in_one_line() -> None:
+    """With the choices, as a person writes them."""
+    ran = ckptree("export")
+    assert ran.returncode == 2
+    assert ran.stderr.decode().endswith("Error: Missing argument 'FORM'. Choose from: ecs, otlp\n")
