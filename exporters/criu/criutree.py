@@ -81,7 +81,8 @@ def tree_entries(files: ImageFiles) -> list[TreeEntry]:
         HostError: no protobuf library is installed.
     """
     if PSTREE not in files.names():
-        raise FormatError(PSTREE, "the folder has no such file, which all folders of CRIU images have")
+        text = "the folder has no such file, which all folders of CRIU images have: did the dump fail? See dump.log"
+        raise FormatError(PSTREE, f"{text}, or where else CRIU's log goes")
     found: list[TreeEntry] = []
     leaders: set[int] = set()
     taken: set[int] = set()

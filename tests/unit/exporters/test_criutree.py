@@ -230,7 +230,7 @@ def test_entries_that_make_no_tree_are_refused(rows: list[Any], message: str) ->
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("pstree.img", None, "pstree.img: the folder has no such file"),
+        ("pstree.img", None, "pstree.img: the folder has no such file, .*: did the dump fail[?] See dump.log"),
         ("core-4.img", None, "core-4.img: the folder has no such file"),
         ("core-3.img", core(comm=b"x", task_state=9), "core-3.img: tc.task_state: is 9"),
         ("core-2.img", core(), "core-2.img: the entry lacks thread_core, and 2 is a thread"),
