@@ -253,7 +253,7 @@ def sharer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, dict
         assert process.stdout
         told = dict(process.stdout.readline().decode().split() for _ in range(_NAMES))
         yield process.pid, {int(tid): name for name, tid in told.items()}
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # its children, too
 
 
 @pytest.mark.parametrize("source", ["daemon", "own"])
