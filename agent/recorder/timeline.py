@@ -147,8 +147,8 @@ def _summary(lives: SpanLives) -> Iterator[str]:
 def _notes(lives: SpanLives, *, full: bool) -> Iterator[str]:
     if full:
         yield (
-            f"The page ends before the span does: it has room for {len(lives.lives)} tasks. Name a later --since, an "
-            "earlier --until, or a ROOT"
+            f"The page ends before the span does: it has no room for more than {len(lives.lives)} tasks and what "
+            "happened to them. Name a later --since, an earlier --until, or a ROOT"
         )
     if lives.workers:
         yield f"{count(lives.workers, 'thread')} of the kernel left out, as from every snapshot"

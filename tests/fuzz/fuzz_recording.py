@@ -191,10 +191,8 @@ class RecordingFuzzer:
 
     def report(self) -> str:
         """Return the counts so far."""
-        watch = self.watch
         lines = [f"{count:>10} {end}" for end, count in self.ends.most_common()]
-        lines += [f"longest: {watch.longest_s * 1000:.0f} ms of the processor, input {watch.longest}"]
-        lines += [f"largest: {watch.most_bytes >> 10} KiB of memory, input {watch.largest}"]
+        lines += self.watch.report()
         lines += [f"fault: {place}: {count} inputs, first {number}" for place, (number, count) in self.faults.items()]
         return "\n".join(lines)
 

@@ -115,6 +115,13 @@ class InputWatch:
         assert took <= _LONGEST_CPU_S, f"it took {took:.1f} s of the processor"
         assert more <= _MOST_MEMORY, f"it took {more >> 20} MiB"
 
+    def report(self) -> list[str]:
+        """Return a line for the longest input, and one for the largest."""
+        return [
+            f"longest: {self.longest_s * 1000:.0f} ms of the processor, input {self.longest}",
+            f"largest: {self.most_bytes >> 10} KiB of memory, input {self.largest}",
+        ]
+
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self._on:
             return

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 PATIENCE_S: Final = 120.0  # a busy machine takes its time for a new page
 _OPTIONS: Final = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
@@ -33,6 +35,14 @@ def program() -> str:
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert found, "there is no chromium, which `make packages-browser` installs for root (Debian: chromium)"
     return found
+
+
+def needed() -> None:
+    """Skip the tests of the caller where there is no browser, with the way to one."""
+    try:
+        program()
+    except AssertionError as error:
+        pytest.skip(f"{error}; not every distribution has a package of it")
 
 
 class Browser:

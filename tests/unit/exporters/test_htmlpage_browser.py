@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page in a browser: the tree, the search, the keys, the births, and names that try to be more than names."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from agent.model import Snapshot, TaskState, WaitStatus
 from exporters.content.identity import UserName, nameless
 from exporters.drawing.htmlpage import dumps
-from tests.support.browser import Browser, browser
+from tests.support.browser import Browser, browser, needed
 from tests.support.builders import a_crowd, a_family, a_pipeline, a_snapshot, a_task, born, snapshots, with_task
 from tests.support.examples import examples
 
@@ -27,10 +26,7 @@ DETAILS: Final = "document.getElementById('details').innerText"
 @pytest.fixture(scope="module")
 def page() -> Iterator[Browser]:
     """Yield a browser."""
-    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
-        pytest.skip(
-            "no browser here: `make packages-browser` installs chromium where the distribution has a package of it"
-        )
+    needed()
     with browser() as found:
         yield found
 

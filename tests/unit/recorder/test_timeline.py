@@ -154,7 +154,9 @@ def test_a_page_that_is_full_ends_at_its_last_stop(monkeypatch: pytest.MonkeyPat
     assert not story.tell("birth", 22, parent=10, creator=10)
     assert len(story.lives.lives) == 3
     page = timeline.page(story.lives, timeline.TimelineQuestion(), full=True)
-    assert embedded(page)["notes"][0].startswith("The page ends before the span does: it has room for 3 tasks.")
+    assert embedded(page)["notes"][0].startswith(
+        "The page ends before the span does: it has no room for more than 3 tasks and"
+    )
 
 
 def test_more_tasks_at_the_beginning_than_there_is_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 """The page of a span in a browser: its tree at any instant beside the snapshot of that instant, the cursor, the lanes."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -18,7 +17,7 @@ from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
 from agent.rootname import RootName
 from exporters.drawing.htmlpage import dumps
-from tests.support.browser import Browser, browser
+from tests.support.browser import Browser, browser, needed
 from tests.support.taped import Taped, a_recording
 from tests.support.tellings import Story
 
@@ -36,10 +35,7 @@ Row = tuple[str | None, str, str, tuple[str, ...]]
 @pytest.fixture(scope="module")
 def window() -> Iterator[Browser]:
     """Yield a browser in which all rows of a small tree are in sight."""
-    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
-        pytest.skip(
-            "no browser here: `make packages-browser` installs chromium where the distribution has a package of it"
-        )
+    needed()
     with browser() as found:
         found.resize(1400, 4000)
         yield found
