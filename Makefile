@@ -213,12 +213,13 @@ coverage: setup
 	@mkdir -p build/coverage
 	$(UNIT_TESTS) --cov --cov-report=term
 
+# The live tests look at the whole host, so they run alone; the others share the processors.
 test: lint packages-browser packages-criu packages-fleet
+	$(BIN)/pytest -m 'not live' -n auto --dist worksteal
 ifneq ($(ROOT),)
-	$(BIN)/pytest
+	$(BIN)/pytest -m live
 else
 	@echo "test: not root: leaving out the live tests, which load BPF" >&2
-	$(BIN)/pytest -m 'not live'
 endif
 
 man: setup
@@ -242,10 +243,10 @@ deb: setup packages-deb
 	@ls -1 dist/*.deb
 
 test-deb: deb packages-machines
-	$(BIN)/pytest -m deb tests/service
+	$(BIN)/pytest --timeout 3600 -m deb tests/service
 
 test-systemd: deb packages-machines
-	CKPTREE_MACHINE=1 $(BIN)/pytest -m 'machine or live' tests/service
+	CKPTREE_MACHINE=1 $(BIN)/pytest --timeout 7200 -m 'machine or live' tests/service
 
 # An hour and more, and a gigabyte for each distribution. Those whose names end in -here take a minute, on the running kernel.
 matrix: setup packages-machines
@@ -270,8 +271,8 @@ hostile: setup
 	$(BIN)/python -m tests.hostile.everything --seconds $(SECONDS_EACH)
 
 crashes: setup
-	CKPTREE_KILLS=100 CKPTREE_SEEDS=20 $(BIN)/pytest tests/live/test_handover.py -k 'storm or again'
-	CKPTREE_KILLS=100 $(BIN)/pytest tests/live/test_recorder_broken.py -k killed
+	CKPTREE_KILLS=100 CKPTREE_SEEDS=20 $(BIN)/pytest --timeout 7200 tests/live/test_handover.py -k 'storm or again'
+	CKPTREE_KILLS=100 $(BIN)/pytest --timeout 7200 tests/live/test_recorder_broken.py -k killed
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_image --plain -runs=$(RUNS)
