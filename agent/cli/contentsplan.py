@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``plan criu:DIR``: which objects of the contents a restart would refuse."""
+"""``plan criu:DIR``: the objects of the contents that a restart would refuse."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.cli import allowance, contents, criusource
+from agent.cli import allowance, contents, criusource, terminal
+from agent.cli.terminal import say
 from exporters.criu import PREFIX
 
 if TYPE_CHECKING:
     from agent.model import Snapshot
     from agent.restart.contents.external import External
-    from agent.restart.contents.refusals import ContentRefusal
     from agent.restart.planning.plan import Plan
 
 
@@ -22,19 +22,46 @@ def folder_of(file: str) -> Path | None:
     return images.path if criusource.has_contents(images) else None
 
 
-def refusals(
-    folder: Path, snapshot: "Snapshot", plan: "Plan", allowed: "External"
-) -> "tuple[list[ContentRefusal], Plan]":
-    """Return the objects that a restart would refuse here, and its plan: it asks this host for files and addresses.
+def examined(
+    file: str, folder: Path, snapshot: "Snapshot", plan: "Plan", allowed: "External", *, as_json: bool
+) -> "Plan":
+    """Return the plan of a tree with its contents, none of which a restart would refuse: this host is asked for files
+    and addresses. The number of objects goes to standard error.
 
     Args:
+        file: the FILE, for messages.
         folder: of the images.
         snapshot: the tree.
         plan: of the same tree.
         allowed: the objects outside of the tree that it may have.
+        as_json: print what is refused, as data.
+
+    Raises:
+        RefusedError: a restart would refuse an object.
     """
+    from agent.restart import planview
+    from exporters.content.wording import count
     from exporters.criu.imagefolder import ImageFolder
 
     with allowance.bounded(str(folder), ImageFolder(folder).size()):
         found = contents.examined(folder, snapshot, plan, allowed)
-    return found.refusals, found.plan
+    if found.refusals and as_json:
+        terminal.tell_json(planview.refusal_of_contents(found.refusals, pidns=plan.pidns))
+    contents.whole(found)
+    processes, files = found.counts
+    had = f"{count(processes, 'process', 'processes')}, {count(files, 'open file')}"
+    memory = f"{found.page_bytes / (1 << 20):.1f} MiB of memory"
+    say(f"{file}: the contents were examined on this host: {had}, {memory}; a restart refuses none of it")
+    return found.plan
+
+
+def tell_left_out(file: str, *, pids: bool) -> None:
+    """Print on standard error that a folder of CRIU's images is planned without contents, and why."""
+    if pids:
+        say(
+            f"{file}: no contents were examined: it has the tree alone, and no inventory.img, which each dump of criu has"
+        )
+    else:
+        say(
+            f"{file}: no contents were examined: with --no-pids the tree alone is planned, for contents need their pids"
+        )

@@ -24,7 +24,7 @@ from agent.cli.options import (
     TcpEstablished,
 )
 from agent.cli.terminal import say
-from agent.errors import CkptreeError, FormatError, NotRebuildableError, RefusedError, UsageError
+from agent.errors import CkptreeError, FormatError, NotRebuildableError, UsageError
 from exporters.criu import PREFIX, TREE
 
 if TYPE_CHECKING:
@@ -324,17 +324,17 @@ def plan(
         return
     if as_json and fmt not in (PlanFormat.TEXT, PlanFormat.JSON):
         raise UsageError(f"--json is -f json: leave out -f {fmt.value}")
-    if fmt is PlanFormat.SVG:
-        terminal.write(_plan_picture(file, pidns=pidns, any_numbers=not pids))
-        return
     images = None
-    if file.startswith(PREFIX) and pids:
+    if file.startswith(PREFIX):
         from agent.cli import contentsplan
 
-        images = contentsplan.folder_of(file)
+        images = contentsplan.folder_of(file) if pids else None
     from agent.cli import contents as contentsoptions
 
     allowed = contentsoptions.external(with_contents=images is not None, planned=True, **outside)
+    if images is None and fmt is PlanFormat.SVG:
+        terminal.write(_plan_picture(file, pidns=pidns, any_numbers=not pids))
+        return
     if images is None:
         confine(file)  # what contents need is asked of the host: files, addresses
     loaded = load_file(file)
@@ -342,25 +342,30 @@ def plan(
     from agent.restart import planview
     from agent.restart.planning.search import decide
 
+    in_json = as_json or fmt is PlanFormat.JSON
     try:
         _, made = decide(loaded, pidns=pidns, any_numbers=not pids)
     except NotRebuildableError as error:
-        if as_json or fmt is PlanFormat.JSON:
+        if in_json:
             terminal.tell_json(planview.refusal(error, pidns=pidns))
         raise
-    refused, made = contentsplan.refusals(images, loaded, made, allowed) if images is not None else ([], made)
-    if as_json or fmt is PlanFormat.JSON:
-        contents = {} if images is None else {"contents": [each.document for each in refused]}
-        terminal.tell_json(planview.to_document(made, loaded) | contents)
+    examined: dict[str, list[object]] = {}
+    if images is not None:
+        made = contentsplan.examined(file, images, loaded, made, allowed, as_json=in_json)
+        examined = {"contents": []}
+    if in_json:
+        terminal.tell_json(planview.to_document(made, loaded) | examined)
     elif fmt is PlanFormat.TEXT:
         text = planview.render(made, loaded)
         terminal.tell(text if terminal.unicode() else text.encode("ascii", "backslashreplace").decode("ascii"))
     else:
+        from agent import picture
         from agent.restart import plandrawing
 
-        terminal.write(plandrawing.dumps(made, loaded))
-    if refused:
-        raise RefusedError("\n".join(map(str, refused)))
+        drawing = plandrawing.dumps(made, loaded)
+        terminal.write(picture.svg(drawing) if fmt is PlanFormat.SVG else drawing)
+    if file.startswith(PREFIX) and images is None:
+        contentsplan.tell_left_out(file, pids=pids)
 
 
 def _plan_picture(file: str, *, pidns: bool, any_numbers: bool) -> bytes:

@@ -35,14 +35,18 @@ setpgid it is the actor that owns the group, for a subreaper 1 or 0, for an exit
 
     {"format": "ckptree-plan", "version": 1, "pidns": as above,
      "not_rebuildable": [{"tag": TAG, or 0 for the tree as a whole, "rule", "text", "proven": no kernel can do it}]}
+
+`refusal_of_contents` returns that of a tree whose contents a restart would refuse, with "contents" in the place of
+"not_rebuildable": a document of agent.restart.contents.refusals for each object.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agent.errors import NotRebuildableError
 from agent.model import Snapshot
+from agent.restart.contents.refusals import ContentRefusal
 from agent.restart.planning.plan import NOBODY, Actor, CloneBits, Op, Plan, Role, Step
 from exporters.content.fields import escape
 from exporters.content.wording import count, ended, exit_signal, path, plain
@@ -227,6 +231,11 @@ def refusal(error: NotRebuildableError, *, pidns: bool) -> dict[str, Any]:
     """Return, as data for programs, the reason why there is no plan."""
     reason = {"tag": error.tag, "rule": error.rule, "text": error.text, "proven": error.proven}
     return {"format": FORMAT, "version": VERSION, "pidns": pidns, "not_rebuildable": [reason]}
+
+
+def refusal_of_contents(refused: Sequence[ContentRefusal], *, pidns: bool) -> dict[str, Any]:
+    """Return, as data for programs, the objects of the contents for which a restart would refuse the tree."""
+    return {"format": FORMAT, "version": VERSION, "pidns": pidns, "contents": [each.document for each in refused]}
 
 
 def to_document(plan: Plan, snapshot: Snapshot) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def test_a_table_of_descriptors_is_shared_again(tmp_path: Path, daemon_socket: P
         apart = literal_eval(standing.ask("apart"))
 
     assert planned.code == 0
+    assert "the contents were examined on this host: 4 processes, " in planned.err
     assert planned.out.count(b" with its table of descriptors") == 2
     assert same == [True, True, True, False]
     assert child == (b"of ", 77, None, 0o27)

@@ -8,6 +8,7 @@ each kind that ckptree reads. Their programs and folders are of the host, so tha
 import os
 import struct
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from exporters.criu import imagefile
@@ -343,3 +344,13 @@ THEMES: Final[Mapping[str, Callable[[], SmallDump]]] = {
     "others": _others,
 }
 """The maker of each dump, by its theme."""
+
+
+def put(theme: str, folder: Path) -> Path:
+    """Write the dump of a theme into a new folder, and return that."""
+    made = THEMES[theme]()
+    for place, files in ((folder, made.files), (folder / "parent", made.before)):
+        place.mkdir(parents=True)
+        for name, data in files.items():
+            (place / name).write_bytes(data)
+    return folder

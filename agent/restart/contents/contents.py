@@ -140,6 +140,11 @@ class Contents:
         return path
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """The numbers of processes whose memory was read, and of open files that the images describe."""
+        return len(self._memories), len(self._images.files)
+
+    @property
     def page_bytes(self) -> int:
         """Bytes of pages that the tasks will read."""
         private = sum(memory.runs.size for memory in self._memories.values())

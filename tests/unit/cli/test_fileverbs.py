@@ -197,21 +197,6 @@ def test_every_verb_that_reads_a_file_reads_a_folder_of_criu_images(here: Run, d
     assert here("diff", "family.ckpt", "criu:dump").returncode == 1
 
 
-def test_plan_of_a_dump_names_the_contents_that_a_restart_would_refuse(here: Run, dump: Path) -> None:
-    """The plan is printed all the same; of a folder without contents, and for other pids, the tree alone counts."""
-    plain, as_json = here("plan", "criu:dump"), here("plan", "criu:dump", "--json")
-    refused = json.loads(as_json.stdout)["contents"]
-
-    assert (plain.returncode, as_json.returncode) == (7, 7)
-    assert plain.stdout.startswith(b"plan for container of 1,")
-    assert b"task 2 (3): file 1: /tmp/sample/sample: No such file" in plain.stderr
-    assert list(refused[0]) == ["tag", "pid", "kind", "id", "rule", "text"]
-    assert len(refused) == len(plain.stderr.splitlines())
-    assert here("plan", "criu:dump", "--no-pids").returncode == 0
-    (dump / "inventory.img").unlink()
-    assert here("plan", "criu:dump").returncode == 0
-
-
 def test_a_folder_that_ckptree_wrote_is_read_too(here: Run) -> None:
     """It has the tree alone, and `check` says so."""
     here("convert", "family.ckpt", "images", "-f", "criu")

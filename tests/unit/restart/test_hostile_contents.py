@@ -33,16 +33,6 @@ HOST = HostFacts("x86_64", frozenset(("avx", "avx512f", "ospke")), initial=froze
 MOST = 2**32 - 1
 
 
-def put(theme: str, folder: Path) -> Path:
-    """Write a small dump."""
-    dump = smalldumps.THEMES[theme]()
-    for place, files in ((folder, dump.files), (folder / "parent", dump.before)):
-        place.mkdir(parents=True)
-        for name, data in files.items():
-            (place / name).write_bytes(data)
-    return folder
-
-
 def contents(folder: Path) -> Contents:
     """Return the contents of a folder, with all that is refused."""
     snapshot, plan = decide(criutree.load(ImageFolder(folder)), pidns=True, any_numbers=False)
@@ -62,14 +52,14 @@ def with_files(folder: Path, change: Callable[[Any], None]) -> None:
 @pytest.mark.parametrize("theme", smalldumps.THEMES)
 def test_each_small_dump_is_sound(theme: str, tmp_path: Path) -> None:
     """Otherwise what is changed in it would not be what is refused."""
-    refused = {each.rule for each in contents(put(theme, tmp_path / "dump")).refusals}
+    refused = {each.rule for each in contents(smalldumps.put(theme, tmp_path / "dump")).refusals}
 
     assert refused == ({"kind"} if theme == "refused" else set())
 
 
 def test_huge_pages_are_refused_where_no_memory_of_a_process_can_be_restored(tmp_path: Path) -> None:
     """A segment needs them, too, and then belongs to no process."""
-    folder = put("segments", tmp_path / "dump")
+    folder = smalldumps.put("segments", tmp_path / "dump")
     changed(folder, "mm-10.img", lambda mm: setattr(mm.vmas[0], "end", 0))
     name = "ipcns-shm-5.img"
     changed(folder, name, lambda segment: setattr(segment, "hugetlb_flag", 1 | 30 << 26))
@@ -98,7 +88,7 @@ def test_a_socket_without_a_name_has_none_that_was_deleted() -> None:
 
 def test_a_listener_that_has_a_peer_is_refused(tmp_path: Path) -> None:
     """To make the connection would take the listener, which would take the connection."""
-    folder = put("streams", tmp_path / "dump")
+    folder = smalldumps.put("streams", tmp_path / "dump")
 
     def change(file: Any) -> None:
         if file.HasField("usk") and file.usk.ino == 51:
@@ -152,7 +142,7 @@ def test_a_handle_of_any_type_is_asked_for() -> None:
 
 def test_a_descriptor_of_a_process_outside_the_tree_is_refused(tmp_path: Path) -> None:
     """In the restored tree that number is nobody's, or another one's."""
-    folder = put("waiting", tmp_path / "dump")
+    folder = smalldumps.put("waiting", tmp_path / "dump")
     with_files(folder, lambda file: setattr(file.pidfd, "nspid", 9) if file.HasField("pidfd") else None)
 
     assert [(each.kind, each.rule) for each in contents(folder).refusals] == [("pidfd", "process")]
@@ -160,7 +150,7 @@ def test_a_descriptor_of_a_process_outside_the_tree_is_refused(tmp_path: Path) -
 
 def test_a_memfd_is_never_cut_when_it_is_opened_again(tmp_path: Path) -> None:
     """The flags of an open file tell how it was made, as O_TRUNC does."""
-    folder = put("memory", tmp_path / "dump")
+    folder = smalldumps.put("memory", tmp_path / "dump")
     with_files(folder, lambda file: setattr(file.memfd, "flags", 0o1600) if file.HasField("memfd") else None)
     found = contents(folder)
     assert found.refusals == []
@@ -186,7 +176,7 @@ def found_specials() -> Any:
 
 def test_a_mapped_file_that_is_no_regular_one_is_not_opened_before_the_tree_is_built(tmp_path: Path) -> None:
     """To open a FIFO waits for a writer, and to open a device may do something."""
-    folder = put("memory", tmp_path / "dump")
+    folder = smalldumps.put("memory", tmp_path / "dump")
     os.mkfifo(tmp_path / "fifo")
     found = contents(folder)
     found._images.files[1].reg.name = bytes(tmp_path / "fifo")
@@ -207,7 +197,7 @@ def test_only_an_identity_of_a_run_of_criu_becomes_a_word_of_a_command(run: byte
 
 def test_pages_beyond_all_addresses_are_refused_in_an_earlier_dump_too(tmp_path: Path) -> None:
     """A number of pages has 64 bits, and so the bytes have more."""
-    folder = put("earlier", tmp_path / "dump")
+    folder = smalldumps.put("earlier", tmp_path / "dump")
     name = "pagemap-10.img"
     read: list[Any] = [entry.message for entry in imagefolder.entries(ImageFolder(folder / "parent"), name)]
     read[1].nr_pages = 1 << 60
@@ -226,7 +216,7 @@ def test_pages_beyond_all_addresses_are_refused_in_an_earlier_dump_too(tmp_path:
 )
 def test_a_deleted_file_with_values_that_no_file_has_is_refused(change: Callable[[Any], None], tmp_path: Path) -> None:
     """Otherwise the restart would find it out when the tree stands."""
-    folder = put("deleted", tmp_path / "dump")
+    folder = smalldumps.put("deleted", tmp_path / "dump")
     changed(folder, "ghost-file-3.img", change)
 
     assert [each.rule for each in contents(folder).refusals] == ["deleted"]
@@ -234,7 +224,7 @@ def test_a_deleted_file_with_values_that_no_file_has_is_refused(change: Callable
 
 def test_a_piece_of_a_deleted_file_behind_all_files_is_refused(tmp_path: Path) -> None:
     """An offset has 64 bits, and a file 63."""
-    folder = put("deleted", tmp_path / "dump")
+    folder = smalldumps.put("deleted", tmp_path / "dump")
     name = "ghost-file-1.img"
     data = (folder / name).read_bytes()
     chunk: Any = messages()["ghost_chunk_entry"](len=0, off=1 << 63)
