@@ -2,8 +2,8 @@
 """Completions for bash, zsh and fish. The scripts hold all words, so that no key press starts a program.
 
 Completed are: verbs; the options of a verb; the values of an option if they are few or files, each of a list with
-commas; files as arguments, and criu:DIR where a snapshot is read; and for ROOT its kinds and pids, with names. Where a
-name is typed for ROOT, bash offers the pids of the processes that have it.
+commas; files as arguments, and criu:DIR where a snapshot is read; and for ROOT its kinds and pids, with names, but not
+for a ROOT of another host. Where a name is typed for ROOT, bash offers the pids of the processes that have it.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from agent.rootname import KINDS
 from manual.verbs import FILES, HELP, Option, Verb, verbs
 
 _SNAPSHOTS = frozenset({"FILE", "IN", "A", "B"})  # arguments that may be criu:DIR, too
+_ELSEWHERE = frozenset({"relay"})  # verbs whose ROOT is a tree of another host, whose pids are not known here
 _ZSH_SIGNS = {ord("["): "(", ord("]"): ")", ord(":"): "\\:"}
 _TOP = (HELP, Option(("--version",), "", "Print the version and exit."))
 
@@ -26,7 +27,7 @@ def scripts() -> Iterator[tuple[str, str]]:
 
 
 def _has_root(verb: Verb) -> bool:
-    return any(argument.name == "ROOT" for argument in verb.arguments)
+    return verb.name not in _ELSEWHERE and any(argument.name == "ROOT" for argument in verb.arguments)
 
 
 def _takes_files(verb: Verb) -> bool:
@@ -38,7 +39,7 @@ def _takes_snapshots(verb: Verb) -> bool:
 
 
 def _words(verb: Verb) -> str:
-    """Return the words that a verb takes as arguments, of those arguments that have few values."""
+    """Return the words that a verb takes as its first argument, where that has few values."""
     return " ".join(word for argument in verb.arguments for word in argument.choices)
 
 
@@ -147,7 +148,7 @@ def _bash_case(verb: Verb) -> str:
             )  # fmt: skip
             lines.append(f"        {' | '.join(option.names)}) {action} ;;\n")
         if words:
-            lines.append(f"        *) [[ $word == -* ]] || values='{words}' ;;\n")
+            lines.append(f"        *) [[ $word == -* ]] || ((COMP_CWORD > index + 1)) || values='{words}' ;;\n")
         lines.append("        esac\n")
     return "".join([*lines, "        ;;\n"])
 
@@ -203,7 +204,7 @@ def _zsh_case(verb: Verb) -> str:
     words = [_zsh_option(option) for option in verb.options]
     for place, argument in enumerate(verb.arguments, 1):
         action = "_ckptree_snapshot" if argument.name in _SNAPSHOTS else "_files"
-        action = "_ckptree_root" if argument.name == "ROOT" else action
+        action = ("_ckptree_root" if _has_root(verb) else " ") if argument.name == "ROOT" else action
         action = f"({' '.join(argument.choices)})" if argument.choices else action
         words.append(_zsh_quoted(f"{place}:{argument.name}:{action}"))
     return f"        {verb.name}) _arguments -s {' '.join(words)} ;;\n"
@@ -231,15 +232,30 @@ def _zsh_quoted(text: str) -> str:
 # ---- fish ----------------------------------------------------------------------------------------------------------
 
 
+_FISH = """
+# True if the verb is this one: a member of a family, such as `fleet events`, may have the name of a verb. With `alone`
+# it must be the last word.
+function __ckptree_words
+    set -l words (commandline -opc)
+    set -e words[1]
+    set -l place 1
+    while set -q words[$place]; and string match -q -- '-*' $words[$place]
+        set place (math $place + 1)
+    end
+    test "$words[$place]" = $argv[1]; and begin; not set -q argv[2]; or test (count $words) -eq $place; end
+end
+"""
+
+
 def fish(found: list[Verb]) -> str:
     """Return the script for fish 3 and later."""
     names = " ".join(verb.name for verb in found)
-    lines = [_head(), "complete -c ckptree -f\n"]
+    lines = [_head(), _FISH, "complete -c ckptree -f\n"]
     none = f"-n 'not __fish_seen_subcommand_from {names}'"
     lines += [_fish_option(none, option) for option in _TOP]
     lines += [f"complete -c ckptree {none} -a {verb.name} -d {_fish_quoted(_first(verb.help))}\n" for verb in found]
     for verb in found:
-        here = f"-n '__fish_seen_subcommand_from {verb.name}'"
+        here = f"-n '__ckptree_words {verb.name}'"
         if _has_root(verb):
             lines.append(f"complete -c ckptree {here} -a '(__fish_complete_pids) {' '.join(KINDS)}'\n")
         if _takes_files(verb):
@@ -247,7 +263,7 @@ def fish(found: list[Verb]) -> str:
         if _takes_snapshots(verb):
             lines.append(f"complete -c ckptree {here} -a criu:\n")
         if words := _words(verb):
-            lines.append(f"complete -c ckptree {here} -a '{words}'\n")
+            lines.append(f"complete -c ckptree -n '__ckptree_words {verb.name} alone' -a '{words}'\n")
         lines += [_fish_option(here, option) for option in verb.options]
     return "".join(lines)
 

@@ -164,6 +164,12 @@ OFFERS: tuple[tuple[tuple[str, ...], list[str]], ...] = (
     (("ckptree", "daemon", "--ring"), ["--ring-bytes"]),
     (("ckptree", "hook", ""), ["criu"]),
     (("ckptree", "hook", "criu", "--req"), ["--required"]),
+    (("ckptree", "fleet", "ta"), ["takeover"]),
+    (("ckptree", "fleet", "events", ""), []),
+    (("ckptree", "fleet", "events", "node1", ""), []),
+    (("ckptree", "fleet", "takeover", "node1", ""), []),
+    (("ckptree", "fleet", "snapshot", "--root", ""), []),
+    (("ckptree", "relay", "--follow", "node1", ""), []),
 )
 """Words, with the completions of the last one in the folder of this checkout."""
 
@@ -284,6 +290,8 @@ def test_zsh_can_read_its_script(share: Path) -> None:
 
     assert text.startswith("#compdef ckptree\n")
     assert all(f"        {verb.name}) _arguments " in text for verb in VERBS)
+    local = {verb.name for verb in VERBS if re.search(rf" {verb.name}\) .*_ckptree_root", text)}
+    assert local == {"snapshot", "tree", "watch", "events", "export"}
 
 
 def test_every_option_is_in_every_script(share: Path) -> None:
