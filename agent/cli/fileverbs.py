@@ -25,6 +25,7 @@ from agent.cli.options import (
 )
 from agent.cli.terminal import say
 from agent.errors import CkptreeError, FormatError, NotRebuildableError, UsageError
+from agent.fleet.stores import address
 from exporters.criu import PREFIX, TREE
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ def read_named(file: str) -> bytes:
         raise FormatError(shown_name(file), str(error)) from None
     except IsADirectoryError:
         raise CkptreeError(f"cannot read {file}: {_folder(file)}") from None
+    except FileNotFoundError as error:
+        address.check_file(file)
+        raise CkptreeError(f"cannot read {file or repr(file)}: {error.strerror}") from error
     except OSError as error:
         raise CkptreeError(f"cannot read {file or repr(file)}: {error.strerror or error}") from error
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from agent.cli import storefiles, terminal
 from agent.errors import UsageError
+from agent.fleet.stores import address
 from agent.record import replace
 from exporters import destination, registry, store
 from exporters.criu import PREFIX
@@ -78,6 +79,8 @@ class Target:
                 f"{name} names a folder to which `ckptree convert` copies another, {PREFIX}DIR: "
                 f"-f criu writes a tree into a folder that is named without {PREFIX}"
             )
+        if not isinstance(self._name, storefiles.StoredFile):
+            address.check_file(name)
         if self.format.directory and name == "-":
             raise UsageError(f"the format {fmt} is a folder of files: name one, for it cannot go to a stream")
         if not self.format.directory and name.endswith("/"):
@@ -152,10 +155,11 @@ def write_stream(name: str, parts: Iterable[bytes], *, is_binary: bool = False) 
         is_binary: a terminal is refused.
 
     Raises:
-        UsageError: the name is empty, or a terminal's where `is_binary`.
+        UsageError: the name is empty, that of an address, or a terminal's where `is_binary`.
     """
     if not name:
         raise UsageError("an empty name: name a file, or - for standard output")
+    address.check_file(name)
     if is_binary and _is_terminal(name):
         raise UsageError("this format is binary and no terminal's: name a file with -o")
     if name != "-":

@@ -182,6 +182,7 @@ def copy_folder(source: str, target: str, server: str | None) -> None:
     elif address.is_address(target):
         errand.store_folder(address.parse(target), server, Path(source))
     else:
+        address.check_file(target)
         _copy_here(Path(source), Path(target))
 
 

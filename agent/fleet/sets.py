@@ -249,4 +249,5 @@ def opened(name: str, server: str | None = None) -> Iterator[SetPlace]:
         raise UsageError(
             f"SET {name!r}: expected nats://BUCKET/NAME, s3://BUCKET/KEY, oci://REGISTRY/REPO:TAG or a file"
         )
+    addresses.check_file(name)
     yield SetPlace(FolderStore(path.parent), path.name, name, creates=True)

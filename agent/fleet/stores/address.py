@@ -6,6 +6,7 @@ from typing import Final
 
 from agent.errors import UsageError
 from agent.record import record, replace
+from exporters.criu import PREFIX
 
 FORMS: Final = {
     "nats": "nats://BUCKET/NAME",
@@ -62,6 +63,28 @@ def is_address(file: str) -> bool:
     """Return True for a FILE that lies in a store, and not in this host's file system."""
     scheme, colon, _ = file.partition("://")
     return bool(colon) and scheme.lower() in FORMS
+
+
+def check_file(name: str) -> None:
+    """Refuse the name of a file on this host that begins as an address does: it is one with a mistake.
+
+    Raises:
+        UsageError: it is an address, has a mistake that an address may have, or is a URL of another kind.
+    """
+    scheme, colon, rest = name.partition(":")
+    known = scheme.lower()
+    is_url = rest.startswith("//") and re.fullmatch(_SCHEME, f"{scheme}://") is not None
+    if not colon or not (known in FORMS or f"{known}:" == PREFIX or is_url):
+        return
+    here = f"./{name} is the file of that name"
+    if is_address(name):
+        raise UsageError(f"{name} lies in a store, and a file on this host is asked for; {here}")
+    if f"{known}:" == PREFIX:
+        raise UsageError(
+            f"{name}: {PREFIX}DIR, in small letters, names a folder of CRIU's images where one is taken; {here}"
+        )
+    forms = FORMS.get(known) or ", ".join(FORMS.values())
+    raise UsageError(f"{name}: no address of a store: expected {forms}; {here}")
 
 
 def parse(text: str) -> Address:

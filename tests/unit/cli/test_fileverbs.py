@@ -174,6 +174,16 @@ def test_a_folder_is_no_snapshot_and_one_of_criu_images_is_called_so(here: Run, 
     )
 
 
+@pytest.mark.parametrize("words", [("show", "s3:b/x"), ("convert", "family.ckpt", "nats:b/x"), ("check", "nat://b/x")])
+def test_an_address_with_a_mistake_is_no_name_of_a_file(here: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Nothing of that name is read or written; the message has the form of an address."""
+    ran = here(*words)
+
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert b": no address of a store: expected " in ran.stderr
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.fixture
 def dump(here: Run, tmp_path: Path) -> Path:
     """Return a folder that CRIU wrote."""

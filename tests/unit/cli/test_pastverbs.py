@@ -58,3 +58,14 @@ def test_the_past_of_a_daemon_that_is_gone_is_in_its_folder(words: tuple[str, ..
     assert ran.returncode == 3
     assert b"start one with `ckptree daemon --socket" in ran.stderr
     assert ran.stderr.endswith(b", or name the folder of its recording with --record DIR\n")
+
+
+@pytest.mark.parametrize("name", ["criu:x", "nats:trees/x", "nats://trees/x"])
+def test_no_file_is_written_that_is_called_as_an_address_is(place: Path, name: str, tmp_path: Path) -> None:
+    """A path that begins with a dot is a file."""
+    told = ("events", "--record", place, "--allow-incomplete", "-o")
+    ran = here(*told, name, cwd=tmp_path)
+    assert (ran.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert ran.stderr.startswith(f"ckptree: {name}".encode())
+    assert here(*told, "./nats:x", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "nats:x").is_file()

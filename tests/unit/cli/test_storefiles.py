@@ -377,6 +377,7 @@ def test_memory_is_fetched_only_where_a_verb_needs_it(there: stores.Stores, tmp_
         (("criu:", "criu:s3://bucket/x"), "an empty name"),
         (("criu:nats://b", "criu:d"), "the name is missing"),
         (("criu:d", "criu:nats://b/x", "-f", "ckpt"), "leave out --format"),
+        (("criu:d", "criu:nats:/b/x"), "nats:/b/x: no address of a store: expected nats://BUCKET/NAME"),
     ],
 )
 def test_what_is_wrong_with_a_copy_is_named(words: tuple[str, ...], fault: str) -> None:

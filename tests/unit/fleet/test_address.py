@@ -4,7 +4,7 @@
 import pytest
 
 from agent.errors import UsageError
-from agent.fleet.stores.address import Address, is_address, parse
+from agent.fleet.stores.address import Address, check_file, is_address, parse
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,36 @@ def test_what_is_wrong_with_an_address_is_named(text: str, fault: str) -> None:
     assert fault in str(caught.value)
     assert text in str(caught.value)
     assert "expected " in str(caught.value) or "as in " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nats:trees/web", "expected nats://BUCKET/NAME;"),
+        ("nats:/trees/web", "expected nats://BUCKET/NAME;"),
+        ("S3:bucket/key", "expected s3://BUCKET/KEY;"),
+        ("oci:registry/web:v1", "expected oci://REGISTRY/REPO:TAG;"),
+        ("nat://trees/web", "expected nats://BUCKET/NAME, s3://BUCKET/KEY, oci://REGISTRY/REPO:TAG;"),
+        ("http://host/x", "expected nats://BUCKET/NAME, s3:"),
+        ("nats://trees/web", "lies in a store, and a file on this host is asked for;"),
+        ("criu:x", "criu:DIR, in small letters, names a folder of CRIU's images"),
+        ("CRIU:x", "criu:DIR, in small letters, names a folder of CRIU's images"),
+    ],
+)
+def test_a_file_of_this_host_is_not_called_as_an_address_is(name: str, said: str) -> None:
+    """A mistake in an address would write a file of that name; the message says how such a file is named."""
+    with pytest.raises(UsageError) as caught:
+        check_file(name)
+    assert said in str(caught.value)
+    assert str(caught.value).endswith(f"./{name} is the file of that name")
+
+
+@pytest.mark.parametrize(
+    "name", ["./nats:x", "a/criu:x", "/srv/s3:x", "tree.ckpt", "-", "10:30:00.ckpt", "web:v1", "://x"]
+)
+def test_other_names_are_files(name: str) -> None:
+    """A colon may be in any name."""
+    check_file(name)
 
 
 def test_what_belongs_to_an_object_lies_beside_it() -> None:
