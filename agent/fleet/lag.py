@@ -15,6 +15,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     **dict.fromkeys(("have", "behind_records"), (int, _NONE)),
     **dict.fromkeys(("behind_s", "silent_s"), (float, int, _NONE)),
     "numbering": (str, _NONE),
+    "relay_ended": (bool, _NONE),
 }
 
 
@@ -103,6 +104,7 @@ class Lag:
             "behind_records": behind.records,
             "behind_s": None if behind.seconds is None else round(behind.seconds, 3),
             "silent_s": None if behind.silent_s is None else round(behind.silent_s, 3),
+            "relay_ended": None if self._pulse is None else self._pulse.ends,
         }
 
 
@@ -131,6 +133,8 @@ def in_words(told: dict[str, Any]) -> str:
         words.append("how far behind is not known")
     if told["silent_s"] is None:
         words.append("the host was not heard yet")
+    elif told["relay_ended"]:
+        words.append(f"the host's relay ended in order, {told['silent_s']:.0f} s ago")
     elif told["silent_s"] > 3:
         words.append(f"the host is silent for {told['silent_s']:.0f} s")
     if told["gap"]:

@@ -113,7 +113,7 @@ class HostRelay:
         said = f"relay of {self._settings.host}, allowed: {allowed}"
         connection = StayingConnection(self._settings, "relay", name, said, self._log, self._ended)
         try:
-            await connection.run(self._listen, self._tend)
+            await connection.run(self._listen, self._tend, self._leave)
         finally:
             self._events.close()
 
@@ -125,6 +125,10 @@ class HostRelay:
             self._restarts.forget(now_ns)
         if self._publisher is not None:
             self._publisher.tend(client)
+
+    async def _leave(self, client: "Client") -> None:
+        if self._publisher is not None:
+            await self._publisher.leave(client)
 
     async def _listen(self, client: "Client") -> None:
         import nats.micro

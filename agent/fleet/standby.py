@@ -106,12 +106,10 @@ class StandBy:
             await self._refresh()
             async with self._socket():
                 await StayingConnection(settings, "standby", name, said, self._log, self._ended).run(
-                    self._listen, self._tend
+                    self._listen, self._tend, self._leave
                 )
         finally:
-            if self._task is not None:
-                self._task.cancel()
-                await asyncio.gather(self._task, return_exceptions=True)
+            await self._stop()
             self._presence.close()
             await self._holder.close()
             self._copy.close()
@@ -165,13 +163,25 @@ class StandBy:
 
     async def _hear(self, message: "Msg") -> None:
         with contextlib.suppress(CkptreeError):
-            self._lag.hear(tapemessages.unpack_pulse(message.data), time.monotonic())
+            pulse = tapemessages.unpack_pulse(message.data)
+            self._lag.hear(pulse, time.monotonic())
+            if pulse.ends:
+                self._log.notice(f"the relay of {self._followed.host} ends in order")
+
+    async def _stop(self) -> None:
+        """Follow no more."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _leave(self, _client: "Client") -> None:
+        await self._stop()
+        self._log.info(f"stand-by of {self._followed.host}: {lag.in_words(self.told())}")
 
     async def _tend(self, client: "Client") -> None:
         if client is not self._client or self._task is None or self._task.done():
-            if self._task is not None:
-                self._task.cancel()
-                await asyncio.gather(self._task, return_exceptions=True)
+            await self._stop()
             self._client = client
             self._task = asyncio.create_task(self._follow(client))
         now_s = time.monotonic()

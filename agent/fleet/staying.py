@@ -40,12 +40,13 @@ class StayingConnection:
         self._settings, self._name, self._said, self._log, self._ended = settings, name, said, log, ended
         self._inbox = f"_INBOX.{kind}.{settings.host}"
 
-    async def run(self, listen: Serving, tend: Serving) -> None:
+    async def run(self, listen: Serving, tend: Serving, leave: Serving) -> None:
         """Stay connected until the end.
 
         Args:
             listen: subscribes, each time a connection is made anew.
             tend: does what is due, once a second.
+            leave: ends what uses the connection, before that is closed at the end.
 
         Raises:
             HostError: the library is not installed.
@@ -73,8 +74,12 @@ class StayingConnection:
                 self._log.tend()
             gone.cancel()
             ending.cancel()
+            refused = closed.is_set()  # before this side closes the connection
+            if self._ended.is_set():
+                self._log.info(f"{self._name} ends, as it is told to")
+                await leave(client)
             await natsserver.close(client)
-            if closed.is_set():
+            if refused and not self._ended.is_set():
                 # The server has refused what this process is or does: an administrator may mend that meanwhile.
                 await asyncio.sleep(_RETRY_S)
 

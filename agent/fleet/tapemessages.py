@@ -35,11 +35,13 @@ class Pulse(NamedTuple):
         at_ns: CLOCK_REALTIME of the host, ns.
         end: of what is published.
         next: number of the daemon's next record; None: the daemon does not answer.
+        ends: True: the relay ends in order, and this is its last word.
     """
 
     at_ns: int
     end: CopyPlace
     next: int | None
+    ends: bool = False
 
 
 def stream_of(host: str) -> str:
@@ -82,9 +84,8 @@ def unpack_piece(data: bytes) -> Piece:
 
 def pack_pulse(pulse: Pulse) -> bytes:
     """Return a pulse as bytes."""
-    return messages.pack(
-        {"at_ns": pulse.at_ns, "segment": pulse.end.segment, "size": pulse.end.offset, "next": pulse.next}
-    )
+    said: Message = {"at_ns": pulse.at_ns, "segment": pulse.end.segment, "size": pulse.end.offset, "next": pulse.next}
+    return messages.pack({**said, "ends": True} if pulse.ends else said)
 
 
 def unpack_pulse(data: bytes) -> Pulse:
@@ -95,7 +96,12 @@ def unpack_pulse(data: bytes) -> Pulse:
     """
     said = messages.unpack(data)
     following = said.get("next")
-    return Pulse(_number(said, "at_ns"), _place(said, "size"), None if following is None else _number(said, "next"))
+    return Pulse(
+        _number(said, "at_ns"),
+        _place(said, "size"),
+        None if following is None else _number(said, "next"),
+        said.get("ends") is True,
+    )
 
 
 def _place(said: Message, key: str) -> CopyPlace:

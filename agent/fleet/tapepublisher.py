@@ -55,6 +55,7 @@ class TapePublisher:
         self._state: RecordingState | None = None
         self._said = ""
         self._client: Client | None = None
+        self._pulse: Pulse | None = None
         self._task: asyncio.Task[None] | None = None
 
     def tend(self, client: "Client") -> None:
@@ -64,6 +65,20 @@ class TapePublisher:
                 self._task.cancel()
             self._client = client
             self._task = asyncio.create_task(self._run(client))
+
+    async def leave(self, client: "Client") -> None:
+        """Publish no more, and tell stand-bys that this is an end in order."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if self._pulse is not None:
+            with contextlib.suppress(*lasting.failures()):
+                await self._tell(client, self._pulse._replace(at_ns=time.time_ns(), ends=True))
+
+    async def _tell(self, client: "Client", pulse: Pulse) -> None:
+        self._pulse = pulse
+        await client.publish(tapemessages.subject_of(tapemessages.PULSE, self._host), tapemessages.pack_pulse(pulse))
 
     async def _run(self, client: "Client") -> None:
         failures: tuple[type[Exception], ...] = (CkptreeError, *lasting.failures())
@@ -129,9 +144,7 @@ class TapePublisher:
                     self._said = ""
             if time.monotonic() - pulsed_s >= _PULSE_S and (end := published or tail.end()) is not None:
                 pulsed_s = time.monotonic()
-                pulse = Pulse(time.time_ns(), end, self._state.next)
-                where = tapemessages.subject_of(tapemessages.PULSE, self._host)
-                await client.publish(where, tapemessages.pack_pulse(pulse))
+                await self._tell(client, Pulse(time.time_ns(), end, self._state.next))
             if piece is None:
                 await asyncio.sleep(_LOOK_S)
 

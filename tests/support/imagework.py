@@ -7,6 +7,7 @@ the file ``next`` beside it the number of the next record.
 
 import asyncio
 import itertools
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -104,7 +105,9 @@ async def serve(config: Path, folder: Path | None) -> None:
     """Run a relay."""
     work = ImageWork(IMAGE.read_bytes())
     recording = None if folder is None else partial(recording_in, folder)
-    await HostRelay(relaysettings.load(config), work, Journal(), recording=recording).run()
+    relay = HostRelay(relaysettings.load(config), work, Journal(), recording=recording)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, relay.end)
+    await relay.run()
 
 
 if __name__ == "__main__":

@@ -105,6 +105,10 @@ def told(**changes: Any) -> dict[str, Any]:
             "has #7, how far behind is not known, the host is silent for 61 s, a gap",
         ),
         (
+            {"have": 7, "behind_records": 0, "behind_s": 0.0, "silent_s": 5.0, "relay_ended": True},
+            "has #7, behind 0.0 s, 0 records, the host's relay ended in order, 5 s ago",
+        ),
+        (
             {"have": 7, "behind_records": 0, "behind_s": 0.0},
             "has #7, behind 0.0 s, 0 records, the host was not heard yet",
         ),

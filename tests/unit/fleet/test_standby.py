@@ -6,9 +6,10 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import nats as library
@@ -152,6 +153,48 @@ def test_a_folder_that_is_lost_is_filled_again(tmp_path: Path, nats: servers.Ser
         finally:
             standby.process.terminate()
             standby.process.wait()
+
+
+def test_an_end_in_order_is_no_lost_connection(tmp_path: Path, nats: servers.Server, original: Original) -> None:
+    """Relay and stand-by are told to end while records flow: each says so, and the stand-by has the relay's last word."""
+    with original.relay(url(nats)) as relay, a_standby(tmp_path, "new", url(nats), "old", ROOT) as standby:
+        with flowing(original):
+            standby.await_have(original.taped.next)
+            relay.process.terminate()
+            assert relay.process.wait(PATIENCE_S) == 0
+        await_line(standby, 1, "the relay of old ends in order")
+        ended = standby.told()
+        relay.start_again()
+        with flowing(original):
+            standby.await_have(original.taped.next)
+            again = standby.told()
+            standby.process.terminate()
+            assert standby.process.wait(PATIENCE_S) == 0
+        said = relay.log.read_text(), standby.log.read_text()
+
+    assert (ended["relay_ended"], again["relay_ended"]) == (True, False)
+    assert "ckptree-relay old ends, as it is told to" in said[0]
+    assert "ckptree-standby new of old ends, as it is told to" in said[1]
+    assert "is not published" not in said[0]
+    assert "is not followed" not in said[1]
+
+
+@contextmanager
+def flowing(original: Original) -> Iterator[None]:
+    """Let records come without a pause during the block."""
+    over = threading.Event()
+
+    def flow() -> None:
+        while not over.wait(0.002):
+            original.go_on(5)
+
+    thread = threading.Thread(target=flow)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_host_that_does_not_allow_it_is_not_followed(
