@@ -87,6 +87,8 @@ def _line(row: dict[str, Any], bound_ns: int) -> str:
         row: as JSON has it.
         bound_ns: the true offset of its clock is at most so far from the one that is shown.
     """
+    if row["version"] is None:
+        return f"{row['host']:<24} does not answer{_since(row)}"
     tasks = "no daemon" if row["tasks"] is None else f"{row['tasks']} tasks"
     offset = row["clock_offset_ns"]
     clock = "?" if offset is None else f"{offset / 1e6:+.3f} ms, give or take {bound_ns / 1e6:.3f}"
@@ -95,6 +97,20 @@ def _line(row: dict[str, Any], bound_ns: int) -> str:
         f"{row['host']:<24} ckptree {row['version'] or '?'}, Linux {row['kernel'] or '?'}, {tasks}, clock {clock}, "
         f"allows {allow}"
     )
+
+
+def _since(row: dict[str, Any]) -> str:
+    """Return since when a host does not answer, as its stand-bys know it; empty: none does."""
+    from datetime import UTC, datetime
+
+    heard = [
+        (each["silent_s"], each["relay_ended"]) for each in row.get("standbys", ()) if each["silent_s"] is not None
+    ]
+    if not heard:
+        return ""
+    silent_s, ended = min(heard)
+    at = datetime.fromtimestamp(time.time() - silent_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f" since {at}, {silent_s:.0f} s ago{': its relay ended in order' if ended else ''}"
 
 
 def snapshot(

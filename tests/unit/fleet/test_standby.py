@@ -4,6 +4,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -164,6 +165,7 @@ def test_an_end_in_order_is_no_lost_connection(tmp_path: Path, nats: servers.Ser
             assert relay.process.wait(PATIENCE_S) == 0
         await_line(standby, 1, "the relay of old ends in order")
         ended = standby.told()
+        shown = ckptree("fleet", "hosts", "--nats", url(nats)).out.decode().splitlines()
         relay.start_again()
         with flowing(original):
             standby.await_have(original.taped.next)
@@ -172,6 +174,7 @@ def test_an_end_in_order_is_no_lost_connection(tmp_path: Path, nats: servers.Ser
             assert standby.process.wait(PATIENCE_S) == 0
         said = relay.log.read_text(), standby.log.read_text()
 
+    assert shown[0].endswith(" s ago: its relay ended in order")
     assert (ended["relay_ended"], again["relay_ended"]) == (True, False)
     assert "ckptree-relay old ends, as it is told to" in said[0]
     assert "ckptree-standby new of old ends, as it is told to" in said[1]
@@ -244,7 +247,19 @@ def test_a_dead_host_is_shown_with_its_standbys(tmp_path: Path, nats: servers.Se
     assert (shown.code, "old: no relay of that name is connected" in shown.err) == (0, True), shown.err
     assert (row["host"], row["version"], row["allow"]) == ("old", None, None)
     assert [(each["host"], each["have"]) for each in row["standbys"]] == [("new", said["have"])]
+    assert re.fullmatch(r"old {22}does not answer since \d{4}(-\d\d){2} \d\d(:\d\d){2} UTC, \d+ s ago", lines[0]), lines
     assert lines[1].startswith(f"  stand-by on new: has #{said['have']}, ")
+
+
+def test_a_host_that_no_standby_has_heard_is_not_said_to_be_silent_since(tmp_path: Path, nats: servers.Server) -> None:
+    """Nor to have no daemon and no right. Where nobody at all is connected the list is empty, and stderr says so."""
+    with a_standby(tmp_path, "new", url(nats), "old", ROOT):
+        alone = ckptree("fleet", "hosts", "--nats", url(nats))
+    nobody = ckptree("fleet", "hosts", "--nats", url(nats), "--json")
+
+    assert alone.out.decode().splitlines()[0].rstrip() == f"{'old':<24} does not answer"
+    assert (nobody.code, nobody.out) == (0, b"[]\n")
+    assert "no relay is connected to this NATS server: `ckptree relay` on a host connects it" in nobody.err
 
 
 def test_a_stream_that_takes_nothing_is_named_and_filled_later(
