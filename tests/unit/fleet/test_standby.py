@@ -238,6 +238,10 @@ def test_a_dead_host_is_shown_with_its_standbys(tmp_path: Path, nats: servers.Se
     """Its permissions are not known any more; the state of its stand-by is."""
     with original.relay(url(nats)) as relay, a_standby(tmp_path, "new", url(nats), "old", ROOT) as standby:
         said = standby.await_have(original.go_on())
+        until = time.monotonic() + PATIENCE_S
+        while standby.told()["silent_s"] is None:  # a word comes once a second
+            assert time.monotonic() < until
+            time.sleep(0.02)
         relay.process.kill()
         relay.process.wait()
         shown = ckptree("fleet", "hosts", "--json", "--nats", url(nats))
