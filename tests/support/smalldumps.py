@@ -165,6 +165,7 @@ def _segments() -> SmallDump:
     areas = [
         _area(5, 6, shmid=4, flags=MAP_SHARED, status=AREA_REGULAR | ANON_SHARED | AREA_SYSVIPC),
         _area(12, 13, status=ANON_PRIVATE | AREA_AIORING, flags=1),
+        _area(14, 17, status=AREA_REGULAR | ANON_PRIVATE),
         _area(14, 15, status=AREA_REGULAR | ANON_PRIVATE | AREA_GUARD),
     ]
     ring = {"id": FREE_ADDRESS + 12 * PAGE, "nr_req": 8, "ring_len": PAGE}

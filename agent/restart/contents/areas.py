@@ -88,7 +88,7 @@ class MemoryAreas:
         ranges: the addresses of each.
         backed: all but guard regions: those that can have pages.
         regular: those that mmap() makes.
-        guards: guard regions.
+        guards: guard regions, each within areas that can have pages.
         rings: of asynchronous I/O.
         kernel: [vdso] and [vvar].
         private: those of ordinary private memory.
@@ -154,6 +154,19 @@ class MemoryAreas:
                     raise Refused(*place(area), "area", reason)
             if not area.status & _KNOWN:
                 raise Refused(*place(area), "area", f"its status {area.status:#x} has no meaning here")
+        for guard in self.guards:
+            if guard.start % PAGE or guard.end % PAGE or guard.start >= guard.end:
+                raise Refused(*place(guard), "area", "its addresses are no range of whole pages")
+            if not self._have(guard):
+                raise Refused(*place(guard), "area", "it is a guard region, and parts of it are in no area")
+
+    def _have(self, guard: MemoryArea) -> bool:
+        """Return True if each page of a guard region is in an area; one that crosses areas is told as one by the kernel."""
+        at = guard.start
+        for area in self.backed:
+            if area.start <= at < area.end:
+                at = area.end
+        return at >= guard.end
 
 
 def _key(area: MemoryArea, files: Mapping[int, Any]) -> FileKey | None:

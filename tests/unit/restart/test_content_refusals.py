@@ -12,6 +12,7 @@ from agent.model import Snapshot
 from agent.restart.contents.contents import Contents
 from agent.restart.contents.hostfacts import NAMESPACES, HostFacts
 from agent.restart.contents.images import Images
+from agent.restart.contents.pageruns import PAGE
 from agent.restart.planning.search import decide
 from exporters.criu import criutree
 from exporters.criu.imagefolder import ImageFolder
@@ -210,6 +211,40 @@ def test_a_guard_region_is_refused_where_the_kernel_has_none(folder: Path) -> No
 
     assert refusals(folder) == set()
     assert refusals(folder, HOST._replace(guards=False)) == {"7 memory guard"}
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(0, -0x400000), (1, PAGE), (0, PAGE + 1), (PAGE, PAGE), (-PAGE, PAGE), (0, 1 << 40)],
+    ids=["it wraps", "begin", "end", "empty", "before", "behind"],
+)
+def test_a_guard_region_that_is_not_within_areas_is_refused(folder: Path, start: int, end: int) -> None:
+    """It would be made wherever else its addresses are, the memory of the restart itself among that."""
+
+    def with_guard(mm: Any) -> None:
+        area = min(mm.vmas, key=lambda vma: vma.start)
+        mm.vmas.add().CopyFrom(area)
+        mm.vmas[-1].start, mm.vmas[-1].end = area.start + start, max(3, area.start + end)
+        mm.vmas[-1].status = AREA_GUARD
+
+    changed(folder, "mm-7.img", with_guard)
+
+    assert refusals(folder) == {"7 memory area"}
+
+
+def test_a_guard_region_may_cross_areas(folder: Path) -> None:
+    """The kernel tells of two neighbours as one."""
+
+    def with_guard(mm: Any) -> None:
+        area = next(vma for vma in mm.vmas if vma.status & ANON_PRIVATE and not vma.status & AREA_VVAR)
+        mm.vmas.add().CopyFrom(area)
+        mm.vmas[-1].status = AREA_GUARD
+        mm.vmas.add().CopyFrom(area)
+        area.end = mm.vmas[-1].start = area.start + PAGE
+
+    changed(folder, "mm-7.img", with_guard)
+
+    assert refusals(folder) == set()
 
 
 def test_a_tree_of_other_namespaces_is_taken_within_other_namespaces(folder: Path) -> None:
