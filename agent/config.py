@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent import bounded
+from agent.environment import SYSTEM_FILE
 from agent.errors import UsageError
 from agent.record import record
-
-SYSTEM_FILE: Final = Path("/etc/ckptree/ckptree.toml")
-"""The file that the unit names to the daemon, and in which `restart` finds this host's requirements."""
 
 _OCTAL: Final = re.compile(r"(0o)?[0-7]{3,4}")
 _OCTAL_IN_FILE: Final = re.compile(r"^\s*socket_mode\s*=\s*0o[0-7]", re.MULTILINE)

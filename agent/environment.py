@@ -6,6 +6,8 @@ configuration.
 from pathlib import Path
 from typing import Final
 
+SYSTEM_FILE: Final = Path("/etc/ckptree/ckptree.toml")
+"""The file that the unit names to the daemon, and in which `restart` finds this host's requirements."""
 SOCKET_VARIABLE: Final = "CKPTREE_SOCKET"
 """The environment variable with the path of the socket, for daemon and client; an empty value counts as unset."""
 DEFAULT_SOCKET: Final = Path("/run/ckptree/ckptree.sock")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from agent.cli import storefiles
 from agent.errors import RefusedError, UsageError
+from agent.record import replace
 from exporters import gcpause
 from exporters.criu import PREFIX, TREE
 
@@ -46,7 +47,7 @@ def located(wish: "RestartWish") -> "RestartWish":
         storefiles.fetch(file, pages=contents == file)
         tree = storefiles.folder_of(file) / TREE
         file = str(tree) if tree.exists() else file
-    return wish._replace(file=file, images=storefiles.folder_of(contents) if contents else None)
+    return replace(wish, file=file, images=storefiles.folder_of(contents) if contents else None)
 
 
 def examined(folder: Path, snapshot: "Snapshot", plan: "Plan", allowed: "External | None" = None) -> "Contents":

@@ -122,6 +122,8 @@ def _load(shown: str, data: bytes) -> "Snapshot":
 
 def _left_out(foreign: "Sequence[tuple[int, int]]") -> "Iterator[str]":
     """Name unknown records, given by type and length: a line for each of the first types, and one for all others."""
+    if not foreign:
+        return
     from exporters.content.wording import count
 
     lengths: dict[int, list[int]] = {}
@@ -137,9 +139,9 @@ def _left_out(foreign: "Sequence[tuple[int, int]]") -> "Iterator[str]":
 
 def warn_of_doubt(snapshot: "Snapshot") -> None:
     """Print on standard error that a snapshot says of itself that it is incomplete."""
-    from exporters.content.wording import plain
-
     if reasons := snapshot.completeness.reasons:
+        from exporters.content.wording import plain
+
         doubt = plain("; ".join(reasons))
         say(f"the image says that it is incomplete: {doubt}; the tree may never have been so")
 

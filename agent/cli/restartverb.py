@@ -5,21 +5,18 @@ With `--run hold` the exit code is 0 when a signal has taken the tree down. With
 restart itself has failed, since 1 and 2 may be codes of the command. Wrong options always give 2, as everywhere.
 """
 
-import json
 import os
-import signal
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
-from agent.cli import storefiles
+from agent.cli import staying, storefiles
 from agent.cli.declarations import Option
 from agent.cli.fileverbs import File, load_file, warn_of_doubt
 from agent.cli.options import Nats, ShellJob, TcpClose, TcpEstablished
 from agent.cli.restartwish import RestartWish
 from agent.cli.terminal import say
+from agent.environment import SYSTEM_FILE
 from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
 from exporters import gcpause
 
@@ -56,10 +53,6 @@ now; 7 cannot be rebuilt; 8 no image. With CMD or argv: that
 of the root, 128 and more for a signal; 125 failed; 2 usage;
 with argv 7: what was recorded cannot be run here.
 """
-_FORWARDED = (
-    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2),
-    *(signal.SIGWINCH, signal.SIGALRM),
-)
 
 
 def restart(
@@ -124,7 +117,6 @@ def restart(
     """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
     from agent.cli.contents import external, named_by
     from agent.cli.signals import Interrupted, raising
-    from agent.restart.rebuild.commands import split_command
 
     if pidfile is not None and not detach:
         raise UsageError("--pidfile names the guard, which stays only with --detach: add --detach")
@@ -143,7 +135,7 @@ def restart(
         )
     given = {"shell_job": shell_job, "tcp_established": tcp_established, "tcp_close": tcp_close}
     allowed = external(with_contents=bool(contents), stays=not detach, **given)
-    command = split_command(run) if run not in ("hold", "argv") else None
+    command = _split(run) if run not in ("hold", "argv") else None
     wish = RestartWish(
         file,
         not pids,
@@ -185,12 +177,11 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
     from agent.cli.signals import Interrupted
 
     try:
-        from agent.restart.rebuild.commands import with_path
+        from agent.restart.rebuild.beginning import beginning
         from agent.restart.rebuild.coordinator import Rebuild
         from agent.restart.rebuild.timenamespace import NO_NAMESPACES
-        from agent.restart.rebuild.verify import Standing, beginning
 
-        words = with_path(wish.command) if wish.command else None
+        words = _with_path(wish.command) if wish.command else None
         given, wish = wish, located(wish)
         snapshot, plan, programs = _planned(wish)
         filled = whole(examined(wish.images, snapshot, plan, wish.allowed)) if wish.images else None
@@ -217,7 +208,9 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
         ) as rebuild,
         filling(rebuild, filled) as fill,
     ):
-        rebuild.build()
+        rebuild.build(meanwhile=partial(_prepare, asked))
+        from agent.restart.rebuild.verify import Standing
+
         standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
         if words is not None:
             programs = _commands(words, standing, wish)
@@ -232,12 +225,37 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
             release = partial(rebuild.release, {**_holding(snapshot, plan, programs or {}), **(programs or {})})
         if wish.detach:
             release()
-            _leave(rebuild, wish.pidfile)
+            staying.leave(rebuild, wish.pidfile)
             return 0
         if not wish.fails_apart:
             release()
-            return _hold(rebuild, asked)
-        return _forward(rebuild, release)
+            return staying.hold(rebuild, asked)
+        return staying.forward(rebuild, release)
+
+
+def _prepare(asked: "Asked") -> None:
+    """Import what the restart needs once the tree stands; the helper makes the tree meanwhile."""
+    try:
+        import json
+
+        from agent.restart.rebuild import verify
+
+        del json, verify
+    except RuntimeError:
+        asked.check()  # an import may wrap an exception that is raised within it
+        raise
+
+
+def _split(run: str) -> list[str]:
+    from agent.restart.rebuild.commands import split_command
+
+    return split_command(run)
+
+
+def _with_path(command: list[str]) -> list[str]:
+    from agent.restart.rebuild.commands import with_path
+
+    return with_path(command)
 
 
 def _without_terminal(
@@ -245,12 +263,13 @@ def _without_terminal(
 ) -> bool:
     """Return True if this process has a terminal that the tasks must not have; say so if `told`."""
     from agent.restart.rebuild import terminals
+
+    if wish.allowed.terminal or not terminals.within_reach():
+        return False
     from agent.restart.rebuild.commands import rights_of_tasks
 
-    if wish.allowed.terminal:
-        return False
     rights = rights_of_tasks(snapshot, plan, programs, runs=wish.run != "hold", keep_rights=wish.keep_rights)
-    fewer = terminals.within_reach() and terminals.any_exceeded(rights)
+    fewer = terminals.any_exceeded(rights)
     if fewer and told and terminals.streams():
         say(terminals.NOTE)
     return fewer
@@ -268,14 +287,10 @@ def _holding(snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program]")
 @gcpause.paused()
 def _planned(wish: RestartWish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
     """Return the snapshot to build, its plan, and with `--run argv` the program of each actor."""
-    from agent.config import required_signers
-    from agent.restart.planning.dropping import without_held
     from agent.restart.planning.search import decide
-    from agent.restart.rebuild import pidfile
-    from agent.restart.rebuild.commands import at_their_beginning, own_arguments
     from agent.restart.rebuild.preflight import preflight
 
-    keys = [key for key in (required_signers(), wish.key) if key is not None]
+    keys = [key for key in (_required_signers(), wish.key) if key is not None]
     if wish.images is not None and (keys or wish.of_set is not None):
         from agent.cli import setcontents
 
@@ -285,8 +300,12 @@ def _planned(wish: RestartWish) -> "tuple[Snapshot, Plan, dict[int, Program] | N
         snapshot = load_file(wish.file, *keys, of_set=wish.of_set)
     warn_of_doubt(snapshot)
     if wish.run == "argv":
+        from agent.restart.rebuild.commands import at_their_beginning, own_arguments
+
         snapshot = at_their_beginning(snapshot)
     if wish.drop_held:
+        from agent.restart.planning.dropping import without_held
+
         snapshot, dropped = without_held(snapshot)
         for task in dropped:
             say(f"task {task.pid} ({snapshot.number(task.pid)}) has only forked, and is left out")
@@ -300,8 +319,19 @@ def _planned(wish: RestartWish) -> "tuple[Snapshot, Plan, dict[int, Program] | N
     for note in plan.notes:
         say(note)
     if wish.pidfile is not None:
+        from agent.restart.rebuild import pidfile
+
         pidfile.check(wish.pidfile)
     return snapshot, plan, programs
+
+
+def _required_signers() -> Path | None:
+    """Return the file of keys that this host requires signatures of; None: it requires none."""
+    if not SYSTEM_FILE.exists():
+        return None
+    from agent.config import required_signers  # most hosts have no such file
+
+    return required_signers()
 
 
 def _commands(words: list[str], standing: "Standing", wish: RestartWish) -> "dict[int, Program]":
@@ -332,67 +362,20 @@ def _prove(standing: "Standing", wish: RestartWish, rebuild: "Rebuild") -> None:
 
 
 def _announce(standing: "Standing", rebuild: "Rebuild", wish: RestartWish) -> None:
-    from exporters.content.wording import count
-
     plan, pids, root = standing.plan, standing.pids, standing.pids[standing.plan.tasks[0]]
     if rebuild.proc_error:
         say(f"the tree has no /proc of its own: {os.strerror(rebuild.proc_error)}")
     if wish.as_json:
+        import json
+
         facts = ((plan.actors[index].tag, pids[index], standing.numbers[index]) for index in plan.tasks)
         tasks = [{"tag": tag, "pid": pid, "numbers": numbers} for tag, pid, numbers in facts]
         print(json.dumps({"root": root, "tasks": tasks}), flush=True)
     else:
+        from exporters.content.wording import count
+
         say(f"{count(len(plan.tasks), 'task')} {'stands' if len(plan.tasks) == 1 else 'stand'}; the root is {root}")
         if wish.any_numbers:
             for index, task in zip(plan.tasks, standing.snapshot.tasks, strict=True):
                 old, new = ("/".join(map(str, each)) for each in (plan.actors[index].numbers, standing.numbers[index]))
                 say(f"  tag {task.pid}: {old} is now {new}, pid {pids[index]}")
-
-
-def _hold(rebuild: "Rebuild", asked: "Asked") -> int:
-    """Wait until a signal comes, which raises Interrupted.
-
-    Raises:
-        CkptreeError: the root is gone before.
-    """
-    asked.check()
-    status = rebuild.wait(asked.bell, asked.check)
-    end = "" if status is None else f": wait status {status:#x}"
-    raise CkptreeError(f"the root of the tree is gone, and the tree with it{end}")
-
-
-def _forward(rebuild: "Rebuild", release: Callable[[], None]) -> int:
-    """Forward signals to the root until it ends, and return its exit code, or 128 plus the signal that ended it."""
-    from agent.cli.signals import handled
-
-    asked = 0
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += number == signal.SIGTERM
-        if number == signal.SIGINT:
-            say("SIGINT goes to the root, which may not end by it; a second SIGTERM to this process kills the tree")
-        if number == signal.SIGTERM and asked == 1 and rebuild.plan.pidns and not rebuild.plan.tasks[0]:
-            say("SIGTERM goes to the root, an init, which ignores it unless it has a handler; a second kills the tree")
-        if number == signal.SIGTERM and asked > 1:
-            rebuild.end()
-        else:
-            rebuild.signal(number)
-
-    with handled(_FORWARDED, forward) as bell:
-        release()
-        status = rebuild.wait(bell)
-    if status is None:
-        if asked > 1:
-            return SIGNALLED + signal.SIGKILL
-        raise CkptreeError("the tree is gone, and the wait status of its root is not known")
-    return SIGNALLED + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-
-
-def _leave(rebuild: "Rebuild", pidfile: Path | None) -> None:
-    from agent.restart.rebuild import pidfile as pidfiles
-
-    if pidfile is not None:
-        pidfiles.write(pidfile, rebuild.guard)
-    rebuild.detach(pidfile)
-    say(f"the tree stays with its guard, {rebuild.guard}: SIGTERM to that ends it")

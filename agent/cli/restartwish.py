@@ -2,13 +2,16 @@
 """The options of ``ckptree restart``, once they fit together."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from agent.record import record
 
 if TYPE_CHECKING:
     from agent.restart.contents.external import External
 
 
-class RestartWish(NamedTuple):
+@record
+class RestartWish:
     """The options of the command line.
 
     Attributes:

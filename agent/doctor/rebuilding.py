@@ -13,10 +13,10 @@ from agent.doctor.diagnosis import Diagnosis
 from agent.errors import CkptreeError
 from agent.model import Completeness, Header, PidObject, Snapshot, Tag, Task
 from agent.restart.planning.search import make_plan
+from agent.restart.rebuild.beginning import beginning
 from agent.restart.rebuild.coordinator import Rebuild
 from agent.restart.rebuild.helperprogram import RESERVED_PIDS
 from agent.restart.rebuild.preflight import limit_per_namespace
-from agent.restart.rebuild.verify import beginning
 
 MOST_PIDS: Final = 1 << 22
 """The kernel's PID_MAX_LIMIT on 64-bit machines."""

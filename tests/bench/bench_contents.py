@@ -2,7 +2,8 @@
 """Measurement of a restart with contents against ``criu restore`` of the same images, by turns in one run.
 
 ``python -m tests.bench.bench_contents [--mib 1024] [--processes 1] [--rounds 7] [--json]`` from the repository's root, as
-root. Both commands return when all processes run. Each process has its own memory, which was written.
+root. Both commands return when all processes run. ckptree starts as the installed package does. Each process has its own
+memory, which was written.
 """
 
 import argparse
@@ -14,10 +15,12 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent.restart.rebuild import orphans
+from tests.bench import installedstart
 from tests.bench.figures import median, quantile, table
 from tests.bench.options import parsed, positive
 from tests.live.daemons import a_daemon
@@ -79,10 +82,10 @@ def run(command: list[str]) -> Took:
         return Took(took, usage.ru_maxrss)
 
 
-def ours(images: Path) -> Took:
+def ours(ckptree: str, images: Path) -> Took:
     """Restart by ckptree, and take the tree down again."""
     pidfile = images.with_name("guard")
-    command = [sys.executable, "-m", "agent", "restart", f"criu:{images}", "--no-pidns", "--detach"]
+    command = [ckptree, "restart", f"criu:{images}", "--no-pidns", "--detach"]
     took = run([*command, "--pidfile", os.fspath(pidfile)])
     os.kill(int(pidfile.read_text()), signal.SIGTERM)
     reap()
@@ -110,12 +113,12 @@ def reap() -> None:
 def measured(mib: int, processes: int, rounds: int) -> dict[str, list[Took]]:
     """Return the costs of all rounds; the first round of each is a warm-up."""
     found: dict[str, list[Took]] = {OURS: [], THEIRS: []}
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, installedstart.program() as ckptree:
         images = dumped(Path(name), mib, processes)
         subprocess.run(["sync"], check=True)
         orphans.adopt(wanted=True)
         for round_ in range(rounds + 1):
-            for method, restart in ((OURS, ours), (THEIRS, theirs)):
+            for method, restart in ((OURS, partial(ours, ckptree)), (THEIRS, theirs)):
                 took = restart(images)
                 if round_:
                     found[method].append(took)

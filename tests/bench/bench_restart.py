@@ -3,8 +3,8 @@
 
 ``python -m tests.bench.bench_restart [--tasks 100 1000 5000] [--rounds 7] [--json]`` from the repository's root, as root.
 Both by turns in one run. The loop makes as many children with their numbers, and its time is that of its calls alone. The
-command's is all of it: from its exec, by imports, plan, proof on the model of the kernel, and comparison with the kernel's
-answers, to the line of JSON that tells that the tree stands.
+command's is all of it: from its exec, with the start of the installed package, by imports, plan, proof on the model of
+the kernel, and comparison with the kernel's answers, to the line of JSON that tells that the tree stands.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from agent.model import Snapshot
 from exporters.image import checkpoint
+from tests.bench import installedstart
 from tests.bench.bench_plan import broad
 from tests.bench.bench_rebuild import bare
 from tests.bench.figures import median, table
@@ -48,9 +48,9 @@ def mixed(tasks: int) -> Snapshot:
 SHAPES: dict[str, Callable[[int], Snapshot]] = {"flat": broad, "random": mixed}
 
 
-def restarted(image: Path) -> int:
+def restarted(ckptree: str, image: Path) -> int:
     """Restart an image, and take the tree down again; return the time until it stood, in ns."""
-    command = [sys.executable, "-m", "agent", "restart", os.fspath(image), "--json"]
+    command = [ckptree, "restart", os.fspath(image), "--json"]
     begun = time.monotonic_ns()
     with subprocess.Popen(command, env=INSTALLED, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
         line = ran.stdout.readline() if ran.stdout else b""
@@ -65,14 +65,14 @@ def restarted(image: Path) -> int:
 def measured(sizes: list[int], rounds: int) -> dict[str, dict[int, tuple[list[int], list[int]]]]:
     """Return the times of the loop and of the command, in ns, by shape and number of tasks; a first round is a warm-up."""
     found: dict[str, dict[int, tuple[list[int], list[int]]]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, installedstart.program() as ckptree:
         for shape, make in SHAPES.items():
             for tasks in sizes:
                 image = Path(folder) / f"{shape}-{tasks}.ckpt"
                 image.write_bytes(checkpoint.dumps(make(tasks)))
                 loop, command = found.setdefault(shape, {}).setdefault(tasks, ([], []))
                 for round_ in range(rounds + 1):
-                    one, other = bare(tasks), restarted(image)
+                    one, other = bare(tasks), restarted(ckptree, image)
                     if round_:
                         loop.append(one)
                         command.append(other)

@@ -11,9 +11,10 @@ import psutil
 
 from agent.model import Snapshot
 from agent.restart.planning.plan import Plan
+from agent.restart.rebuild.beginning import beginning
 from agent.restart.rebuild.coordinator import Rebuild
 from agent.restart.rebuild.preflight import preflight
-from agent.restart.rebuild.verify import Standing, Status, beginning, read_status, verify, verify_active
+from agent.restart.rebuild.verify import Standing, Status, read_status, verify, verify_active
 
 
 def status(pid: int) -> Status:

@@ -5,10 +5,7 @@ A process with a live leader runs its program. A process with a dead leader hold
 leader back. exec() ends all other threads, so CKPTREE_THREADS names the threads that a program may make again.
 """
 
-import json
 import os
-import shlex
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +24,8 @@ def split_command(text: str) -> list[str]:
     Raises:
         UsageError: a quote is open, or there is no word.
     """
+    import shlex
+
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -42,6 +41,8 @@ def with_path(words: list[str]) -> list[str]:
     Raises:
         CkptreeError: the program is not found.
     """
+    import shutil
+
     path = shutil.which(words[0])
     if path is None:
         what = f"{words[0]} is there, and is no program that may be run" if Path(words[0]).exists() else ""
@@ -220,6 +221,8 @@ def _living(snapshot: Snapshot, plan: Plan) -> list[tuple[int, Task]]:
 
 
 def _json(value: object) -> str:
+    import json
+
     return "" if value is None else json.dumps(value, separators=(",", ":"))
 
 

@@ -16,7 +16,6 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -24,21 +23,13 @@ from typing import Final, Self
 from agent.errors import HostError
 from agent.restart.planning.plan import Plan
 from agent.restart.rebuild import helperabi, helperprogram, orphans, terminals, timenamespace
+from agent.restart.rebuild.beginning import Begin
 from agent.restart.rebuild.failure import RebuildError, failure
 from agent.restart.rebuild.helperabi import Message, Program, Run, Said
 from agent.restart.rebuild.progress import LOOK_S, Progress
 from agent.restart.rebuild.timenamespace import NO_NAMESPACES, ClockOffsets, MadeNamespaces
 
 HELPER: Final = Path(__file__).parents[1] / "helper" / "ckptree-rebuild"
-
-
-class Begin(Enum):
-    """The session and group that a tree begins in, and inherits from outside."""
-
-    HERE = "this process's own"
-    NUMBERED = "this process's own, or a new session if that one has no number in this namespace"
-    LEADERS_GROUP = "such a session, and the group of its leader"
-    APART = "a new session and group: those of this process may be killed as a whole, and the tree is to outlive them"
 
 
 class Rebuild:
@@ -117,14 +108,18 @@ class Rebuild:
     ) -> None:
         self.kill()
 
-    def build(self) -> None:
+    def build(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Start the guard, and wait until all actors are born and in place.
+
+        Args:
+            meanwhile: called while the guard is at work; it may raise.
 
         Raises:
             HostError: the host permits no such tree, or the helper is missing.
             RebuildError: a step failed.
         """
         self._spawn()
+        meanwhile()
         self._await(Said.STANDING)
         self._read_pids()
 

@@ -6,7 +6,6 @@ among its children and their descendants, and kills them. A pid may have a new o
 through pidfds, each proven to be of the tree. kin.c and takedown.c do the same, and explain the proof.
 """
 
-import ctypes
 import os
 import select
 import signal
@@ -23,6 +22,8 @@ _PATIENCE: Final = 10.0  # seconds
 
 def adopt(*, wanted: bool) -> None:
     """Make this process a subreaper, which adopts the orphans below it; or make it none."""
+    import ctypes  # takes a millisecond, and no tree with a pid namespace of its own needs it
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0):
         number = ctypes.get_errno()

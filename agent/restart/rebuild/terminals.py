@@ -7,15 +7,17 @@ without a terminal, and a pipe takes the place of a stream that is one.
 """
 
 import os
-import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent.proc.host import own_status
 from agent.proc.statfile import stat_fields
 from agent.restart.rebuild.helperabi import Rights
+
+if TYPE_CHECKING:
+    from threading import Thread
 
 NOTE: Final = (
     "programs with fewer rights than restart do not get its terminal: their input is /dev/null, and what they write goes "
@@ -84,7 +86,7 @@ class Relay:
 
     def __init__(self) -> None:
         self.ends: dict[int, int] = {}
-        self._threads: list[threading.Thread] = []
+        self._threads: list[Thread] = []
         by_terminal: dict[int, int] = {}
         for stream in streams():
             if not stream:
@@ -93,7 +95,7 @@ class Relay:
             terminal = os.fstat(stream).st_rdev
             if terminal not in by_terminal:
                 out, by_terminal[terminal] = os.pipe2(os.O_CLOEXEC)
-                self._threads.append(threading.Thread(target=_copy, args=(out, stream), daemon=True))
+                self._threads.append(_thread(out, stream))
             self.ends[stream] = by_terminal[terminal]
 
     def start(self) -> None:
@@ -108,6 +110,12 @@ class Relay:
         for thread in self._threads:
             thread.join(_PATIENCE_S)
         self._threads = []
+
+
+def _thread(out: int, terminal: int) -> "Thread":
+    from threading import Thread  # few restarts have a terminal
+
+    return Thread(target=_copy, args=(out, terminal), daemon=True)
 
 
 def _copy(out: int, terminal: int) -> None:

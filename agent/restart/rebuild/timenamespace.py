@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A time namespace for the tasks of a tree: the helper is started so that all that it makes are in it."""
 
-import ctypes
 import os
 import signal
 from collections.abc import Mapping
@@ -69,6 +68,8 @@ def spawned(
     Raises:
         HostError: the kernel refuses the namespace.
     """
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     ours, theirs = os.pipe2(os.O_CLOEXEC)
     held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

@@ -25,7 +25,6 @@ from typing import Final, NamedTuple
 
 from agent.model import CKPT_PID_ROOT, Snapshot, Tag, Task, TaskState
 from agent.restart.planning.plan import Actor, Plan, Role
-from agent.restart.rebuild.coordinator import Begin
 from agent.restart.rebuild.failure import name_of
 
 _PROC: Final = "/proc"
@@ -359,20 +358,3 @@ def _stat(pid: int, field: int) -> int:
         return int((_read(f"{_PROC}/{pid}/stat", b") ") or b"").rpartition(b")")[2].split()[field])
     except (ValueError, IndexError):
         return 0
-
-
-def beginning(snapshot: Snapshot, *, pidns: bool, apart: bool = False) -> Begin:
-    """Return the session and group in which a tree has to begin, so that its tags CKPT_PID_ROOT stay true.
-
-    Args:
-        snapshot: the tree.
-        pidns: the tree gets a pid namespace of its own.
-        apart: the tree is to outlive the session and group of this process.
-    """
-    if apart:
-        return Begin.APART
-    if not pidns and any(task.pgid == CKPT_PID_ROOT for task in snapshot.tasks):
-        return Begin.LEADERS_GROUP
-    if not pidns and any(task.sid == CKPT_PID_ROOT for task in snapshot.tasks):
-        return Begin.NUMBERED
-    return Begin.HERE

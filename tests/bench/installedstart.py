@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The start of ckptree as the Debian package has it, for this checkout: measurements of whole commands begin with it.
+
+The package's program has the same head (debian/rules): Python looks for no folder of packages by itself, and runs no
+file of other packages (*.pth) at its start. What these do on a developer's machine is no part of ckptree.
+"""
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+TOP = Path(__file__).parents[2]
+HEAD = "#!{python} -IS\nimport sys\n\nsys.path += {folders}\nfrom agent.__main__ import run\n\nrun()\n"
+
+
+@contextmanager
+def program() -> Iterator[str]:
+    """Yield the path of a program that is ckptree; it goes with the context."""
+    own = sysconfig.get_path("purelib")
+    folders = [os.fspath(TOP), own, *(each for each in sys.path if each.endswith("dist-packages"))]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "ckptree"
+        path.write_text(HEAD.format(python=os.path.realpath(sys.executable), folders=folders))
+        path.chmod(0o755)
+        yield os.fspath(path)
