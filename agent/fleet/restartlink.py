@@ -57,7 +57,7 @@ class RestartLink:
             self._socket.close()
             raise HostError(
                 f"nobody starts restarts at {path} ({error.strerror or error}): "
-                "`systemctl enable --now ckptree-restart.socket` has them started"
+                "`systemctl enable --now ckptree-restart.socket` has them started; without systemd see docs/fleet.md"
             ) from error
 
     def _patience(self) -> None:

@@ -3,7 +3,10 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -15,6 +18,7 @@ import psutil
 import pytest
 
 from tests.live.daemons import TOP, Ran, a_container, ckptree
+from tests.live.dumps import eventually
 from tests.support import servers
 from tests.support.relays import RelayProcess, a_relay
 
@@ -30,6 +34,7 @@ class Fleet:
         self.folder = folder
         self.nats = nats
         self.key = key
+        self.daemon = daemon
         self.relays: dict[str, RelayProcess] = {}
         self.services: dict[str, psutil.Process] = {}
         for host in ("old", "new"):
@@ -220,3 +225,50 @@ def test_a_restart_of_an_image_names_its_set(fleet: Fleet) -> None:
     os.kill(int((fleet.folder / "pid").read_text()), signal.SIGTERM)
     other = ckptree("restart", fleet.folder / "set.sig", "--set", fleet.folder / "set")
     assert (other.code, "is no image of the set" in other.err) == (7, True)
+
+
+@pytest.mark.skipif(not shutil.which("socat"), reason="socat is not installed")
+def test_a_host_without_systemd_starts_restarts_as_the_page_says(fleet: Fleet) -> None:
+    """The tree stays when the listener has ended, and ends with the process of its service."""
+    (line,) = [each for each in (TOP / "docs/fleet.md").read_text().splitlines() if each.startswith("socat ")]
+    socket, config = fleet.folder / "bare.sock", fleet.folder / "bare.toml"
+    for words, ours in (
+        ("/run/ckptree/restart.sock", socket),
+        ("/etc/ckptree/relay.toml", config),
+        ("ckptree relay", f"{sys.executable} -m agent relay"),
+        ("group=ckptree-relay", f"group={os.getgid()}"),
+    ):
+        assert line.count(str(words)) == 1
+        line = line.replace(str(words), str(ours))
+    with ExitStack() as stack:
+        rules = (
+            f'allow = ["restart"]\nrestart_socket = "{socket}"\n'
+            f'[[restart]]\nrequester = "ops"\nrun = ["hold"]\nsigners = "{fleet.key}.pub"\n'
+        )
+        stack.enter_context(a_relay(fleet.folder, "bare", f"nats://{fleet.nats.address}", fleet.daemon, rules))
+        log = stack.enter_context((fleet.folder / "bare.service").open("wb"))
+        listener = subprocess.Popen(shlex.split(line), cwd=TOP, stderr=log, start_new_session=True)
+        try:
+            eventually(socket.exists, "it listens")
+            assert stat.S_IMODE(socket.stat().st_mode) == 0o660
+            ran = fleet.restart("--map", "old=bare", "--json")
+            assert ran.code == 0, ran.err
+            root = json.loads(ran.out)["bare"]["root"]
+            (service,) = [each for each in psutil.process_iter() if config_of(each) == str(config)]
+        finally:
+            listener.terminate()
+            listener.wait()
+        assert psutil.Process(root).status() != psutil.STATUS_ZOMBIE
+        service.terminate()
+        eventually(lambda: not psutil.pid_exists(root), "the tree is taken down")
+        psutil.wait_procs([service], 20)
+    assert f'root={root} result="ok"' in fleet.said("bare")
+
+
+def config_of(process: psutil.Process) -> str | None:
+    """Return the configuration of a process that serves restarts; None for another process."""
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return None
+    return words[-1] if "--serve-restart" in words and words[0] == sys.executable else None
