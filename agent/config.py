@@ -34,6 +34,8 @@ _MAX_RECORD_AGE_S: Final = 100 * 366 * 24 * 60 * 60
 RECORD: Final = {"dir": "record", "max_bytes": "record_max_bytes", "max_age_s": "record_max_age_s"}
 """The keys of the table ``[record]``, with the settings that they set."""
 
+_RESTART: Final = ("require_signature", "trust_standby_of")
+
 
 @record
 class Config:
@@ -78,7 +80,7 @@ def load(path: Path) -> Config:
         UsageError: the file cannot be read, is no TOML, or has a key or value that is not allowed.
     """
     given, text = _document(path)
-    _signers(path, given.pop("restart", {}), text)
+    _restart_table(path, given.pop("restart", {}), text)
     recorded = _recorded(path, given.pop("record", {}), text)
     for key, value in given.items():
         try:
@@ -121,25 +123,41 @@ def required_signers(path: Path = SYSTEM_FILE) -> Path | None:
     Raises:
         UsageError: as `load`. An unreadable configuration may require a signature, so the restart is refused.
     """
+    return _required(path)[0]
+
+
+def trusted_standbys(path: Path = SYSTEM_FILE) -> frozenset[str]:
+    """Read the names of the hosts whose trees may be taken over from a stand-by, without a signature.
+
+    Args:
+        path: of the configuration; there may be no such file.
+
+    Raises:
+        UsageError: as `load`.
+    """
+    return _required(path)[1]
+
+
+def _required(path: Path) -> tuple[Path | None, frozenset[str]]:
     if not path.exists():
-        return None
+        return None, frozenset()
     given, text = _document(path)
-    return _signers(path, given.get("restart", {}), text)
+    return _restart_table(path, given.get("restart", {}), text)
 
 
-def _signers(path: Path, table: object, text: str) -> Path | None:
-    """Return the value of require_signature, the one key of the table ``[restart]``."""
+def _restart_table(path: Path, table: object, text: str) -> tuple[Path | None, frozenset[str]]:
+    """Return the values of the table ``[restart]``: require_signature and trust_standby_of."""
     where = f"{path}:{_line_of(text, 'restart')}"
     if not isinstance(table, dict):
-        raise UsageError(f"{where}: restart: it must be a table, [restart], with the key require_signature")
-    if others := table.keys() - {"require_signature"}:
-        raise UsageError(f"{where}: restart.{min(others)}: no such key; there is require_signature")
-    signers = table.get("require_signature")
-    if signers is None:
-        return None
-    if not isinstance(signers, str) or not signers.startswith("/"):
+        raise UsageError(f"{where}: restart: it must be a table, [restart], with the keys {', '.join(_RESTART)}")
+    if others := table.keys() - set(_RESTART):
+        raise UsageError(f"{where}: restart.{min(others)}: no such key; there are {', '.join(_RESTART)}")
+    signers, hosts = (table.get(key) for key in _RESTART)
+    if signers is not None and (not isinstance(signers, str) or not signers.startswith("/")):
         raise UsageError(f"{where}: restart.require_signature: it must be the absolute path of a file of ssh keys")
-    return Path(signers)
+    if hosts is not None and not (isinstance(hosts, list) and all(isinstance(each, str) for each in hosts)):
+        raise UsageError(f"{where}: restart.trust_standby_of: it must be a list of hosts, as their relays are called")
+    return Path(signers) if signers is not None else None, frozenset(hosts or ())
 
 
 def _document(path: Path) -> tuple[dict[str, Any], str]:

@@ -181,7 +181,8 @@ def _configuration(date: str) -> Page:
     page.tagged(
         bold("[restart]"),
         "A table, after all other keys. Its key `require_signature` is the absolute path of a public ssh key, or of a file "
-        "of allowed signers: `ckptree restart` on this host then refuses an image without a signature of one of these.",
+        "of allowed signers: `ckptree restart` on this host then refuses an image without a signature of one of these. "
+        "`trust_standby_of` is a list of hosts: `ckptree fleet takeover` of these needs no signature.",
     )
     page.heading("examples")
     page.verbatim(

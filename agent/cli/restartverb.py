@@ -14,7 +14,7 @@ from agent.cli import staying, storefiles
 from agent.cli.declarations import Option
 from agent.cli.fileverbs import File, load_file, warn_of_doubt
 from agent.cli.options import Nats, ShellJob, TcpClose, TcpEstablished
-from agent.cli.restartwish import RestartWish
+from agent.cli.restartwish import RestartWish, TakenFile
 from agent.cli.terminal import say
 from agent.environment import SYSTEM_FILE
 from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
@@ -290,7 +290,8 @@ def _planned(wish: RestartWish) -> "tuple[Snapshot, Plan, dict[int, Program] | N
     from agent.restart.planning.search import decide
     from agent.restart.rebuild.preflight import preflight
 
-    keys = [key for key in (_required_signers(), wish.key) if key is not None]
+    required = None if isinstance(wish.file, TakenFile) else _required_signers()
+    keys = [key for key in (required, wish.key) if key is not None]
     if wish.images is not None and (keys or wish.of_set is not None):
         from agent.cli import setcontents
 

@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from agent.restart.contents.external import External
 
 
+class TakenFile(str):
+    """The name of a FILE that `fleet takeover` has made, and for which the configuration asks for no signature."""
+
+    __slots__ = ()
+
+
 @record
 class RestartWish:
     """The options of the command line.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from agent.cli.declarations import Argument, Option
 from agent.cli.options import AsJson, Mode, ModeName, Nats
 from agent.cli.terminal import say
-from agent.environment import STANDBYS
+from agent.environment import STANDBYS, SYSTEM_FILE
 from agent.errors import INCOMPLETE, CkptreeError, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -80,16 +80,13 @@ def takeover(
     alive before.
     """
     from agent.cli import restartverb
-    from agent.config import required_signers
+    from agent.cli.restartwish import TakenFile
     from agent.fleet import messages
 
     if run == "argv":
         raise UsageError("--run argv: no recording has the arguments of a process: name a command, as in --run CMD")
     place = record or STANDBYS / messages.checked_host(host)
-    if (keys := required_signers()) is not None:
-        raise RefusedError(
-            f"this host asks for a signature by {keys}, and what a stand-by has is not signed by anybody"
-        )
+    _check_trust(host, place)
     taken = _taken(place, host, root, mode.value, nats)
     _check_presence(host, taken.present, force=force)
     _note(f"takeover of {host}, {taken.root}, up to #{taken.order - 1}; its relay: {taken.present}; run {run!r}")
@@ -101,7 +98,7 @@ def takeover(
         with open(os.open(image, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(taken.data)
         restartverb.restart(
-            str(image),
+            TakenFile(image),
             pids=pids,
             pidns=pidns,
             run=run,
@@ -112,6 +109,25 @@ def takeover(
         )
     if not taken.complete and not allow_incomplete:
         raise SystemExit(INCOMPLETE)
+
+
+def _check_trust(host: str, place: Path) -> None:
+    """Refuse what nobody has signed, where this host asks for signatures and does not trust its stand-by of the host.
+
+    Raises:
+        RefusedError: it asks for one, and does not trust the stand-by, or the folder is not that of the stand-by.
+    """
+    from agent import config
+
+    if (keys := config.required_signers()) is None:
+        return
+    asks = f"this host asks for a signature by {keys}, and nobody signs what a stand-by has"
+    if host not in config.trusted_standbys():
+        raise RefusedError(
+            f'{asks}: trust_standby_of = ["{host}"] below [restart] in {SYSTEM_FILE} permits it without one'
+        )
+    if place != STANDBYS / host:
+        raise RefusedError(f"{asks}: the configuration trusts what is in {STANDBYS / host} alone: leave out --record")
 
 
 def _taken(place: Path, host: str, root: str | None, mode: str, nats: str | None) -> _Taken:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import RECORD, Config, default, load, meanings, required_signers
+from agent.config import RECORD, Config, default, load, meanings, required_signers, trusted_standbys
 from agent.daemon.settings import parse, parser
 from agent.errors import UsageError
 
@@ -294,6 +294,17 @@ def test_a_host_may_require_signatures_of_what_is_restarted(tmp_path: Path) -> N
     assert required_signers(tmp_path / "none") is None
 
 
+def test_a_host_may_trust_its_standbys_of_other_hosts(tmp_path: Path) -> None:
+    """They are named as their relays are."""
+    text = '[restart]\nrequire_signature = "/etc/ckptree/signers"\ntrust_standby_of = ["node1", "node2"]\n'
+    path = written(tmp_path, text)
+
+    assert load(path) == Config()
+    assert trusted_standbys(path) == {"node1", "node2"}
+    assert required_signers(path) == Path("/etc/ckptree/signers")
+    assert trusted_standbys(written(tmp_path, "[restart]")) == trusted_standbys(tmp_path / "none") == frozenset()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -301,6 +312,8 @@ def test_a_host_may_require_signatures_of_what_is_restarted(tmp_path: Path) -> N
         ("[restart]\nrequire_signatures = '/x'", "require_signatures: no such key"),
         ("[restart]\nrequire_signature = 'signers'", "absolute path"),
         ("[restart]\nrequire_signature = true", "absolute path"),
+        ("[restart]\ntrust_standby_of = 'node1'", "a list of hosts"),
+        ("[restart]\ntrust_standby_of = [1]", "a list of hosts"),
         ("[restart", "no TOML"),
     ],
 )
@@ -310,7 +323,7 @@ def test_a_mistake_in_what_is_required_is_refused_and_requires_nothing_less(
     """A file that cannot be read does not lift the requirement either."""
     path = written(tmp_path, "\n" + text)
 
-    for read in (load, required_signers):
+    for read in (load, required_signers, trusted_standbys):
         with pytest.raises(UsageError, match=said) as error:
             read(path)
         assert f"{path}:2" in str(error.value)

@@ -8,6 +8,7 @@ import pytest
 
 from agent import config
 from agent.cli import restartverb, takeoververb
+from agent.cli.restartwish import TakenFile
 from agent.errors import HostError, RefusedError, UsageError
 from agent.fleet import standbylink
 from agent.fleet.standbyfacts import StandbyFacts, read, write
@@ -117,12 +118,46 @@ def test_an_incomplete_tree_is_made_and_named(
 def test_a_host_that_asks_for_signatures_takes_nothing_over(
     called: Called, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Nobody has signed what a stand-by has."""
+    """Nobody has signed what a stand-by has: the message says what the configuration needs."""
     monkeypatch.setattr(config, "required_signers", lambda: Path("/etc/ckptree/signers"))
-    with pytest.raises(RefusedError, match="not signed by anybody"):
+    monkeypatch.setattr(config, "trusted_standbys", lambda: frozenset({"another"}))
+    with pytest.raises(RefusedError, match=r'nobody signs .*: trust_standby_of = \["old"\] below \[restart\] in /etc'):
         takeoververb.takeover("old", record=tmp_path, force=True)
 
     assert (called.asked, called.restarted) == ([], [])
+
+
+def test_a_host_that_trusts_its_standby_takes_over_from_its_own_folder(
+    called: Called, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """From no other, which might be anybody's. Restart then asks for no signature of this file."""
+    files = []
+    monkeypatch.setattr(config, "required_signers", lambda: Path("/etc/ckptree/signers"))
+    monkeypatch.setattr(config, "trusted_standbys", lambda: frozenset({"old"}))
+    monkeypatch.setattr(takeoververb, "STANDBYS", tmp_path)
+    monkeypatch.setattr(restartverb, "restart", lambda file, **_: files.append(file))
+    with pytest.raises(RefusedError, match=f"trusts what is in {tmp_path}/old alone: leave out --record"):
+        takeoververb.takeover("old", record=tmp_path / "other")
+    takeoververb.takeover("old")
+
+    assert [type(each) for each in files] == [TakenFile]
+
+
+def test_restart_asks_for_no_signature_of_what_was_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any other file of this host it does."""
+    asked = []
+
+    def load(_file: str, *keys: Path, **_: Any) -> None:
+        asked.append(keys)
+        raise HostError("as far as this test goes")
+
+    monkeypatch.setattr(restartverb, "_required_signers", lambda: Path("/etc/ckptree/signers"))
+    monkeypatch.setattr(restartverb, "load_file", load)
+    for file in (TakenFile("old.ckpt"), "old.ckpt"):
+        with pytest.raises(HostError, match="as far as"):
+            restartverb.restart(file)
+
+    assert asked == [(), (Path("/etc/ckptree/signers"),)]
 
 
 @pytest.mark.parametrize(
