@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgpack
 
@@ -27,6 +27,9 @@ from agent.table.wire import Kind
 
 _T = TypeVar("_T")
 _COMM_BYTES = 16
+_WITHOUT_LINGERING: Final = 5
+READS: Final = (_WITHOUT_LINGERING, VERSION)
+"""The versions that this module reads."""
 
 
 class UnusableMemoryError(CkptreeError):
@@ -50,8 +53,8 @@ def load(data: bytes, count: int) -> Memory:
     body = data[FRAME.size :]
     if magic != MAGIC:
         raise UnusableMemoryError("it does not begin as one")
-    if version != VERSION:
-        raise UnusableMemoryError(f"it is of version {version}, and this one reads {VERSION}")
+    if version not in READS:
+        raise UnusableMemoryError(f"it is of version {version}, and this one reads {' and '.join(map(str, READS))}")
     if length != len(body):
         raise UnusableMemoryError(f"it has {len(body)} bytes, and should have {length}")
     if zlib.crc32(body) != check:
@@ -60,7 +63,7 @@ def load(data: bytes, count: int) -> Memory:
         unpacker = msgpack.Unpacker(max_buffer_size=len(body) + 1)
         unpacker.feed(body)
         reader = _Reader(unpacker.unpack, most=len(body))
-        table = reader.table()
+        table = reader.table(version)
         place, totals = _place(unpacker.unpack(), count)
         stream = reader.stream(unpacker.unpack())
         _expect("it goes on behind its end", holds=unpacker.tell() == len(body))
@@ -275,10 +278,15 @@ class _Reader:
         stream.kinds, stream.lost, stream.suspect = kinds, lost, _bool(suspect)
         return stream
 
-    def table(self) -> ProcessTable:
-        """Return the table, with its doubts and waiting tasks."""
+    def table(self, version: int) -> ProcessTable:
+        """Return the table, with its doubts and waiting tasks.
+
+        Args:
+            version: of the grammar.
+        """
         table = self._table
         repairs, anomalies, assumed, idle, astray, doubts, unknown, surprises, unlisted, noted, *waiting = self._read()
+        lingering = waiting.pop() if version > _WITHOUT_LINGERING else None
         orphans, leaderless, creatorless, asked, moved, contracting = waiting
         _ints((repairs, *anomalies, assumed, idle, *unknown))
         table.counts = Counts(repairs, Counter(dict(zip(SURPRISES, anomalies, strict=True))), assumed)
@@ -305,8 +313,11 @@ class _Reader:
             _ints((identity,))
             table.moved[_at(self._tasks, index)] = identity
         table.contracting = self._task(contracting)
-        for task in filter(departure.lingers, table.tasks()):
-            table.lingering.setdefault(task.pid.namespace, {})[task] = None
+        if lingering is None:  # nearly the same follows from the tasks
+            for task in filter(departure.lingers, table.tasks()):
+                table.lingering.setdefault(task.pid.namespace, {})[task] = None
+        for namespace, tasks in lingering or ():
+            table.lingering[_at(self._namespaces, namespace)] = dict.fromkeys(self._of(tasks))
         return table
 
     def _of(self, indexes: Iterable[int]) -> list[TaskStruct]:

@@ -34,7 +34,7 @@ Grammar (msgpack objects, one behind the other; all arrays; ints unless said oth
                    [unknown address*], [[task, surprise]*],
                    [unlisted task*], [[task, ties]*], [[address, [orphan*]]*], [[address, [thread address*]]*],
                    [[address, [creatorless task*]]*], [[address, start_ns, asked task]*], [[founder, identity]*],
-                   contracting (task)]
+                   contracting (task), [[namespace, [lingering task*]]*]]
     place      := [ring (text), position, [lost count, slot*], [lost number*], total*]
     stream     := [next, [records of a kind*], lost, suspect (bool), [record (bytes) that came too early *]]
 """
@@ -52,7 +52,7 @@ from agent.table.objects import NOBODY, Deed, DeedName, Pid, PidNamespace, Strin
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 
-VERSION = 5
+VERSION = 6
 TOTALS: Final = len(get_args(Cause)) + 2
 """The count of a watch's own counts in its memory."""
 MAGIC = b"ckptree\0"
@@ -233,4 +233,16 @@ class _Writer:
             [[address, start_ns, number(task)] for (address, start_ns), task in table.unanswered.items()],
             [[number(task), identity] for task, identity in table.moved.items()],
             number(table.contracting),
+            self._lingering(),
         ]
+
+    def _lingering(self) -> list[list[Any]]:
+        """Return what the table has noted of lingering tasks: it depends on when each of them exited, not on its state
+        alone.
+        """
+        found = []
+        for namespace, tasks in self._table.lingering.items():
+            here = [self._task(task) for task in tasks if task.pid.task is task]
+            if here:
+                found.append([self._namespace(namespace), here])
+        return found

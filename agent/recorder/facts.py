@@ -94,12 +94,13 @@ class Replayed:
 
     Attributes:
         instant: the one that was asked for.
-        table, stream: as the daemon had them then. `stream.lost` counts since the daemon began; `stream.suspect` and
-            `table.astray` are True where a loss had not been repaired yet.
+        table, stream: as the daemon had them then. `stream.lost` counts since the daemon began.
+        is_in_doubt: True where a loss had not been repaired yet.
         reasons: sentences on whatever of the recording around the instant is missing or damaged; empty: nothing is.
     """
 
     instant: Instant
     table: ProcessTable
     stream: Stream
+    is_in_doubt: bool
     reasons: tuple[str, ...]

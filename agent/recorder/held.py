@@ -8,7 +8,7 @@ stands still until a keyframe behind the gap has come, and says so. It reads a f
 from pathlib import Path
 from typing import Final
 
-from agent.capture import memorywriter
+from agent.capture import memoryreader
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchTimeError
 from agent.model import Snapshot
@@ -112,7 +112,7 @@ class HeldTable:
         stands = self.standing
         instant = Instant(0, stands.order, stands.time_ns, stands.boottime_ns, stands.uncertain_ns)
         reasons = ([self.gap] if self.gap else []) + stands.doubts()
-        replayed = Replayed(instant, stands.table, stands.stream, tuple(reasons))
+        replayed = Replayed(instant, stands.table, stands.stream, stands.is_in_doubt, tuple(reasons))
         made, _ = past.cut(replayed, self.facts.boot_id, past.header(self.facts.host), wanted, Enquirer())
         return made
 
@@ -124,7 +124,11 @@ class HeldTable:
             if each.sequence <= self._sequence:
                 return False
             found = _opened(each.path)
-            if found is None or (found.facts.head_bytes, found.facts.memory) != (wire.HEAD.size, memorywriter.VERSION):
+            if (
+                found is None
+                or found.facts.head_bytes != wire.HEAD.size
+                or found.facts.memory not in memoryreader.READS
+            ):
                 continue
             keyframe = found.keyframe()
             if keyframe is None:

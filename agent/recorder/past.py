@@ -155,7 +155,6 @@ def cut(
     open_ones = _open(table, members, () if replayed.reasons else behind)
     reasons = [*replayed.reasons, *chosen.unknown, *lookup.unlisted(table, root), *open_ones]
     stream = replayed.stream
-    doubtful = stream.suspect or table.astray
     made = Snapshot(
         mode=mode,
         time_ns=instant.time_ns,
@@ -169,7 +168,7 @@ def cut(
         boot_id=boot_id,
         header=host,
         completeness=Completeness(
-            verified="no" if doubtful else "numbering",
+            verified="no" if replayed.is_in_doubt else "numbering",
             lost=stream.lost,
             kernel_threads_left_out=chosen.kernel_workers,
             reasons=tuple(reasons),

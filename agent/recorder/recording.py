@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
-from agent.capture import memorywriter
+from agent.capture import memoryreader
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchTimeError
 from agent.recorder import folder, folderlock, segment, tape
@@ -177,7 +177,7 @@ class Recording:
         mine = [each for each in self.segments if each.run == instant.run]
         for index in range(bisect_right([each.facts.first for each in mine], instant.order) - 1, -1, -1):
             begin = mine[index]
-            if (begin.facts.head_bytes, begin.facts.memory) != (wire.HEAD.size, memorywriter.VERSION):
+            if begin.facts.head_bytes != wire.HEAD.size or begin.facts.memory not in memoryreader.READS:
                 raise NoSuchInstantError(
                     f"#{instant.order}: ckptree {begin.facts.by} has recorded it in another format"
                 )
@@ -221,7 +221,7 @@ class Recording:
         elif found.order < instant.order:
             reasons.append(f"the recording is missing #{found.order} to #{instant.order - 1}: this is the state before")
         reasons += found.doubts()
-        return Replayed(instant, found.table, found.stream, tuple(reasons))
+        return Replayed(instant, found.table, found.stream, found.is_in_doubt, tuple(reasons))
 
 
 def _head_of(path: Path) -> tuple[segment.SegmentFacts, int]:

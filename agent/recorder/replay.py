@@ -59,6 +59,7 @@ class Replayer:
         self._entry = next(self._entries, None)
         self._at = 0  # within the payload of the present entry
         self._held: list[bytes] = []
+        self._mends = False  # a sweep that follows a loss goes on
 
     @property
     def order(self) -> int:
@@ -87,9 +88,14 @@ class Replayer:
         """By how much CLOCK_REALTIME is ahead of CLOCK_BOOTTIME at this point, ns."""
         return self._ahead_ns
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """True where a loss has not been repaired: the sweep that repairs it has not begun, or not ended."""
+        return self.stream.suspect or self.table.astray or self._mends
+
     def doubts(self) -> list[str]:
         """Return sentences on what makes the state at this point uncertain."""
-        if self.stream.suspect or self.table.astray:
+        if self.is_in_doubt:
             return ["events were lost before this instant, and no comparison with the kernel had followed yet"]
         return []
 
@@ -238,6 +244,7 @@ class Replayer:
         if kind == Input.SUSPECT:
             stream.suspect = True
         elif kind == Input.TRUST:
+            self._mends = self.is_in_doubt
             stream.suspect = table.astray = False
         elif kind == Input.QUESTION:
             task = table.task(value)
@@ -253,6 +260,7 @@ class Replayer:
                 table.unlisted.add(task)
         elif kind == Input.STRIKE_OFF:
             table.strike_off(value)
+            self._mends = False
         elif kind == Input.REUNITE:
             table.reunite()
         elif kind == Input.SETTLE:

@@ -105,7 +105,12 @@ class ProcessTable:
         return [pid.task for pid in self._numbers.values() if pid.task is not None]
 
     def question(self, task: TaskStruct) -> tuple[int, int]:
-        """Return the question about a task, (address, start_ns), noted as put. The answer comes back as a record."""
+        """Return the question about a task, (address, start_ns), noted as put. The answer comes back as a record.
+
+        One about a task that is gone is not noted: no answer changes it, and its number may be another's by now.
+        """
+        if task.pid.task is not task:
+            return task.address, task.start_ns
         self.note(Input.QUESTION, task.pid.numbers[0])
         return self._put(task)
 

@@ -76,7 +76,7 @@ def record(options: argparse.Namespace, pid_max: int = 0, settings: str = "") ->
         out.keyframes = len(recording.segments) - 1
         out.per_record = status["recording"]["written_bytes"] / max(1, out.records)
         out.wrong = different(recording, snapshots)
-        out.wrong += [f"the keyframe of segment {each}" for each in unlike(recording)]
+        out.wrong += unlike(recording)
         if recording.gaps or status["recording"]["gaps"]:
             out.wrong.append(f"the recording has gaps: {recording.gaps}")
     return out

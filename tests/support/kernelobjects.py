@@ -98,6 +98,7 @@ class Thread:
     execs: int = 0  # self_exec_id
     code: int = 0
     ids: tuple[int, int] = (0, 0)  # real user and group id
+    ties: int = 0  # bits of bpf/events.h
 
     @property
     def tid(self) -> int:

@@ -43,7 +43,7 @@ def task(writer: RecordWriter, kind: Kind, thread: Thread, argument: int, by: Th
         exit_signal=group.exit_signal if thread.leads else -1,
         uid=thread.ids[0],
         gid=thread.ids[1],
-        by=by.address if by else 0,
+        by=thread.ties if kind is Kind.STATE else by.address if by else 0,
         by_tid=by.tid if by else 0,
         child_inum=pending.inum if pending else 0,
         child_ns_id=pending.identity if pending else 0,
@@ -60,5 +60,5 @@ def row(thread: Thread) -> bytes:
         flags_of(thread) | signal << wire.ROW_SIGNAL_SHIFT,
         *thread.ids,
         b"task",
-        0,
+        thread.ties,
     )

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Comparison of live snapshots with the same instants out of a recording."""
 
+import shutil
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Final, NamedTuple
 
 from agent.capture import memoryreader, memorywriter
 from agent.capture.memorywriter import Memory
 from agent.model import Snapshot, Task
 from agent.protocol.client import Client
-from agent.recorder.facts import Instant
 from agent.recorder.recording import Recording
+from agent.recorder.replay import Replayer
 from agent.selection import select
 from agent.table.processtable import ProcessTable
 from exporters import registry
 from exporters.image import checkpoint
+from tests.support.memorydiff import differences
 
+ALL: Final = 2**65
+"""A number that no record has."""
 _READ = ("tty", "fown", "shares", "argv", "cwd", "env", "details")  # after the cut, or from /proc
 
 
@@ -90,24 +96,38 @@ def different(recording: Recording, snapshots: Sequence[Taken], *, alone: int = 
     return found
 
 
-def unlike(recording: Recording) -> list[int]:
-    """Return the sequences of the segments whose keyframe has other bytes than a replay of the one before it.
+def unlike(recording: Recording) -> list[str]:
+    """Return the differences of the keyframes from replays of the segments before them, to the end of each of these.
+
+    A replay to a *number* goes further: what the daemon did from the keyframe on until that record came has its effect, and
+    a record that has come too early is held back. So it is no measure of a keyframe.
 
     What sweeps have noted of ties is left out, for no record tells it. The text of arguments is not kept, as in the daemon.
+    Where there are differences, the folder is kept beside those of the tests, and named.
     """
     found = []
     for before, behind in zip(recording.segments, recording.segments[1:], strict=False):
         first, second = before.keyframe(), behind.keyframe()
         if first is None or second is None or not behind.joins(before):
             continue
-        replayer = recording.replayer(Instant(before.run, before.facts.first, 0, 0, 0))
+        tapes = [before.content(block) or b"" for block in before.tapes]
+        replayer = Replayer(first, tapes, before.facts.boottime_ns, before.ahead_ns)
         replayer.table.keeps_text = False
-        replayer.advance(behind.facts.first)
-        memory = memoryreader.load(second, memorywriter.TOTALS)
-        bare = [(replayer.table, replayer.stream), (memory.table, memory.stream)]
-        for table, _ in bare:
-            table.noted = {}
-        dumps = {memorywriter.dump(Memory(memory.place, memory.totals, *each)) for each in bare}
-        if len(dumps) > 1:
-            found.append(behind.facts.sequence)
+        replayer.advance(ALL)
+        found += [f"the keyframe of segment {behind.facts.sequence}: {each}" for each in beside(second, replayer)]
+    if found:
+        kept = Path(mkdtemp(prefix="ckptree-unlike-"))
+        shutil.copytree(recording.folder, kept, dirs_exist_ok=True)
+        found.append(f"the recording is kept in {kept}")
     return found
+
+
+def beside(keyframe: bytes, replayer: Replayer) -> list[str]:
+    """Return the differences of a keyframe (first) from a replay (second), but for what sweeps have noted of ties."""
+    told = memoryreader.load(keyframe, memorywriter.TOTALS)
+    replayed = Memory(told.place, told.totals, replayer.table, replayer.stream)
+    for memory in (told, replayed):
+        memory.table.noted = {}
+    if memorywriter.dump(told) == memorywriter.dump(replayed):
+        return []
+    return differences(told, replayed) or ["the same objects, in another order"]

@@ -2,6 +2,7 @@
 """A real watch over a simulated kernel, and a service that answers from it: all except probes, sockets and clock."""
 
 import os
+import struct
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from agent.daemon.journal import Journal
 from agent.daemon.service import Service
 from agent.model import Header
 from agent.protocol import codec
+from agent.recorder import tape
 from agent.table import wire
 from bpf.syscall import Usage
 from tests.support.kernelobjects import Thread
@@ -24,6 +26,14 @@ from tests.support.records import KEY
 
 ROOT = Viewer(1, 0, 0, privileged=True)
 """Root, as the init of the simulated kernel."""
+_RING_HEAD = struct.Struct("<II")
+
+
+def part_of(records: list[bytes]) -> bytes:
+    """Return records as the ring holds them."""
+    return b"".join(
+        _RING_HEAD.pack(len(each), 0) + each + bytes(tape.padded(len(each)) - len(each)) for each in records
+    )
 
 
 class SimRing:
@@ -35,6 +45,7 @@ class SimRing:
     def __init__(self) -> None:
         self.records: deque[bytes] = deque()
         self.position = 0
+        self.tap: Callable[[memoryview], None] | None = None
 
     @property
     def pending(self) -> int:
@@ -48,11 +59,15 @@ class SimRing:
     def drain(self, feed: Callable[[bytes, int], None], limit: int = 1 << 62) -> int:
         """Read records, as agent.capture.ring does."""
         used = 0
+        taken = []
         while self.records and used < limit:
             record = self.records.popleft()
             used += len(record)
             self.position += len(record)
             feed(record, 0)
+            taken.append(record)
+        if self.tap is not None and taken:
+            self.tap(memoryview(part_of(taken)))
         return used
 
 

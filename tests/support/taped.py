@@ -5,7 +5,6 @@ import json
 import os
 import random
 import socket
-import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,11 +23,10 @@ from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 from tests.support.kernelsim import Kernel
 from tests.support.programs import NAMES, make
-from tests.support.simwatch import SimProbes
+from tests.support.simwatch import SimProbes, part_of
 
 _PLACE = Place("ring", 0, (0, (0,) * wire.LOST_NUMBERS), ())
 _TOTALS = (0,) * memorywriter.TOTALS
-_RING_HEAD = struct.Struct("<II")
 _A_RUN_NS = 3_600_000_000_000
 BOOT_NS = 1_000_000_000_000
 AHEAD_NS = 1_700_000_000_000_000_000
@@ -71,13 +69,6 @@ def replayed(recording: Recording, truth: Truth) -> Replayed | None:
     return None
 
 
-def part_of(records: list[bytes]) -> bytes:
-    """Return records as the ring holds them."""
-    return b"".join(
-        _RING_HEAD.pack(len(each), 0) + each + bytes(tape.padded(len(each)) - len(each)) for each in records
-    )
-
-
 class Taped:
     """A simulated kernel, a watch over it, and the recording.
 
@@ -98,7 +89,6 @@ class Taped:
         self._now_ns = BOOT_NS + run * _A_RUN_NS
         self._kernel = Kernel(lambda _: None, pid_max=60)
         self._probes = SimProbes(self._kernel)
-        self._probes.ring.tap = None  # type: ignore[attr-defined]
         self._watch = Watch.begin(self._probes)  # type: ignore[arg-type]  # it has the interface
         self._watch.table.keeps_text = True
         self._channel = Channel.create(1 << 22)

@@ -21,7 +21,8 @@ from agent.table.wire import Kind
 from tests.bench import longrecording
 from tests.support.examples import examples
 from tests.support.records import RecordWriter, a_state
-from tests.support.taped import a_recording, part_of
+from tests.support.simwatch import part_of
+from tests.support.taped import a_recording
 
 _HIGHEST = 62
 """Above any number of a simulated kernel (tests.support.taped)."""
