@@ -15,15 +15,17 @@ from typing import Any, Final
 
 from agent.capture import memoryreader
 from agent.capture.memoryreader import UnusableMemoryError
-from agent.errors import NoSuchTimeError
+from agent.errors import NoSuchTimeError, UsageError
 from agent.recorder import folder, folderlock, segment, tape
 from agent.recorder.facts import Gap, Instant, NumberRun, Replayed
+from agent.recorder.instant import written
 from agent.recorder.replay import Replayer, times
 from agent.recorder.tapesegment import TapeSegment
 from agent.table import wire
 
 _UNWRITTEN_NS: Final = 1_000_000_000  # what is older is on disk, where the writer keeps up
 _HEAD_BYTES: Final = 1 << 12
+_MOST_NAMED: Final = 3  # runs, each of which costs a replay
 _DAMAGED: Final = "what lies between is damaged, or missing"
 
 
@@ -33,6 +35,10 @@ class NoRecordingError(NoSuchTimeError):
 
 class NoSuchInstantError(NoSuchTimeError):
     """An instant that the recording does not have; the text says which it has (exit code 4)."""
+
+
+class AmbiguousNumberError(UsageError):
+    """A number that several runs of the recording have; the text has their times (exit code 2)."""
 
 
 class Recording:
@@ -81,17 +87,38 @@ class Recording:
     # ---- instants --------------------------------------------------------------------------------------------------
 
     def at_order(self, order: int) -> Instant:
-        """Return the instant before the record of a number, in the last run that has it.
+        """Return the instant before the record of a number.
 
         Raises:
             NoSuchInstantError: no run has it.
+            AmbiguousNumberError: several runs have it.
         """
-        for run in reversed(self.runs):
-            if run.first.order <= order <= run.last.order:
-                stands = self.replayer(Instant(run.first.run, order, 0, 0, 0))
-                self._standing = (run.first.run, order), stands  # whoever asks for the state next has it already
-                return Instant(run.first.run, order, stands.time_ns, stands.boottime_ns, stands.uncertain_ns)
-        raise NoSuchInstantError(f"#{order}: the recording has no such number; it has {self._said()}")
+        having = [run for run in self.runs if run.first.order <= order <= run.last.order]
+        if not having:
+            raise NoSuchInstantError(f"#{order}: the recording has no such number; it has {self._said()}")
+        if len(having) > 1:
+            raise AmbiguousNumberError(self._ambiguous(order, having))
+        return self._at_order(having[0], order)
+
+    def _at_order(self, run: NumberRun, order: int) -> Instant:
+        stands = self.replayer(Instant(run.first.run, order, 0, 0, 0))
+        self._standing = (run.first.run, order), stands  # whoever asks for the state next has it already
+        return Instant(run.first.run, order, stands.time_ns, stands.boottime_ns, stands.uncertain_ns)
+
+    def _ambiguous(self, order: int, having: list[NumberRun]) -> str:
+        """Return the times of a number that several runs have, the last ones where there are many."""
+        named = []
+        for run in having[-_MOST_NAMED:]:
+            try:
+                named.append(written(self._at_order(run, order).time_ns))
+            except NoSuchInstantError:  # what is before it is damaged
+                named.append(f"a time from {written(run.first.time_ns)} to {written(run.last.time_ns)}")
+        earlier = len(having) - len(named)
+        also = f", and {earlier} earlier times" if earlier else ""
+        return (
+            f"TIME '#{order}': numbers begin anew where a daemon starts without the records of the one before, and the "
+            f"recording has this number {len(having)} times: name the time, {' or '.join(named)}{also}"
+        )
 
     def at_time(self, time_ns: int) -> Instant:
         """Return the instant of a time: the records of before it have happened, and no other.

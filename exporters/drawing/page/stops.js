@@ -111,12 +111,12 @@ function realtime(ns, stop = stopAt(ns)) {
   return BigInt(told.realtime_ns) + BigInt(Math.round(ns)) + BigInt(holding(told.clocks, stop)[1]);
 }
 
-/** Return true where a later run of numbers may have the number of a stop, too, so that it would mean another instant. */
+/** Return true where another run of numbers may have the number of a stop, too, so that it names no instant. */
 function isAmbiguous(stop) {
   const number = numberOf(stop);
   return told.runs.some(([first, base], place) => {
-    if (first <= stop) return false;
     const next = told.runs[place + 1];
+    if (first <= stop && (!next || stop < next[0])) return false;
     return BigInt(base) <= number && (!next || number <= numberOf(next[0] - 1));
   });
 }

@@ -2,15 +2,18 @@
 """A recording gives the state of every point of it; where it is damaged it says so, and never gives another state."""
 
 import random
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from agent.errors import CkptreeError
-from agent.recorder import folder
+from agent.recorder import folder, instant
 from agent.recorder.facts import Instant
-from agent.recorder.recording import NoRecordingError, NoSuchInstantError, Recording
+from agent.recorder.past import find
+from agent.recorder.recording import AmbiguousNumberError, NoRecordingError, NoSuchInstantError, Recording
+from tests.bench import longrecording
 from tests.support.examples import examples
 from tests.support.taped import Truth, a_recording, replayed, state_of
 
@@ -83,6 +86,35 @@ def test_the_time_of_a_point_finds_it(made: tuple[Path, list[Truth]]) -> None:
 
     assert len(found) > 10
     assert all(found)
+
+
+def test_a_number_that_two_daemons_have_given_is_refused_with_both_times(made: tuple[Path, list[Truth]]) -> None:
+    """Each of the times is that of the number in one of the two runs; a number of one run alone is found."""
+    place, truths = made
+    recording = Recording(place)
+    first, second = recording.runs
+    common = range(max(first.first.order, second.first.order), min(first.last.order, second.last.order) + 1)
+    order = next(each.order for each in truths if each.order in common and each.order > common[len(common) // 2])
+    with pytest.raises(AmbiguousNumberError, match=f"'#{order}'.* 2 times") as refused:
+        recording.at_order(order)
+    assert refused.value.exit_code == 2
+    named = re.findall(r"\d{4}-\d\d-\d\dT[0-9:.]+Z", str(refused.value))
+    found = [find(recording, instant.parse(each, 0)) for each in named]
+    assert [(each.run, each.order) for each in found] == [(0, order), (1, order)]
+
+    longer = max(first, second, key=lambda run: run.last.order)
+    assert longer.last.order not in common
+    assert recording.at_order(longer.last.order).run == longer.last.run
+
+
+def test_a_number_of_many_boots_is_refused_with_its_last_times(tmp_path: Path) -> None:
+    """Each of them costs a replay."""
+    longrecording.make(tmp_path, 2000, 60, pid_max=1000, interval=1000)
+    longrecording.repeat(tmp_path, 5)
+    recording = Recording(tmp_path)
+    with pytest.raises(AmbiguousNumberError, match=r"5 times.*, and 2 earlier times$") as refused:
+        recording.at_order(recording.runs[0].last.order)
+    assert str(refused.value).count("Z") == 3
 
 
 def test_no_byte_of_a_recording_can_be_flipped_unnoticed(tmp_path: Path, made: tuple[Path, list[Truth]]) -> None:
