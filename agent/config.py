@@ -31,7 +31,12 @@ _LEAST_RECORD_BYTES: Final = 1 << 20
 _MAX_RECORD_BYTES: Final = 1 << 50
 _MAX_RECORD_AGE_S: Final = 100 * 366 * 24 * 60 * 60
 
-RECORD: Final = {"dir": "record", "max_bytes": "record_max_bytes", "max_age_s": "record_max_age_s"}
+RECORD: Final = {
+    "dir": "record",
+    "max_bytes": "record_max_bytes",
+    "max_age_s": "record_max_age_s",
+    "group_may_read": "record_group_may_read",
+}
 """The keys of the table ``[record]``, with the settings that they set."""
 
 _RESTART: Final = ("require_signature", "trust_standby_of")
@@ -59,6 +64,7 @@ class Config:
             (docs/recording.md). The arguments of every program that is started are among them.
         record_max_bytes: size of the recording at most; the oldest part is dropped first.
         record_max_age_s: age of the recording at most; 0: any.
+        record_group_may_read: the members of `group` may read the recording, too, with the arguments of every program.
     """
 
     ring_bytes: int = 4 * 1024 * 1024
@@ -71,6 +77,7 @@ class Config:
     record: Path | None = None
     record_max_bytes: int = 1 << 30
     record_max_age_s: int = 7 * 24 * 60 * 60
+    record_group_may_read: bool = False
 
 
 def load(path: Path) -> Config:
@@ -286,6 +293,10 @@ def _whole(value: object, low: int, high: int) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None
 
 
+def _bool(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
 def _ring_bytes(value: object) -> int | None:
     size = _whole(value, mmap.PAGESIZE, _MAX_RING_BYTES)
     return size if size is not None and size.bit_count() == 1 else None
@@ -314,7 +325,7 @@ _RULES: Final[dict[str, tuple[str, Callable[[object], object]]]] = {
     "socket": (f"an absolute path of at most {_SUN_PATH_BYTES} bytes", _socket),
     "socket_mode": ("an octal integer from 0o000 to 0o777", lambda value: _whole(value, 0, 0o777)),
     "group": (f"the name of a group, of at most {_MAX_NAME} characters, or empty", _group),
-    "keep_arguments": ("true or false", lambda value: value if isinstance(value, bool) else None),
+    "keep_arguments": ("true or false", _bool),
     "record": ("the absolute path of a folder", _folder),
     "record_max_bytes": (
         f"an integer from {_LEAST_RECORD_BYTES} to {_MAX_RECORD_BYTES}",
@@ -324,4 +335,5 @@ _RULES: Final[dict[str, tuple[str, Callable[[object], object]]]] = {
         f"an integer from 0 to {_MAX_RECORD_AGE_S}",
         lambda value: _whole(value, 0, _MAX_RECORD_AGE_S),
     ),
+    "record_group_may_read": ("true or false", _bool),
 }

@@ -81,7 +81,11 @@ class Daemon:
         self.recorder: Recorder | None = None
         try:
             if config.record is not None:
-                self.recorder = Recorder(config.record, config.record_max_bytes, config.record_max_age_s, log)
+                readers = group if config.record_group_may_read else None
+                if config.record_group_may_read and group is None:
+                    text = f"there is no group {config.group!r} here that could read the recording"
+                    log.warning(text)
+                self.recorder = Recorder(config.record, config.record_max_bytes, config.record_max_age_s, log, readers)
             self.watch = self._begin()
         except BaseException:
             self._unlink()

@@ -70,18 +70,20 @@ class Recorder:
         place: the folder.
         max_bytes, max_age_s: bounds of what is kept.
         log: for messages to the administrator.
+        readers: number of the group that may read the recording, too; None: none may.
 
     Raises:
         HostError: the library that compresses is missing.
     """
 
-    def __init__(self, place: Path, max_bytes: int, max_age_s: int, log: Journal) -> None:
+    def __init__(self, place: Path, max_bytes: int, max_age_s: int, log: Journal, readers: int | None = None) -> None:
         if find_spec("zstandard") is None:
             raise HostError(
                 "a recording is compressed by Python's zstandard, which is missing: install python3-zstandard, or "
                 "ckptree[record]; or leave out the recording"
             )
         self.place, self._max_bytes, self._max_age_s, self._log = place, max_bytes, max_age_s, log
+        self._readers = "" if readers is None else str(readers)
         self._host = asdict(host.header())
         self._boot_id = host.boot_id()
         self._watch: Watch | None = None
@@ -120,7 +122,7 @@ class Recorder:
         above = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD + len(passed)) for fd in passed]
         numbers = range(_FIRST_FD, _FIRST_FD + len(passed))
         arguments = [sys.executable, "-P", "-c", _PROGRAM, _TOP, os.fspath(self.place), *map(str, numbers)]
-        arguments += [str(self._max_bytes), str(self._max_age_s)]
+        arguments += [str(self._max_bytes), str(self._max_age_s), self._readers]
         moves = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(above, numbers, strict=True)]
         self._writer = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=moves)
         for fd in above:

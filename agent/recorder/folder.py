@@ -62,6 +62,40 @@ def make(folder: Path) -> None:
         raise HostError(f"{folder}: no folder for the recording can be made: {error.strerror}") from error
 
 
+def share(folder: Path, group: int) -> None:
+    """Let the members of a group read the folder and the segments that it has.
+
+    Args:
+        folder: the folder.
+        group: its number.
+
+    Raises:
+        HostError: it cannot be given to that group.
+    """
+    try:
+        for path, mode in ((folder, 0o750), *((each.path, 0o640) for each in stored(folder))):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                permit(descriptor, group, mode)
+            finally:
+                os.close(descriptor)
+    except OSError as error:
+        raise HostError(
+            f"{folder}: its readers cannot be group {group}: {error.strerror}: have the daemon run with that group"
+        ) from error
+
+
+def permit(descriptor: int, group: int, mode: int) -> None:
+    """Set the group and the mode of an open file or folder.
+
+    Raises:
+        OSError: this process is no member of the group, or does not own it.
+    """
+    if os.fstat(descriptor).st_gid != group:
+        os.fchown(descriptor, -1, group)
+    os.fchmod(descriptor, mode)
+
+
 def sync(folder: Path) -> None:
     """Have the names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

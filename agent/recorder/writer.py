@@ -49,8 +49,16 @@ class TapeWriter:
         max_bytes, max_age_s: as in folder.Kept.
     """
 
-    def __init__(self, place: Path, channel: Channel, control: socket.socket, max_bytes: int, max_age_s: int) -> None:
-        self._place, self._channel, self._control = place, channel, control
+    def __init__(
+        self,
+        place: Path,
+        channel: Channel,
+        control: socket.socket,
+        max_bytes: int,
+        max_age_s: int,
+        group: int | None = None,
+    ) -> None:
+        self._place, self._channel, self._control, self._group = place, channel, control, group
         self._kept = folder.Kept(place, max_bytes, max_age_s)
         known = folder.stored(place)
         self._sequence = known[-1].sequence if known else 0
@@ -247,6 +255,8 @@ class TapeWriter:
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             self._file = os.open(self._path, flags, 0o600)
+            if self._group is not None:
+                folder.permit(self._file, self._group, 0o640)
             self._write(begun)
             folder.sync(self._place)
             self._error = ""
@@ -351,11 +361,12 @@ def main(arguments: list[str]) -> int:
     """Write a recording; the daemon starts this (agent.recorder.recorder).
 
     Args:
-        arguments: the folder, the descriptors of memory, counter and socket, and the bounds.
+        arguments: the folder, the descriptors of memory, counter and socket, the bounds, and the number of the group that
+            may read; empty: none may.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the daemon's end is the signal
-    where, memory, bell, control, max_bytes, max_age_s = arguments
+    where, memory, bell, control, max_bytes, max_age_s, readers = arguments
     link = socket.socket(fileno=int(control))
     place = Path(where)
     try:
@@ -363,7 +374,10 @@ def main(arguments: list[str]) -> int:
         lock = folderlock.lock(place)
         folderlock.await_lock(place, lock, link)
         os.set_blocking(int(bell), False)
-        writer = TapeWriter(place, Channel(int(memory), int(bell)), link, int(max_bytes), int(max_age_s))
+        group = int(readers) if readers else None
+        if group is not None:
+            folder.share(place, group)
+        writer = TapeWriter(place, Channel(int(memory), int(bell)), link, int(max_bytes), int(max_age_s), group)
     except CkptreeError as error:
         with contextlib.suppress(OSError):
             link.send(json.dumps({"fatal": str(error)}).encode())

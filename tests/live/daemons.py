@@ -68,10 +68,10 @@ def wait_for(process: "subprocess.Popen[bytes]", log: Path) -> None:
 
 
 @contextmanager
-def a_daemon(folder: Path, *arguments: str | Path) -> Iterator[Daemon]:
-    """Start a daemon on a socket in a folder, and end it afterwards."""
+def a_daemon(folder: Path, *arguments: str | Path, before: Sequence[str] = ()) -> Iterator[Daemon]:
+    """Start a daemon on a socket in a folder, behind the words `before`, and end it afterwards."""
     socket, log = folder / "own.sock", folder / "own.log"
-    command = [sys.executable, "-m", "agent", "daemon", "--socket", os.fspath(socket), *map(str, arguments)]
+    command = [*before, sys.executable, "-m", "agent", "daemon", "--socket", os.fspath(socket), *map(str, arguments)]
     with log.open("wb") as out:
         # In a session of its own, as every service: if the kernel groups processes by session, a nice value counts
         # within its session only.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon that records: every instant of the recording is the table that the daemon had."""
 
+import grp
 import subprocess
 import time
 from pathlib import Path
@@ -47,6 +48,17 @@ def test_the_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
 
     assert place.stat().st_mode & 0o777 == 0o700
     assert {each.path.stat().st_mode & 0o777 for each in folder.stored(place)} == {0o600}
+
+
+def test_a_group_may_read_the_folder_where_that_is_configured(tmp_path: Path) -> None:
+    """The segments that come, too; its members are those who see every tree."""
+    place, group = tmp_path / "recording", grp.getgrnam("daemon").gr_gid
+    words = ["--record", str(place), "--record-group-may-read", "true", "--group", "daemon"]
+    with a_daemon(tmp_path, *words, before=["setpriv", f"--groups={group}"]):
+        pass
+    found = [place.stat(), *(each.path.stat() for each in folder.stored(place))]
+
+    assert [(each.st_gid, each.st_mode & 0o777) for each in found] == [(group, 0o750), (group, 0o640)]
 
 
 def test_a_time_is_an_instant(tmp_path: Path) -> None:
