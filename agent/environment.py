@@ -12,7 +12,7 @@ SOCKET_VARIABLE: Final = "CKPTREE_SOCKET"
 """The environment variable with the path of the socket, for daemon and client; an empty value counts as unset."""
 DEFAULT_SOCKET: Final = Path("/run/ckptree/ckptree.sock")
 """The daemon's socket, where neither names another one."""
-STANDBYS: Final = Path("/var/lib/ckptree/standby")
+STANDBYS: Final = Path("/var/lib/ckptree-standby")
 """The folder with a folder for each host of which this one is the stand-by."""
 NATS_VARIABLE: Final = "CKPTREE_NATS"
 """The environment variable with the address of the NATS server; an empty value counts as unset."""

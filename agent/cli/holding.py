@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent import rootname
-from agent.cli.confinement import confine_root
+from agent.cli.confinement import read_only
 from agent.errors import CkptreeError, UsageError
 from agent.protocol import codec
 from agent.recorder.held import HeldTable, open_held
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, _MOST_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    confine_root()
+    read_only()
     held = HeldTable(Path(arguments[0]))
     decoder = codec.Decoder(1 << 16)
     while data := os.read(0, 1 << 16):

@@ -11,7 +11,7 @@ import pytest
 from agent.config import Config, load
 from agent.daemon.endpoint import BACKLOG
 from agent.daemon.listeners import PRIVATE_NAME
-from agent.environment import private_socket
+from agent.environment import STANDBYS, private_socket
 from agent.errors import HostError, UsageError
 from agent.fleet import relaysettings
 from bpf import compiler
@@ -23,7 +23,10 @@ PRIVATE = UNITS / "ckptree-private.socket"
 RELAY = UNITS / "ckptree-relay.service"
 RESTART_SOCKET = UNITS / "ckptree-restart.socket"
 RESTART = UNITS / "ckptree-restart@.service"
+STANDBY = UNITS / "ckptree-standby@.service"
 MOST_EXPOSED_RELAY = 15  # it hears a network and reads /proc
+MOST_EXPOSED_STANDBY = 12  # it hears a network
+UNIT_FILES = (SERVICE, SOCKET, PRIVATE, RELAY, RESTART_SOCKET, RESTART, STANDBY)
 LISTS = {"SystemCallFilter"}  # keys that add to earlier lines
 MOST_EXPOSED = 10  # tenths, as systemd-analyze counts
 
@@ -65,12 +68,12 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     """No key is unknown, and no value is ignored. The program need not be installed here."""
     text = SERVICE.read_text().replace("ExecStart=/usr/bin/ckptree", f"ExecStart={shutil.which('true')}")
     (tmp_path / SERVICE.name).write_text(text)
-    for unit in (RELAY, RESTART):
+    for unit in (RELAY, RESTART, STANDBY):
         text = unit.read_text().replace("ExecStart=/usr/bin/ckptree", f"ExecStart={shutil.which('true')}")
         (tmp_path / unit.name).write_text(text)
     for unit in (SOCKET, PRIVATE, RESTART_SOCKET):
         shutil.copy(unit, tmp_path)
-    units = [tmp_path / unit.name for unit in (SERVICE, SOCKET, PRIVATE, RELAY, RESTART_SOCKET)]
+    units = [tmp_path / unit.name for unit in (SERVICE, SOCKET, PRIVATE, RELAY, RESTART_SOCKET, STANDBY)]
     verified = analyzed("verify", "--man=no", *units)
 
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
@@ -98,6 +101,28 @@ def test_the_relay_is_hardly_exposed() -> None:
     )
 
 
+def test_a_standby_is_hardly_exposed() -> None:
+    """It has no right, a user of its own, and no group to which a daemon would show trees."""
+    judged = analyzed("security", "--offline=yes", f"--threshold={MOST_EXPOSED_STANDBY}", "--no-pager", STANDBY)
+    service = parsed(STANDBY, "Service")
+
+    assert judged.returncode == 0, judged.stdout
+    assert service["CapabilityBoundingSet"] == ""
+    assert service["User"] == service["Group"] == "ckptree-standby"
+    assert "SupplementaryGroups" not in service
+
+
+def test_a_standby_keeps_its_copy_where_a_take_over_looks_for_it() -> None:
+    """The host is the unit's instance; the tree is in a file beside the configuration."""
+    service = parsed(STANDBY, "Service")
+    words = service["ExecStart"].split()
+
+    assert Path("/var/lib", service["StateDirectory"]) == STANDBYS
+    assert words[1:] == ["relay", "--config", "/etc/ckptree/standby.toml", "--follow", "%i", "${ROOT}"]
+    assert parsed(STANDBY, "Unit")["ConditionPathExists"] == words[3]
+    assert service["EnvironmentFile"] == "/etc/ckptree/standby-%i.env"
+
+
 def test_the_relay_alone_may_ask_for_restarts() -> None:
     """The program for it reads the same configuration, and each restart is a process of its own."""
     socket = parsed(RESTART_SOCKET, "Socket")
@@ -109,7 +134,7 @@ def test_the_relay_alone_may_ask_for_restarts() -> None:
     assert Path(words[-1]) == relaysettings.SYSTEM_FILE
 
 
-@pytest.mark.parametrize("unit", [SERVICE, SOCKET, PRIVATE, RELAY, RESTART_SOCKET, RESTART], ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", UNIT_FILES, ids=lambda unit: unit.name)
 def test_every_key_is_said_once(unit: Path) -> None:
     """systemd uses the last one, but a reader may see only the first."""
     keys = [line.partition("=")[0] for line in unit.read_text().splitlines() if "=" in line and line[0] != "#"]
@@ -133,7 +158,7 @@ def test_the_group_that_is_shown_all_is_made(service: configparser.SectionProxy)
     lines = (UNITS / "sysusers.d/ckptree.conf").read_text().splitlines()
     made = [line.split()[:2] for line in lines if not line.startswith("#")]
 
-    assert made == [["u", Config().group], ["u", parsed(RELAY, "Service")["User"]]]
+    assert made == [["u", Config().group], *(["u", parsed(unit, "Service")["User"]] for unit in (RELAY, STANDBY))]
     assert service["User"] == service["Group"] == Config().group
 
 
