@@ -4,15 +4,19 @@
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from agent import rootname
 from agent.cli import terminal
 from agent.cli.declarations import Argument, Option
 from agent.cli.options import ROOT_HELP, AsJson, Kind, Socket
+from agent.environment import STANDBYS
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent.protocol.client import Subscription
 
 _ANSWER_S = 10.0
@@ -112,25 +116,58 @@ def metrics(
         str | None,
         Option(help="Stay, and serve the figures to scrapers over HTTP at HOST:PORT or unix:PATH.", metavar="ADDRESS"),
     ] = None,
+    standby: Annotated[
+        str | None,
+        Option(help="Print the figures of this host's stand-by of HOST, and not the daemon's.", metavar="HOST"),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        Option(
+            help=f"With --standby, the folder of the stand-by. Without it: {STANDBYS}/HOST.",
+            metavar="DIR",
+            readable=False,
+        ),
+    ] = None,
     socket: Socket = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the daemon's figures in the format OpenMetrics, or serve them."""
-    from agent.cli import openmetrics
-    from agent.protocol.client import Client
-
     if listen is not None and as_json:
         raise UsageError("--listen serves OpenMetrics: leave out --json")
+    if standby is None and record is not None:
+        raise UsageError("--record names the folder of a stand-by: add --standby HOST")
+    if standby is not None and socket is not None:
+        raise UsageError("--standby asks no daemon: leave out --socket")
+    ask, render = _figures(socket) if standby is None else _figures_of_standby(standby, record)
+    if listen is not None:
+        from agent.cli import scrape
+
+        scrape.serve(listen, lambda: render(ask()))
+    elif as_json:
+        terminal.tell_json(ask())
+    else:
+        terminal.write(render(ask()).encode())
+
+
+def _figures(socket: Path | None) -> "tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], str]]":
+    """Return what asks the daemon for its figures, and what makes OpenMetrics of them."""
+    from agent.cli import openmetrics
+    from agent.protocol.client import Client
 
     def ask() -> dict[str, Any]:
         with Client(socket, _ANSWER_S) as client:
             return client.metrics()
 
-    if listen is not None:
-        from agent.cli import scrape
+    return ask, openmetrics.render
 
-        scrape.serve(listen, lambda: openmetrics.render(ask()))
-    elif as_json:
-        terminal.tell_json(ask())
-    else:
-        terminal.write(openmetrics.render(ask()).encode())
+
+def _figures_of_standby(
+    host: str, record: Path | None
+) -> "tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], str]]":
+    """Return what asks a stand-by for its figures, and what makes OpenMetrics of them."""
+    from agent.cli import standbymetrics
+    from agent.fleet import messages
+
+    own = STANDBYS / messages.checked_host(host)
+    place = record or own
+    return lambda: standbymetrics.ask(place, host), standbymetrics.render

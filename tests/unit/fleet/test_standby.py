@@ -165,6 +165,7 @@ def test_an_end_in_order_is_no_lost_connection(tmp_path: Path, nats: servers.Ser
             assert relay.process.wait(PATIENCE_S) == 0
         await_line(standby, 1, "the relay of old ends in order")
         ended = standby.told()
+        figures = ckptree("metrics", "--standby", "old", "--record", standby.place)
         shown = ckptree("fleet", "hosts", "--nats", url(nats)).out.decode().splitlines()
         relay.start_again()
         with flowing(original):
@@ -175,6 +176,7 @@ def test_an_end_in_order_is_no_lost_connection(tmp_path: Path, nats: servers.Ser
         said = relay.log.read_text(), standby.log.read_text()
 
     assert shown[0].endswith(" s ago: its relay ended in order")
+    assert b'\nckptree_standby_relay_ended{of="old"} 1\n' in figures.out, figures.err
     assert (ended["relay_ended"], again["relay_ended"]) == (True, False)
     assert "ckptree-relay old ends, as it is told to" in said[0]
     assert "ckptree-standby new of old ends, as it is told to" in said[1]
