@@ -42,6 +42,9 @@ ROOT_HELP = (
     "docker:NAME or pod:NAMESPACE/POD."
 )
 AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
+DropDying = Annotated[
+    bool, Option("--drop-dying", help="Leave out what the kernel was about to end with its pid namespace.")
+]
 ShellJob = Annotated[bool, Option("--shell-job", help="With contents, the terminal of the tree is that of restart.")]
 TcpEstablished = Annotated[
     bool, Option("--tcp-established", help="With contents, make established connections of TCP again.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from agent.cli import staying, storefiles
 from agent.cli.declarations import Option
 from agent.cli.fileverbs import File, load_file, warn_of_doubt
-from agent.cli.options import Nats, ShellJob, TcpClose, TcpEstablished
+from agent.cli.options import DropDying, Nats, ShellJob, TcpClose, TcpEstablished
 from agent.cli.restartwish import RestartWish, TakenFile
 from agent.cli.terminal import say
 from agent.environment import SYSTEM_FILE
@@ -81,6 +81,7 @@ def restart(
     drop_held: Annotated[
         bool, Option("--drop-held", help="With --run argv, leave out processes that only forked.")
     ] = False,
+    drop_dying: DropDying = False,
     keep_rights: Annotated[
         bool, Option("--keep-rights", help="Leave tasks that hold, and CMD, all rights of the caller.")
     ] = False,
@@ -133,6 +134,8 @@ def restart(
             "with contents the tasks run their own programs, with their own rights and pids: "
             "leave out --run, --keep-rights and --no-pids"
         )
+    if contents and drop_dying:
+        raise UsageError("--drop-dying leaves tasks out, and a dump with contents has none that end: leave it out")
     given = {"shell_job": shell_job, "tcp_established": tcp_established, "tcp_close": tcp_close}
     allowed = external(with_contents=bool(contents), stays=not detach, **given)
     command = _split(run) if run not in ("hold", "argv") else None
@@ -148,6 +151,7 @@ def restart(
         verify,
         storefiles.named(of_set, nats) if of_set else None,
         drop_held,
+        drop_dying,
         keep_rights,
         contents,
         allowed,
@@ -310,6 +314,12 @@ def _planned(wish: RestartWish) -> "tuple[Snapshot, Plan, dict[int, Program] | N
         snapshot, dropped = without_held(snapshot)
         for task in dropped:
             say(f"task {task.pid} ({snapshot.number(task.pid)}) has only forked, and is left out")
+    if wish.drop_dying:
+        from agent.restart.planning import dying
+
+        snapshot, *ended = dying.without_dying(snapshot)
+        for line in dying.told(snapshot, *ended):
+            say(line)
     snapshot, plan = decide(snapshot, pidns=wish.pidns, any_numbers=wish.any_numbers)
     programs = None
     if wish.run == "argv":

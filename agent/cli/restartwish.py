@@ -36,6 +36,7 @@ class RestartWish:
     key: Path | None
     of_set: str | None
     drop_held: bool
+    drop_dying: bool
     keep_rights: bool
     contents: str
     allowed: "External"

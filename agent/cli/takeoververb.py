@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from agent.cli.declarations import Argument, Option
-from agent.cli.options import AsJson, Mode, ModeName, Nats
+from agent.cli.options import AsJson, DropDying, Mode, ModeName, Nats
 from agent.cli.terminal import say
 from agent.environment import STANDBYS, SYSTEM_FILE
 from agent.errors import INCOMPLETE, CkptreeError, RefusedError, UsageError
@@ -68,6 +68,7 @@ def takeover(
         Path | None,
         Option(help="With --detach, write the guard's pid to this file.", metavar="FILE"),
     ] = None,
+    drop_dying: DropDying = False,
     keep_rights: Annotated[
         bool, Option("--keep-rights", help="Leave tasks that hold, and CMD, all rights of the caller.")
     ] = False,
@@ -104,6 +105,7 @@ def takeover(
             run=run,
             detach=detach,
             pidfile=pidfile,
+            drop_dying=drop_dying,
             keep_rights=keep_rights,
             as_json=as_json,
         )

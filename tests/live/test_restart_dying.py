@@ -19,7 +19,9 @@ from agent.restart.planning.search import make_plan
 from agent.restart.rebuild.coordinator import Rebuild
 from agent.restart.rebuild.failure import RebuildError
 from agent.restart.rebuild.verify import Standing, read_status, verify, verify_active
+from exporters import registry
 from tests.live.rebuilds import active, assert_gone, eventually, exit_code, free_number, rebuilt, status
+from tests.live.restartverb import ran, running, soon
 from tests.live.scenario import CONTAINER
 from tests.live.treeprog import Tree
 from tests.support.builders import a_snapshot, a_task
@@ -79,6 +81,40 @@ def test_dead_inits_wait_within_their_exit_and_the_tree_ends_all_the_same(pidns:
         assert made.numbers[keeper][-1] == 1
         os.kill(pids[HOLDER], signal.SIGKILL)
         eventually(pids[OUTER], "Z")
+
+
+def test_what_the_kernel_was_about_to_end_is_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    """Refused without, and the refusal names the option; one that entered is a zombie, for which the init waits."""
+    first = free_number()
+    numbers = [(0,), (1, 1), (2, 2), (3, 3), (4, 4)]
+    rows = [
+        a_task(1, 0),
+        a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=5 << 8),
+        a_task(3, 2, depth=1),
+        a_task(4, 1, depth=1),
+        a_task(5, 4, depth=1),
+    ]
+    pids = tuple(PidObject((first + own[0], *own[1:]), (0,) if len(own) == 1 else (0, 1)) for own in numbers)
+    spaces = (Namespace(0, 4026531836, 0, None), Namespace(1, 4026531837, 1, 0))
+    file = tmp_path / "dying.ckpt"
+    file.write_bytes(registry.image(replace(a_snapshot(tasks=rows), pids=pids, namespaces=spaces), "ckpt"))
+    refused = ran(file)
+    assert (refused.returncode, "--drop-dying" in refused.stderr) == (7, True)
+
+    with running(file, "--drop-dying") as (process, ready):
+        made = {each["tag"]: each["pid"] for each in ready["tasks"]}
+        assert sorted(made) == [1, 2, 4]
+        eventually(made[4], "Z")  # the line is out before the tree is active
+        assert (exit_code(made[4]), status(made[4]).ppid) == (signal.SIGKILL, made[1])
+        assert soon(lambda: flags(made[2]) & _PF_EXITING)
+        assert status(made[2]).state not in "ZX"
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    assert "task 3 (" in said
+    assert "was in a pid namespace that was ending, and is left out" in said
+    assert "is made as a zombie, killed by SIGKILL" in said
+    assert process.returncode == 0
+    assert_gone(list(made.values()))
 
 
 def test_a_kernel_leaves_nothing_but_others_zombies_where_an_init_has_exited() -> None:

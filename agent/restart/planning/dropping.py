@@ -34,6 +34,11 @@ def without_held(snapshot: Snapshot) -> tuple[Snapshot, list[Task]]:
         return snapshot, []
     gone = {task.pid for task in snapshot.tasks if task.tgid in dropped}
     gone |= {task.pid for task in snapshot.tasks if task.state is TaskState.ZOMBIE and task.ppid in gone}
+    return rest_of(snapshot, gone), list(dropped.values())
+
+
+def rest_of(snapshot: Snapshot, gone: set[Tag]) -> Snapshot:
+    """Return a snapshot without some tasks: what stays below one of them is a child of the nearest one above that stays."""
     rows = {task.pid: task for task in snapshot.tasks}
 
     def above(task: Task) -> Tag:
@@ -50,7 +55,7 @@ def without_held(snapshot: Snapshot) -> tuple[Snapshot, list[Task]]:
         ]
     )
     ancestors = tuple([_ancestor(one, gone) for one in snapshot.ancestors])
-    return replace(snapshot, tasks=kept, ancestors=ancestors), list(dropped.values())
+    return replace(snapshot, tasks=kept, ancestors=ancestors)
 
 
 def _is_init(snapshot: Snapshot, task: Task) -> bool:

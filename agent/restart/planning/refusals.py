@@ -45,6 +45,8 @@ _HARMLESS: Final = (
 _FAULTS: Final = (*(Signals.SIGBUS, Signals.SIGFPE, Signals.SIGILL, Signals.SIGSEGV, Signals.SIGSYS, Signals.SIGTRAP),)
 """Signals that the kernel forces on a task that commits a fault, even on an init: `commit_fault` in ending.c."""
 
+_DROP_DYING: Final = " (restart --drop-dying leaves out what the kernel was about to end)"
+
 
 def refuse_hopeless(cast: Cast) -> None:
     """Refuse a tree that cannot be rebuilt, whatever its history.
@@ -142,11 +144,12 @@ def _refuse_dying(cast: Cast, node: Node) -> None:
         if init is None or init.task is None or not init.waits_in_exit or node.leader is init:
             continue
         if not node.waits_in_exit and node.task is not None and node.task.state is not TaskState.ZOMBIE:
-            text = f"{name(node)} lives in the pid namespace of {name(init)}, which has exited"
+            text = f"{name(node)} lives in the pid namespace of {name(init)}, which has exited{_DROP_DYING}"
             raise NotRebuildableError(node.tag, "dying-namespace", text)
         parent = node.parent
         if not node.waits_in_exit and parent is not None and space in cast.chain(parent.space):
-            text = f"{name(node)} is a zombie, and its parent is within the pid namespace of {name(init)}, which has exited"
+            place = f"within the pid namespace of {name(init)}, which has exited"
+            text = f"{name(node)} is a zombie, and its parent is {place}{_DROP_DYING}"
             raise NotRebuildableError(node.tag, "dying-namespace", text)
 
 

@@ -68,7 +68,7 @@ def test_the_tree_of_a_silent_host_is_restarted(
 ) -> None:
     """From a file that nobody else reads and that is gone afterwards; options of restart are passed on."""
     _answer(monkeypatch, called, present=present)
-    takeoververb.takeover("old", record=tmp_path, run="true", detach=True, pidns=False, as_json=True)
+    takeoververb.takeover("old", record=tmp_path, run="true", detach=True, pidns=False, drop_dying=True, as_json=True)
     (restarted,) = called.restarted
 
     assert called.asked == [{"do": "takeover", "root": "", "mode": "auto"}]
@@ -81,6 +81,7 @@ def test_the_tree_of_a_silent_host_is_restarted(
         "pids": True,
         "as_json": True,
         "pidfile": None,
+        "drop_dying": True,
         "keep_rights": False,
     }
     assert list(tmp_path.iterdir()) == []
