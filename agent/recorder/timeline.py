@@ -27,7 +27,9 @@ from exporters.content.wording import count, ended, exit_signal, plain, short_sp
 from exporters.drawing import pageframe
 
 _PARTS: Final = pageframe.PageParts(
-    "timeline.html",
+    "events",
+    "lanes-tools.html",
+    "lanes-main.html",
     ("page.css", "timeline.css"),
     (
         "facts.js", "tree.js", "details.js", "stops.js", "instant.js", "lanes.js", "paint.js", "overview.js", "cursor.js",

@@ -20,7 +20,11 @@ from exporters.content.wording import Remarks, count, cut, path, plain
 from exporters.drawing import pageframe
 
 _PARTS: Final = pageframe.PageParts(
-    "page.html", ("page.css",), ("facts.js", "image.js", "tree.js", "details.js", "births.js", "tools.js", "start.js")
+    "show",
+    "image-tools.html",
+    "image-main.html",
+    ("page.css",),
+    ("facts.js", "image.js", "tree.js", "details.js", "births.js", "tools.js", "start.js"),
 )
 
 

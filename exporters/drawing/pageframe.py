@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The frame of a page in one HTML file: a document, and the scripts and styles that show it, without a network.
 
-    page     = a file of the folder ``page`` with the policy, the styles, the scripts and the document filled in
+    page     = the file ``page/frame.html`` with the page's own tools and main part, the policy, the styles, the scripts
+               and the document filled in
     document = JSON, in a script element of the id ``image``
 
 Foreign text
@@ -27,6 +28,7 @@ from exporters.content.identity import word
 LONGEST: Final = 4096
 """Characters of a command line or path in a page; the image itself has all of it."""
 _PARTS: Final = Path(__file__).with_name("page")
+_FRAME: Final = "frame.html"
 _PLACE: Final = re.compile(r"\{\{([A-Z]+)\}\}")
 _IN_SCRIPT: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&"})
 
@@ -45,11 +47,14 @@ class PageParts(NamedTuple):
     """The parts of a page, files of the folder ``page``.
 
     Attributes:
-        page: the HTML.
+        command: the verb that prints the same.
+        tools, main: HTML that the page has within the frame that all have.
         styles, scripts: in this order; each script uses those before it.
     """
 
-    page: str
+    command: str
+    tools: str
+    main: str
     styles: tuple[str, ...]
     scripts: tuple[str, ...]
 
@@ -61,30 +66,37 @@ def filled(parts: PageParts, document: Mapping[str, object]) -> bytes:
         parts: of the page.
         document: what it shows; ``title`` is the page's own.
     """
-    page, style, script = _read(parts)
+    own, style, script = _read(parts)
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     into = {
+        **own,
         "POLICY": policy,
         "TITLE": escape_html(str(document["title"])),
         "STYLE": style,
         "SCRIPT": script,
         "IMAGE": json.dumps(document, separators=(",", ":")).translate(_IN_SCRIPT),
     }
-    return _PLACE.sub(lambda found: into[found.group(1)], page).encode()
+    return _PLACE.sub(lambda found: into[found.group(1)], _text(_FRAME)).encode()
 
 
 @cache
-def _read(parts: PageParts) -> tuple[str, str, str]:
-    """Return the page, its style sheet and its script."""
-    scripts = "\n".join([(_PARTS / name).read_text("utf-8") for name in parts.scripts])
+def _read(parts: PageParts) -> tuple[dict[str, str], str, str]:
+    """Return what the page has within the frame, its style sheet and its script."""
+    scripts = "\n".join(map(_text, parts.scripts))
     return (
-        (_PARTS / parts.page).read_text("utf-8"),
-        "\n".join([(_PARTS / name).read_text("utf-8") for name in parts.styles]),
+        {"COMMAND": parts.command, "TOOLS": _text(parts.tools), "MAIN": _text(parts.main)},
+        "\n".join(map(_text, parts.styles)),
         f'(() => {{\n"use strict";\n{scripts}}})();\n',
     )
+
+
+@cache
+def _text(name: str) -> str:
+    """Return a file of the folder ``page``."""
+    return (_PARTS / name).read_text("utf-8")
 
 
 def _digest(text: str) -> str:

@@ -57,6 +57,7 @@ function startTimeline() {
   readInks();
   dark.addEventListener("change", () => { readInks(); drawTimes(); });
   document.getElementById("colour").addEventListener("change", () => { tints = new Map(); });
+  document.querySelector("#colour option[value=namespace]").remove();  // no event tells of one
   document.getElementById("threads-label").hidden = !lives.some((life) => life.leader !== NONE);
   document.getElementById("threads").addEventListener("change", () => { keepLane(anchorLane(), relane); drawTimes(); });
   which.addEventListener("change", () => { keepLane(anchorLane(), relane); drawTimes(); });

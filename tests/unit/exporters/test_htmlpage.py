@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given
 from agent.model import ProcessDetails, Snapshot, TaskState
 from exporters import registry
 from exporters.documents import jsonfmt
+from exporters.drawing import pageframe
 from exporters.drawing.htmlpage import dumps
 from tests.support.builders import a_crowd, a_family, a_pipeline, a_snapshot, a_task, snapshots, with_task
 from tests.support.examples import patient
@@ -219,3 +221,15 @@ def test_any_snapshot_has_a_page(snapshot: Snapshot) -> None:
     assert [tuple(numbers) for numbers, _ in found["pids"]] == [pid.numbers for pid in snapshot.pids]
     assert len(found["ancestors"]) == len(snapshot.ancestors)
     assert {task.get("state") for task in found["tasks"]} <= {None, *TaskState}
+
+
+def test_all_pages_have_one_frame() -> None:
+    """Each fills the places that the frame has, and says which verb prints the same without a script."""
+    tree = dumps(a_family()).decode()
+    frame = (Path(pageframe.__file__).parent / "page" / "frame.html").read_text()
+    before, _, rest = frame.partition("{{TOOLS}}")
+
+    assert before.rpartition("{{COMMAND}}")[2] in tree
+    assert rest.partition("{{MAIN}}")[0] in tree
+    assert "<code>ckptree show</code> prints the same" in tree
+    assert not re.search(r"\{\{[A-Z]+\}\}", tree)
