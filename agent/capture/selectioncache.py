@@ -3,23 +3,24 @@
 
 Theory
 ------
-A result about some tasks holds while none of them is touched (`agent.table.changes`). Where one is touched, a new
-selection may still be equal: if its signature is (`agent.selection.select.signature`), the old selection is kept, with
-all results derived from it.
+A result about some tasks holds while none of them is touched (`agent.table.changes`). Where some are touched, a new walk
+sorts only what they have below them, and a new selection makes only their rows anew (`agent.selection.rows`). Where it
+is equal, the old selection is kept, with all results derived from it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agent.capture.recent import Recent
 from agent.capture.sweepdiff import Question, SweepDiff
 from agent.model import Mode
 from agent.selection import select
+from agent.selection.walk import Walk
 from agent.table.objects import EXITED, PidNamespace, TaskStruct
 from agent.table.processtable import ProcessTable
 
 
-class _Walk(NamedTuple):
+class _Walked(NamedTuple):
     """The tasks below a root, and those of them that have exited."""
 
     members: list[TaskStruct]
@@ -33,20 +34,26 @@ class _Selected:
 
     Attributes:
         space: of a container, whose members matter even where they are not in the tree.
+        touched: the tasks that have been touched since, of those that it depends on.
         holds: True while no task that it depends on has been touched.
     """
 
     key: tuple[Mode, bool]
     inside: frozenset[TaskStruct]
     space: PidNamespace | None
-    signature: list[object]
     chosen: select.Selection
+    touched: set[TaskStruct] = field(default_factory=set)
     holds: bool = True
 
-    def depends_on(self, touched: set[TaskStruct]) -> bool:
-        """Return True if the selection may depend on one of the touched tasks."""
-        if not self.inside.isdisjoint(touched) or not touched.isdisjoint(self.chosen.outsiders):
-            return True
+    def note(self, touched: set[TaskStruct]) -> None:
+        """Note tasks that were touched."""
+        inside = self.inside & touched
+        self.touched |= inside
+        if self.holds and (inside or not touched.isdisjoint(self.chosen.outsiders) or self._is_beside(touched)):
+            self.holds = False
+
+    def _is_beside(self, touched: set[TaskStruct]) -> bool:
+        """Return True if one of the touched tasks is in the container."""
         space = self.space
         return space is not None and any(
             task.pid.level >= space.level and task.pid.namespace.ancestor(space.level) is space for task in touched
@@ -55,10 +62,19 @@ class _Selected:
 
 @dataclass(slots=True)
 class _Tree:
-    """The walk and the selection of the tree below one root; None: there is none that holds."""
+    """The results about the tree below one root.
 
-    walk: _Walk | None = None
+    Attributes:
+        walk: walks it; None: it has not been walked yet.
+        walked: the last walk; None: there is none that holds.
+        selected: the last selection; None: there was none.
+        tasks: the number of its tasks at the last walk.
+    """
+
+    walk: Walk | None = None
+    walked: _Walked | None = None
     selected: _Selected | None = None
+    tasks: int = 0
 
 
 class SelectionCache:
@@ -84,13 +100,18 @@ class SelectionCache:
         if not touched:
             return
         for tree in self._trees.values():
-            if tree.walk is not None and not tree.walk.inside.isdisjoint(touched):
-                tree.walk = None
-            selected = tree.selected
-            if selected is not None and selected.holds:
-                selected.holds = not selected.depends_on(touched)
+            if tree.walk is not None:
+                tree.walk.forget(touched)
+            if tree.walked is not None and not tree.walked.inside.isdisjoint(touched):
+                tree.walked = None
+            if tree.selected is not None:
+                tree.selected.note(touched)
         self._sweeps.note(touched)
         touched.clear()
+
+    def size(self, root: TaskStruct) -> int:
+        """Return the number of tasks that the tree below a task had when it was walked last, which may be now."""
+        return self._trees.of(root).tasks or len(self.members(root))
 
     def members(self, root: TaskStruct) -> list[TaskStruct]:
         """Return the tree below a task."""
@@ -100,33 +121,36 @@ class SelectionCache:
         """Return the tasks of a tree that have exited."""
         return self._walked(root)[1].exited
 
-    def _walked(self, root: TaskStruct) -> tuple[_Tree, _Walk]:
+    def _walked(self, root: TaskStruct) -> tuple[_Tree, _Walked]:
         self.note()
         tree = self._trees.of(root)
-        walk = tree.walk
-        if walk is None:
-            members = select.members(root)
+        walked = tree.walked
+        if walked is None:
+            if tree.walk is None:
+                tree.walk = select.walk(root)
+            members = tree.walk.members()
             exited = [task for task in members if task.flags & EXITED]
-            walk = tree.walk = _Walk(members, exited, frozenset(members))
+            walked = tree.walked = _Walked(members, exited, frozenset(members))
+            tree.tasks = len(members)
             self._trees.of(root, len(members))
-        return tree, walk
+        return tree, walked
 
     def select(self, root: TaskStruct, mode: Mode, *, without_entered: bool) -> select.Selection:
         """Select as `agent.selection.select.select` does; it raises the same errors."""
         key = (mode, without_entered)
-        tree, walk = self._walked(root)
-        last = tree.selected
-        if last is not None and last.key == key:
-            if last.holds:
-                return last.chosen
-            signature = select.signature(root, mode, walk.members, last.chosen.outsiders)
-            if signature == last.signature:
-                last.holds, last.inside = True, walk.inside
-                return last.chosen
-        chosen = select.select(root, mode, without_entered=without_entered)
-        signature = select.signature(root, mode, walk.members, chosen.outsiders)
+        tree, walked = self._walked(root)
+        last = tree.selected if tree.selected is not None and tree.selected.key == key else None
+        if last is not None and last.holds:
+            return last.chosen
+        chosen = select.select(
+            root,
+            mode,
+            without_entered=without_entered,
+            reached=walked.members,
+            earlier=select.Earlier(last.chosen, last.touched) if last is not None else None,
+        )
         space = root.pid.namespace if mode == "container" else None
-        tree.selected = _Selected(key, walk.inside, space, signature, chosen)
+        tree.selected = _Selected(key, walked.inside, space, chosen)
         return chosen
 
     def differing(self, rows: bytes, *, remember: bool) -> list[Question]:

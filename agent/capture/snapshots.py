@@ -219,15 +219,13 @@ class Snapshots:
         mark = self._watch.probes.page.issued
         asked: set[TaskStruct] = set()
         for _ in range(_ROUNDS):
+            blind, rows = self._watch.blind, len(self._watch.table.pids.numbers) + _ROWS_TO_BEGIN
+            if blind or self._watch.cache.size(root) * _ROWS_PER_QUESTION > rows:
+                self._watch.sweep("no-hook" if blind else "large-tree", deadline)
+                return "sweep"
             found = self._watch.cache.members(root)
             if mode == "container":
                 found = found + guests.entered(root, found)
-            if (
-                self._watch.blind
-                or len(found) * _ROWS_PER_QUESTION > len(self._watch.table.pids.numbers) + _ROWS_TO_BEGIN
-            ):
-                self._watch.sweep("no-hook" if self._watch.blind else "large-tree", deadline)
-                return "sweep"
             if self._watch.is_in_doubt or (not asked and self._watch.probes.skipped() != self._watch.totals.skipped):
                 self._watch.sweep("loss", deadline)  # before it the members of the tree are not certain
                 if time.monotonic() > deadline:

@@ -2,7 +2,7 @@
 """Birth edges of a snapshot's tasks, and the ancestors that the edges run through."""
 
 from agent.model import Ancestor, AncestorEvent, Birth, Creator, PidRef, Tag
-from agent.selection.tags import Namespaces, Refs, Tags
+from agent.selection.tags import Refs
 from agent.table import history
 from agent.table.objects import CLONE_NEWPID, CLONE_PARENT, CLONE_THREAD, CLONE_VFORK, Pid, TaskStruct
 
@@ -27,27 +27,58 @@ class Births:
     """Birth edges, and the ancestors that the edges run through.
 
     Args:
-        tags: of the collected pid objects.
-        namespaces: of the collected pid objects.
+        named: gives the references to pid objects.
         root: of the tree. Its creator is outside, so its birth has no creator.
         inside: the tasks of the snapshot, with their tags.
+        earlier: the births of an earlier snapshot of the tree; None: there was none.
 
     Attributes:
         outsiders: creators that are no tasks of the snapshot: gone, or alive outside the tree.
+        creators, refs: the references to creators and to pid objects.
+        other_creators: the creators of the earlier snapshot's births that have another tag here, or none.
+        other_refs: the pid objects that the earlier births refer to and that have another tag here, or none.
     """
 
-    def __init__(self, tags: Tags, namespaces: Namespaces, root: TaskStruct, inside: dict[TaskStruct, Tag]) -> None:
-        self._tags = tags
-        self._namespaces = namespaces
+    def __init__(
+        self, named: Refs, root: TaskStruct, inside: dict[TaskStruct, Tag], earlier: "Births | None" = None
+    ) -> None:
+        self._named = named
+        self._namespaces = named.namespaces
         self._inside = inside
-        self._level = tags.level
+        self._level = named.tags.level
         self._gone: list[TaskStruct] = []
         self.outsiders: list[TaskStruct] = []
         # Many tasks have the same creator, and were born into the same session and group.
         self._root = root
-        self._creators: dict[TaskStruct | None, Creator | None] = {None: None}
-        self._refs: dict[Pid | None, PidRef | None] = {None: None}
-        self._named = Refs(tags, namespaces)
+        self.creators: dict[TaskStruct | None, Creator | None] = {None: None}
+        self.refs: dict[Pid | None, PidRef | None] = {None: None}
+        self.other_creators: set[TaskStruct | None] = set()
+        self.other_refs: set[Pid | None] = set()
+        if earlier is not None:
+            self._take_over(earlier)
+
+    def _take_over(self, earlier: "Births") -> None:
+        """Take over the references to tags that are the same here. A numbered ancestor is never the same: its number
+        is that of its turn.
+        """
+        for creator, named in earlier.creators.items():
+            if (
+                named is not None
+                and named[0] is not None
+                and creator is not None
+                and self._inside.get(creator) == named[0]
+            ):
+                self.creators[creator] = named
+            elif creator is not None:
+                self.other_creators.add(creator)
+        known = self._named.tags.known
+        for pid, ref in earlier.refs.items():
+            if pid is not None:
+                tag = known(pid)
+                if tag is not None and tag == ref:
+                    self.refs[pid] = ref
+                else:
+                    self.other_refs.add(pid)
 
     def of(self, task: TaskStruct) -> Birth:
         """Return the birth of a task of the snapshot, or of an ancestor."""
@@ -56,7 +87,7 @@ class Births:
         if order < 0 or task.creator is None:
             return Birth(None, False, None, None, names, None)
         creator, sid, pgid = task.creator, task.birth_sid, task.birth_pgid
-        creators, refs = self._creators, self._refs
+        creators, refs = self.creators, self.refs
         return Birth(
             None if task is self._root else creators[creator] if creator in creators else self._creator(creator),
             True,
@@ -75,16 +106,16 @@ class Births:
             named = Creator(tag, None)
         else:
             self.outsiders.append(creator)
-            if history.is_gone(creator) and creator.pid.number_in(self._tags.namespace):
+            if history.is_gone(creator) and creator.pid.number_in(self._named.tags.namespace):
                 named = Creator(None, len(self._gone))
                 self._gone.append(creator)
-        self._creators[creator] = named
+        self.creators[creator] = named
         return named
 
     def _ref(self, pid: Pid | None) -> PidRef | None:
         if pid is None:
             return None
-        ref = self._refs[pid] = self._named(pid)
+        ref = self.refs[pid] = self._named(pid)
         return ref
 
     def ancestors(self) -> tuple[Ancestor, ...]:

@@ -15,22 +15,18 @@ Rules
 """
 
 from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 from agent.errors import HostError, RefusedError
-from agent.model import CKPT_PID_ROOT, OUTSIDE, Ancestor, Mode, Namespace, PidObject, Tag, Task, TaskState
+from agent.model import CKPT_PID_ROOT, Ancestor, Mode, Namespace, PidObject, Tag, Task
 from agent.record import record
 from agent.selection import guests
 from agent.selection.births import Births
-from agent.selection.tags import Namespaces, Refs, Tags
-from agent.table import history, rules
-from agent.table.objects import (
-    EXITED,
-    MOVING_NOWHERE,
-    STOPPED,
-    SUBREAPER,
-    Pid,
-    TaskStruct,
-)
+from agent.selection.rows import Rows, pid_objects
+from agent.selection.tags import Ids, Namespaces, Refs, Tags
+from agent.selection.walk import Walk
+from agent.table import rules
+from agent.table.objects import TaskStruct
 
 
 @record
@@ -44,6 +40,7 @@ class Selection:
         outsiders: live objects outside the tree that the births depend on.
         inside: the live objects of `tasks`, with their tags, in the same order.
         refs: gives the snapshot's reference to a pid object.
+        births: of the tasks.
     """
 
     pids: tuple[PidObject, ...]
@@ -57,6 +54,7 @@ class Selection:
     outsiders: tuple[TaskStruct, ...]
     inside: dict[TaskStruct, Tag]
     refs: Refs
+    births: Births
 
 
 def resolve_mode(root: TaskStruct, mode: str) -> Mode:
@@ -84,8 +82,8 @@ def name(task: TaskStruct) -> str:
     return f"{'/'.join(map(str, task.pid.numbers))} ({_comm(task).decode(errors='backslashreplace')})"
 
 
-def members(root: TaskStruct) -> list[TaskStruct]:
-    """Return the root and its descendants in tree order; tasks that entered a container from outside are not among
+def walk(root: TaskStruct) -> Walk:
+    """Return the walk over the root and its descendants; tasks that entered a container from outside are not among
     them.
 
     Raises:
@@ -93,7 +91,16 @@ def members(root: TaskStruct) -> list[TaskStruct]:
     """
     if rules.is_kernel_worker(root):
         raise HostError(f"{name(root)} is a kernel thread: it cannot be captured, nor rebuilt")
-    return list(_walk(root, root.pid.level))
+    return Walk(root)
+
+
+def members(root: TaskStruct) -> list[TaskStruct]:
+    """Return the tasks of `walk`.
+
+    Raises:
+        HostError: the root is a kernel thread.
+    """
+    return walk(root).members()
 
 
 def _parent_name(task: TaskStruct) -> str:
@@ -101,42 +108,43 @@ def _parent_name(task: TaskStruct) -> str:
     return name(parent) if parent is not None else "unknown"
 
 
-def _walk(root: TaskStruct, level: int) -> Iterator[TaskStruct]:
-    """Walk the tree depth first. The stack holds tasks still to visit: threads stand below a leader's descendants."""
+class Earlier(NamedTuple):
+    """An earlier selection of the same root in the same mode, of the same table.
 
-    def number(task: TaskStruct) -> int:
-        numbers = task.pid.numbers
-        return numbers[level] if level < len(numbers) else 0
+    Attributes:
+        chosen: the selection.
+        touched: all tasks of it that have been touched since.
+    """
 
-    stack = [root]
-    while stack:
-        task = stack.pop()
-        if task.leader is task and task.threads:
-            stack.extend(sorted(task.threads, key=number, reverse=True))
-        child = task.first_child
-        if child is not None:
-            if child.next is None:
-                stack.append(child)
-            else:
-                stack.extend(sorted(task.children(), key=number, reverse=True))
-        yield task
+    chosen: Selection
+    touched: Collection[TaskStruct]
 
 
-def _state(task: TaskStruct) -> TaskState:
-    flags = task.flags
-    if flags & EXITED:
-        return TaskState.ZOMBIE if rules.is_zombie(task) else TaskState.DEAD_LEADER
-    return TaskState.STOPPED if flags & STOPPED else TaskState.RUNNING
-
-
-def select(root: TaskStruct, mode: Mode, *, without_entered: bool = False, first_tag: int = 1) -> Selection:
+def select(
+    root: TaskStruct,
+    mode: Mode,
+    *,
+    without_entered: bool = False,
+    first_tag: int = 1,
+    reached: list[TaskStruct] | None = None,
+    earlier: Earlier | None = None,
+) -> Selection:
     """Take the tree below a task.
+
+    Args:
+        root: the task.
+        mode: as `resolve_mode` returns it.
+        without_entered: leave out tasks that entered the container from outside.
+        first_tag: tag of the root.
+        reached: members(root), where the caller has them.
+        earlier: has rows that may still hold. The result equals that without it; it is the earlier selection itself
+            where nothing differs.
 
     Raises:
         RefusedError: in container mode, the container leaks; the error names every leaking pid.
         HostError: the root is a kernel thread.
     """
-    all_tasks = members(root)
+    all_tasks = members(root) if reached is None else reached
     tasks = [task for task in all_tasks if not rules.is_kernel_worker(task)]
     workers = len(all_tasks) - len(tasks)
     outsiders = guests.entered(root, all_tasks) if mode == "container" else []
@@ -145,110 +153,56 @@ def select(root: TaskStruct, mode: Mode, *, without_entered: bool = False, first
         outsiders += [task for task in tasks if task in strays]
         tasks = [task for task in tasks if task.leader not in strays]
     tags = Tags(root, first_tag)
-    level = tags.level
-    own_tag = tags.own
-    ids: list[tuple[Tag, Tag, Tag, Tag]] = []
     inside: dict[TaskStruct, Tag] = {}
-    last_pgid: Pid | None = None
-    last_sid: Pid | None = None
-    pgid = sid = OUTSIDE
-    for task in tasks:
-        leader = task.leader
-        own = inside[task] = own_tag(task.pid)
-        tgid = own if leader is task else tags(leader.pid)
-        if leader.pgid is not last_pgid:  # mostly the task before has the same
-            last_pgid = leader.pgid
-            pgid = tags(last_pgid)
-        if leader.sid is not last_sid:
-            last_sid = leader.sid
-            sid = tags(last_sid)
-        ids.append((own, tgid, pgid, sid))
+    ids = tags.ids(tasks, inside)
     if mode == "container":
         _refuse_leaks(root, [] if without_entered else outsiders, tasks, tags, set() if without_entered else strays)
 
     namespaces = Namespaces(tags.namespace, tags.pids)
-    births = Births(tags, namespaces, root, inside)
-    birth_of = births.of
-    unknown: list[str] = []
-    rows: list[Task] = []
-    root_leader = root.leader
-    for task, (own, tgid, pgid, sid) in zip(tasks, ids, strict=True):
-        leader = task.leader
-        parent = leader.parent
-        if leader is root_leader:
-            ppid = OUTSIDE
-        else:
-            ppid = inside.get(parent, OUTSIDE) if parent is not None else OUTSIDE
-            if not ppid:
-                unknown.append(f"{name(task)}: its parent is not known")
-        flags = task.flags
-        rows.append(
-            Task(  # by place: keywords would double its time; tests/unit/selection/test_select.py proves the order
-                own,
-                ppid,
-                tgid,
-                pgid,
-                sid,
-                task.pid.level - level,
-                task.start_ns,
-                _state(task) if flags & (EXITED | STOPPED) else TaskState.RUNNING,
-                task.exit_code if flags & EXITED else None,
-                task.exit_signal,
-                _comm(task),
-                task.ids[0],
-                task.ids[1],
-                bool(leader.flags & SUBREAPER),
-                namespaces.child_id(task.child_namespace),
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
-                True if flags & MOVING_NOWHERE else None,
-                birth_of(task),
-            )
-        )
-    of = namespaces.of
-    pids = tuple(PidObject(pid.numbers[level:] if level else pid.numbers, of(pid)) for pid in tags.pids)
-    return Selection(
-        pids,
-        tuple(rows),
+    refs = Refs(tags, namespaces)
+    last = earlier.chosen if earlier is not None else None
+    births = Births(refs, root, inside, last.births if last is not None else None)
+    rows = Rows(births, namespaces, tags.level)
+    if earlier is None or last is None:
+        task_rows = rows.made(tasks, ids)
+        pids = pid_objects(refs)
+    else:
+        task_rows = rows.mended(tasks, ids, dict(zip(last.inside, last.tasks, strict=True)), earlier.touched)
+        pids = pid_objects(refs, last.refs, last.pids)
+    chosen = Selection(
+        tuple(pids),
+        tuple(task_rows),
         tuple(namespaces.rows),
         births.ancestors(),
         _squashed(tags),
         tuple(map(name, outsiders)),
         workers,
-        tuple(unknown),
+        tuple([f"{name(task)}: its parent is not known" for task in _parentless(tasks, ids)]),
         tuple(births.outsiders),
         inside,
-        Refs(tags, namespaces),
+        refs,
+        births,
     )
+    return last if last is not None and _is_same(chosen, last) else chosen
 
 
-def signature(root: TaskStruct, mode: Mode, tasks: list[TaskStruct], outsiders: Collection[TaskStruct]) -> list[object]:
-    """Return all facts that a selection depends on: while the signature is equal, a new selection would be equal.
+def _parentless(tasks: list[TaskStruct], ids: list[Ids]) -> list[TaskStruct]:
+    """Return the tasks of a tree without a parent in it, but for the root's group."""
+    root = tasks[0] if tasks else None
+    return [task for task, own in zip(tasks, ids, strict=True) if not own[1] and task.leader is not root]
 
-    Args:
-        root, mode: as in select().
-        tasks: members(root).
-        outsiders: the selection's.
-    """
-    facts: list[object] = []
-    for task in tasks:
-        leader = task.leader
-        facts.append(
-            (
-                *(task, task.pid, task.flags, task.ids, task.comm, task.exit_code, task.exit_signal, task.start_ns),
-                *(task.child_namespace, task.order, task.creator, leader, leader.flags),
-                *(leader.parent, leader.pgid, leader.sid),
-            )
-        )
-    facts += [(task, history.is_gone(task), task.creator, task.deeds) for task in outsiders]
-    if mode == "container":
-        facts += [(task, task.comm) for task in guests.entered(root, tasks)]
-    return facts
+
+def _is_same(one: Selection, other: Selection) -> bool:
+    """Return True if two selections of one tree are equal, and of the same live objects."""
+    return (
+        one.tasks == other.tasks
+        and one.pids == other.pids
+        and list(one.inside) == list(other.inside)
+        and one.refs.is_same(other.refs)
+        and (one.namespaces, one.ancestors, one.squashed) == (other.namespaces, other.ancestors, other.squashed)
+        and (one.entered, one.unknown, one.kernel_workers) == (other.entered, other.unknown, other.kernel_workers)
+        and one.outsiders == other.outsiders
+    )
 
 
 def _leaks(tasks: list[TaskStruct], tags: Tags) -> Iterator[tuple[TaskStruct, str]]:

@@ -6,12 +6,15 @@ session has CKPT_PID_ROOT, as session and as group. Every other pid object is co
 the walk meets it.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import count
 from typing import cast
 
 from agent.model import CKPT_PID_ROOT, OUTSIDE, Namespace, OutsidePid, PidRef, Tag
 from agent.table.objects import Pid, PidNamespace, TaskStruct
+
+Ids = tuple[Tag, Tag, Tag, Tag, Tag]
+"""The tags of a task's own pid object, parent, thread group, process group and session."""
 
 
 class Tags:
@@ -31,16 +34,6 @@ class Tags:
             self._tags[inherited] = CKPT_PID_ROOT
             self.outside[inherited] = CKPT_PID_ROOT
 
-    def own(self, pid: Pid) -> Tag:
-        """Return the tag of a task's own pid object, which has a number in the root's namespace, for the task is in the
-        tree.
-        """
-        tag = self._tags.get(pid)
-        if tag is None:
-            tag = self._tags[pid] = next(self._free)
-            self.pids.append(pid)
-        return tag
-
     def __call__(self, pid: Pid | None) -> Tag:
         """Return the tag of a pid object, which is collected if it is new."""
         tag = self._tags.get(pid)
@@ -55,18 +48,59 @@ class Tags:
             self._tags[pid] = tag
         return tag
 
+    def ids(self, tasks: Iterable[TaskStruct], inside: dict[TaskStruct, Tag]) -> list[Ids]:
+        """Collect the pid objects that tasks use, and return the ids of each task.
+
+        Every snapshot goes through this one loop, so it asks for nothing that the task before has as well.
+
+        Args:
+            tasks: in tree order. Each has a number in the root's namespace.
+            inside: takes the tasks with their tags. A parent that is not there before its child has tag 0.
+        """
+        tags, pids, free = self._tags, self.pids, self._free
+        found: list[Ids] = []
+        last_parent: TaskStruct | None = None
+        last_pgid: Pid | None = None
+        last_sid: Pid | None = None
+        ppid = pgid = sid = OUTSIDE
+        for task in tasks:
+            pid = task.pid
+            own = tags.get(pid)
+            if own is None:
+                own = tags[pid] = next(free)
+                pids.append(pid)
+            inside[task] = own
+            leader = task.leader
+            tgid = own if leader is task else self(leader.pid)
+            if leader.pgid is not last_pgid:
+                last_pgid = leader.pgid
+                pgid = self(last_pgid)
+            if leader.sid is not last_sid:
+                last_sid = leader.sid
+                sid = self(last_sid)
+            if leader.parent is not last_parent:
+                last_parent = leader.parent
+                ppid = inside.get(last_parent, OUTSIDE) if last_parent is not None else OUTSIDE
+            found.append((own, ppid, tgid, pgid, sid))
+        return found
+
     def known(self, pid: Pid | None) -> Tag | None:
         """Return the tag of a pid object that has one, or a special value; None where it has neither."""
         return self._tags.get(pid)
 
 
 class Namespaces:
-    """The namespaces of the collected pid objects, numbered from 0, the root's own, parents before children."""
+    """The namespaces of the collected pid objects, numbered from 0, the root's own, parents before children.
+
+    Attributes:
+        rows: by id.
+        chains: the ids of each namespace and of those above it, from the root's own inward.
+    """
 
     def __init__(self, root: PidNamespace, pids: Collection[Pid]) -> None:
         self._root = root
         self._ids: dict[PidNamespace, int] = {root: 0}
-        self._chains: dict[PidNamespace, tuple[int, ...]] = {root: (0,)}
+        self.chains: dict[PidNamespace, tuple[int, ...]] = {root: (0,)}
         self.rows = [Namespace(0, root.inum, 0, None)]
         self._by_identity = {root.identity: 0}
         deeper = {pid.namespace for pid in pids if pid.namespace is not root}
@@ -74,12 +108,12 @@ class Namespaces:
             self._add(namespace)
 
     def _add(self, namespace: PidNamespace) -> tuple[int, ...]:
-        chain = self._chains.get(namespace)
+        chain = self.chains.get(namespace)
         if chain is None:
             above = self._add(namespace.parent or self._root)
             number = len(self.rows)
             self.rows.append(Namespace(number, namespace.inum, namespace.level - self._root.level, above[-1]))
-            chain = self._chains[namespace] = (*above, number)
+            chain = self.chains[namespace] = (*above, number)
             self._by_identity[namespace.identity] = number
         return chain
 
@@ -87,7 +121,7 @@ class Namespaces:
         """Return the ids of a pid object's namespaces from the root's inward; -1 for one without a pid object of the
         snapshot.
         """
-        chain = self._chains.get(pid.namespace)
+        chain = self.chains.get(pid.namespace)
         return chain if chain is not None else (0, *(-1,) * (pid.level - self._root.level))
 
     def child_id(self, pending: tuple[int, int] | None) -> int | None:
@@ -106,17 +140,26 @@ class Refs:
     """
 
     def __init__(self, tags: Tags, namespaces: Namespaces) -> None:
-        self._tags = tags
-        self._namespaces = namespaces
+        self.tags = tags
+        self.namespaces = namespaces
 
     def __call__(self, pid: Pid) -> PidRef:
         """Return the tag or special value of a pid object, else its numbers from the root's namespace inward."""
-        known = self._tags.known(pid)
+        known = self.tags.known(pid)
         if known is not None:
             return known
-        if not pid.number_in(self._tags.namespace):
+        if not pid.number_in(self.tags.namespace):
             return OUTSIDE
-        return OutsidePid(pid.numbers[self._tags.level :], self._namespaces.of(pid))
+        return OutsidePid(pid.numbers[self.tags.level :], self.namespaces.of(pid))
+
+    def is_same(self, other: "Refs") -> bool:
+        """Return True if every reference, to any pid object, is that of another one."""
+        mine, theirs = self.tags, other.tags
+        return (
+            mine.pids == theirs.pids
+            and mine.outside == theirs.outside
+            and self.namespaces.chains == other.namespaces.chains
+        )
 
     def above(self, namespace: PidNamespace | None = None) -> list[tuple[int, ...]]:
         """Return, for each collected pid object, its numbers in the namespaces above the root's.
@@ -125,7 +168,7 @@ class Refs:
             namespace: the outermost one that counts; None: the outermost of all. Where it is not above the root's, no
                 pid object has such numbers.
         """
-        root, begin = self._tags.namespace, 0
+        root, begin = self.tags.namespace, 0
         if namespace is not None:
             begin = namespace.level if root.ancestor(namespace.level) is namespace else root.level
-        return [pid.numbers[begin : root.level] for pid in self._tags.pids]
+        return [pid.numbers[begin : root.level] for pid in self.tags.pids]

@@ -35,7 +35,7 @@ def facts(snapshot: Snapshot) -> Document:
     known: Document = {
         "ancestors": [
             {
-                "creator": _creator(birth.creator),
+                "creator": creator_facts(birth.creator),
                 "events": [
                     {"event": e.event, "order": e.order, "value": ref_document(e.value)} for e in ancestor.events
                 ],
@@ -149,7 +149,8 @@ def task_facts(tasks: Sequence[Task]) -> list[Document]:
     return rows
 
 
-def _creator(creator: Creator | None) -> Document | None:
+def creator_facts(creator: Creator | None) -> Document | None:
+    """Return the facts of the creator that a birth names."""
     if creator is None:
         return None
     return {"ancestor": creator.ancestor} if creator.tag is None else {"tag": creator.tag}

@@ -37,6 +37,7 @@ from exporters.content.hostmap import header_fields
 from exporters.content.unknown import Unknown, put
 from exporters.image.head import as_said, write_head
 from exporters.image.packed import pack, pack_map_head, pack_pairs
+from exporters.image.packedrows import PackedRows, pack_pid_facts
 from exporters.image.reading import (
     EXTENSION_HEAD,
     EXTENSION_VERSION,
@@ -104,6 +105,8 @@ class _Body(NamedTuple):
         of, dialect: the snapshot's rows and the dialect that were packed.
         pids, tasks: buffers of the base.
         pid_facts, task_facts: lists of the extension, as msgpack.
+        rows: those of `task_facts`, where another image can use them; None: it cannot, for they have more than the
+            facts of their tasks.
     """
 
     of: tuple[Sequence[PidObject], Sequence[Task], Unknown]
@@ -112,13 +115,14 @@ class _Body(NamedTuple):
     tasks: bytes
     pid_facts: bytes
     task_facts: bytes
+    rows: PackedRows | None
 
 
 _ROWS = (("pids",), ("tasks",))  # unknown keys below these are packed with the rows
 
 
 class Writer:
-    """A writer of images. It keeps the rows that it packed last: a tree that is captured again often has the same.
+    """A writer of images. It keeps the rows that it packed last: a tree that is captured again has most of them again.
 
     The rows of 20,000 tasks take 14 MB.
     """
@@ -157,20 +161,28 @@ class Writer:
         of = (snapshot.pids, snapshot.tasks, snapshot.unknown)
         last = self._last
         if last is None or last.dialect != dialect or any(old is not new for old, new in zip(last.of, of, strict=True)):
-            last = self._last = _pack_body(snapshot, dialect)
+            last = self._last = _pack_body(snapshot, dialect, last.rows if last is not None else None)
         return last
 
 
-def _pack_body(snapshot: Snapshot, dialect: Dialect) -> _Body:
-    rows: Document = {"pids": facts(snapshot)["pids"], "tasks": _task_rows(snapshot, dialect)}
-    put(rows, {way: keys for way, keys in snapshot.unknown.items() if way[:1] in _ROWS})
+def _pack_body(snapshot: Snapshot, dialect: Dialect, earlier: PackedRows | None) -> _Body:
+    known = {way: keys for way, keys in snapshot.unknown.items() if way[:1] in _ROWS}
+    rows: PackedRows | None = None
+    if known or dialect == "v23":
+        document: Document = {"pids": facts(snapshot)["pids"], "tasks": _task_rows(snapshot, dialect)}
+        put(document, known)
+        pid_facts, task_facts = pack(document["pids"]), pack(document["tasks"])
+    else:
+        rows = PackedRows(snapshot.tasks, earlier)
+        pid_facts, task_facts = pack_pid_facts(snapshot.pids), rows.data
     return _Body(
         (snapshot.pids, snapshot.tasks, snapshot.unknown),
         dialect,
         _pack_pids(snapshot.pids),
         _pack_tasks(snapshot.tasks, dialect),
-        pack(rows["pids"]),
-        pack(rows["tasks"]),
+        pid_facts,
+        task_facts,
+        rows,
     )
 
 

@@ -3,6 +3,7 @@
 
 import gc
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from agent.capture.selectioncache import SelectionCache
 from agent.capture.sweepdiff import SweepDiff
 from agent.errors import RefusedError
+from agent.model import Mode, Snapshot
 from agent.selection import select
 from agent.table import wire
 from agent.table.objects import CLONE_NEWPID, EXITED, TaskStruct
+from exporters.image import checkpoint
 from tests.support.examples import unexplained
 from tests.support.programs import PROGRAMS, Step, make
 from tests.support.watched import Watched, watched
@@ -164,6 +167,30 @@ def plain(chosen: select.Selection) -> tuple[object, ...]:
     )
 
 
+def answer(
+    way: Callable[..., select.Selection], root: TaskStruct, mode: Mode, *, without_entered: bool
+) -> select.Selection | tuple[str, ...]:
+    """Return a selection, or the lines of the refusal."""
+    try:
+        return way(root, mode, without_entered=without_entered)
+    except RefusedError as error:
+        return (str(error), *error.leaks)
+
+
+def snapshot_of(chosen: select.Selection, mode: Mode) -> Snapshot:
+    """Return the snapshot of a selection, without host and time."""
+    return Snapshot(
+        mode=mode,
+        time_ns=0,
+        pids=chosen.pids,
+        tasks=chosen.tasks,
+        namespaces=chosen.namespaces,
+        ancestors=chosen.ancestors,
+        squashed=chosen.squashed,
+        entered=chosen.entered,
+    )
+
+
 class Doubled:
     """A cache and a plain search side by side: each lookup is made with both."""
 
@@ -171,26 +198,32 @@ class Doubled:
         self.pair = pair
         self.chance = chance
         self.cache = SelectionCache(pair.table)
-        self.roots: list[TaskStruct] = []
+        self.writers: dict[TaskStruct, checkpoint.Writer] = {}
         self.last = pair.kernel.rows()
 
     def look(self) -> None:
-        """Select one of a few trees, again and again."""
+        """Select one of a few trees, again and again, and write its image."""
         living = [task for task in self.pair.table.tasks() if task.leader is task]
         if not living:
             return
-        self.roots = [task for task in self.roots if task.pid.task is task][-2:]
-        if not self.roots or self.chance.random() < 0.1:
-            self.roots.append(self.chance.choice(living))
-        root = self.chance.choice(self.roots)
-        mode = select.resolve_mode(root, "auto")
-        try:
-            fresh = select.select(root, mode, without_entered=True)
-        except RefusedError:
-            return
-        assert plain(self.cache.select(root, mode, without_entered=True)) == plain(fresh)
+        roots = [task for task in self.writers if task.pid.task is task][-2:]
+        self.writers = {task: self.writers[task] for task in roots}
+        if not roots or self.chance.random() < 0.1:
+            roots.append(self.chance.choice(living))
+        root = self.chance.choice(roots)
+        mode: Mode = "subtree" if self.chance.random() < 0.3 else select.resolve_mode(root, "auto")
+        without_entered = self.chance.random() < 0.8
         assert self.cache.members(root) == select.members(root)
         assert self.cache.exited(root) == [task for task in select.members(root) if task.flags & EXITED]
+        fresh = answer(select.select, root, mode, without_entered=without_entered)
+        found = answer(self.cache.select, root, mode, without_entered=without_entered)
+        if isinstance(fresh, tuple) or isinstance(found, tuple):
+            assert found == fresh
+            return
+        assert plain(found) == plain(fresh)
+        assert all(found.refs(pid) == fresh.refs(pid) for pid in self.pair.table.pids.numbers.values())
+        writer = self.writers.setdefault(root, checkpoint.Writer())
+        assert writer.dumps(snapshot_of(found, mode)) == checkpoint.dumps(snapshot_of(fresh, mode))
 
     def walk(self) -> None:
         """Walk over all tasks."""

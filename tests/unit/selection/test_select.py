@@ -288,33 +288,3 @@ def test_a_task_whose_parent_is_not_known_makes_the_selection_incomplete(pair: W
     child.parent = None
 
     assert selected(pair, root).unknown == (f"{child.pid.numbers[0]} (task): its parent is not known",)
-
-
-def test_a_signature_changes_with_whatever_a_selection_depends_on(pair: Watched) -> None:
-    """It is equal as long as none of these changes."""
-    root = a_root(pair)
-    child = pair.kernel.fork(root)
-    task = pair.task(root)
-
-    def signature() -> list[object]:
-        return select.signature(task, "subtree", select.members(task), selected(pair, root).outsiders)
-
-    seen = [signature()]
-
-    assert signature() == seen[0]
-
-    pair.kernel.fork(pair.kernel.init)
-
-    assert signature() == seen[0]
-
-    for change in (
-        lambda: pair.kernel.setpgid(root, child.group, child.pid),
-        lambda: pair.kernel.thread(child),
-        lambda: pair.kernel.subreaper(child),
-        lambda: pair.kernel.setsid(pair.kernel.fork(child)),
-        lambda: pair.kernel.exit(child),
-    ):
-        change()
-        seen.append(signature())
-
-    assert all(one != other for index, one in enumerate(seen) for other in seen[:index])

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of a selection: made from the live objects, or taken over from an earlier selection of the tree.
+
+Theory
+------
+A row depends on its task, on some facts of the leader of its group, on the tags of the pid objects that it uses, and on
+the births' references. A change of the first two touches the task or its leader (agent.table.changes). Tags and
+references are found anew for each selection, which is cheap, and compared. So a row whose task was not touched is
+still right, but for the tags and references that differ; and where none differs, the row is the very same object, by
+which others know that what they derived from it holds.
+"""
+
+from collections.abc import Collection, Sequence
+
+from agent.model import Birth, PidObject, Task, TaskState
+from agent.selection.births import Births
+from agent.selection.tags import Ids, Namespaces, Refs
+from agent.table import rules
+from agent.table.objects import EXITED, MOVING_NOWHERE, STOPPED, SUBREAPER, TaskStruct
+
+_IDS, _BIRTH = 5, Task._fields.index("birth")  # a row begins with the ids, and ends with the birth
+
+
+class Rows:
+    """The maker of rows.
+
+    Args:
+        births: of the selection.
+        namespaces: of its pid objects.
+        level: of the root's namespace.
+    """
+
+    def __init__(self, births: Births, namespaces: Namespaces, level: int) -> None:
+        self._births = births
+        self._namespaces = namespaces
+        self._level = level
+
+    def made(self, tasks: Sequence[TaskStruct], ids: Sequence[Ids]) -> list[Task]:
+        """Return the rows of tasks in tree order, made from the tasks and their ids."""
+        make, birth = self._made, self._births.of
+        return [make(task, own, birth(task)) for task, own in zip(tasks, ids, strict=True)]
+
+    def mended(
+        self,
+        tasks: Sequence[TaskStruct],
+        ids: Sequence[Ids],
+        earlier: dict[TaskStruct, Task],
+        touched: Collection[TaskStruct],
+    ) -> list[Task]:
+        """Return the same rows, with those of an earlier selection where they hold.
+
+        Args:
+            tasks: in tree order.
+            ids: of each.
+            earlier: the rows of the earlier selection.
+            touched: tasks that may have other facts than then.
+        """
+        birth = self._births.of
+        other_creators, other_refs = self._births.other_creators, self._births.other_refs
+        threads = [
+            thread for task in touched if task.threads for thread in task.threads
+        ]  # a leader has facts of theirs
+        suspect = {*touched, *threads}
+        rows: list[Task] = []
+        put, find = rows.append, earlier.get
+        for task, own in zip(tasks, ids, strict=True):
+            row = find(task)
+            if row is None:
+                put(self._made(task, own, birth(task)))
+            elif task in suspect or task.child_namespace is not None:  # its id may be another task's doing
+                made = self._made(task, own, birth(task))
+                put(row if made == row else made)
+            elif task.creator in other_creators or task.birth_sid in other_refs or task.birth_pgid in other_refs:
+                born = birth(task)
+                put(row if born == row.birth and row[:_IDS] == own else _row((*own, *row[_IDS:_BIRTH], born)))
+            elif row[:_IDS] == own:
+                put(row)
+            else:
+                put(_row(own + row[_IDS:]))
+        return rows
+
+    def _made(self, task: TaskStruct, own: Ids, birth: Birth) -> Task:
+        leader = task.leader
+        flags = task.flags
+        return _row(
+            (  # by place: keywords would double its time; tests/unit/selection/test_select.py proves the order
+                *own,
+                task.pid.level - self._level,
+                task.start_ns,
+                _state(task) if flags & (EXITED | STOPPED) else TaskState.RUNNING,
+                task.exit_code if flags & EXITED else None,
+                task.exit_signal,
+                task.comm.rstrip(b"\0"),
+                *task.ids,
+                bool(leader.flags & SUBREAPER),
+                self._namespaces.child_id(task.child_namespace),
+                None,
+                None,
+                None,
+                None,
+                None,
+                None,
+                None,
+                True if flags & MOVING_NOWHERE else None,
+                birth,
+            )
+        )
+
+
+def _row(values: tuple[object, ...]) -> Task:
+    """Return the row of the values of all fields; half as fast by Task(*values)."""
+    return tuple.__new__(Task, values)
+
+
+def _state(task: TaskStruct) -> TaskState:
+    flags = task.flags
+    if flags & EXITED:
+        return TaskState.ZOMBIE if rules.is_zombie(task) else TaskState.DEAD_LEADER
+    return TaskState.STOPPED if flags & STOPPED else TaskState.RUNNING
+
+
+def pid_objects(refs: Refs, earlier: Refs | None = None, objects: Sequence[PidObject] = ()) -> list[PidObject]:
+    """Return the collected pid objects.
+
+    Args:
+        refs: of the selection.
+        earlier: those of an earlier selection of the tree.
+        objects: the pid objects that it collected.
+    """
+    tags, namespaces = refs.tags, refs.namespaces
+    level, home, of = tags.level, tags.namespace, namespaces.of
+    if earlier is None:
+        return [PidObject(pid.numbers[level:] if level else pid.numbers, of(pid)) for pid in tags.pids]
+    find = dict(zip(earlier.tags.pids, objects, strict=True)).get
+    same = namespaces.chains == earlier.namespaces.chains
+    return [
+        known
+        if (known := find(pid)) is not None and (same or pid.namespace is home)
+        else PidObject(pid.numbers[level:] if level else pid.numbers, of(pid))
+        for pid in tags.pids
+    ]

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The facts of tasks as msgpack, row by row: a row that an earlier image has is copied out of that.
+
+Theory
+------
+A row's facts are all of its fields but the ids and the depth, which the base has (exporters.content.facts). So a row
+whose tags alone have changed has the bytes that it had.
+
+The tasks of a tree have most of their facts in common. So a new row is joined from a few pieces of bytes, each made
+once for all rows with these values; only the number and the time of its birth are a row's own. The pieces are cut out of
+the document of exporters.content.facts, which alone knows the keys.
+"""
+
+from array import array
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import cast
+
+import msgpack
+
+from agent.model import Birth, Creator, PidObject, Task, TaskState
+from exporters.content.facts import Document, creator_facts, task_facts
+from exporters.image.packed import pack, pack_map_head, pack_pairs
+
+_START, _REST, _BIRTH = (Task._fields.index(name) for name in ("start_ns", "exit_code", "birth"))
+_CREATOR, _ORDER = (Birth._fields.index(name) for name in ("creator", "order"))  # the first field, and the last
+_RUNNING = TaskState.RUNNING  # other states are rare; the hash of one, which is an Enum, takes longer than the rest
+
+
+class PackedRows:
+    """The facts of some tasks, as msgpack.
+
+    Args:
+        tasks: the rows.
+        earlier: those of an earlier image; None: there is none.
+
+    Attributes:
+        data: the list of all rows.
+    """
+
+    def __init__(self, tasks: Sequence[Task], earlier: "PackedRows | None" = None) -> None:
+        self._tasks = tasks
+        head: bytes = msgpack.Packer().pack_array_header(len(tasks))
+        pack_new = _Packer().pack
+        pieces: Sequence[memoryview | bytes]
+        if earlier is None:
+            pieces = list(map(pack_new, tasks))
+            lengths = list(map(len, pieces))
+        else:
+            pieces, lengths = earlier.mended(tasks, pack_new)
+        self.data = b"".join([head, *pieces])
+        self._ends = array("Q", accumulate(lengths, initial=len(head)))  # a row begins where the one before it ends
+
+    def mended(
+        self, tasks: Sequence[Task], pack_new: Callable[[Task], bytes]
+    ) -> tuple[list[memoryview | bytes], list[int]]:
+        """Return other packed rows, neighbours in one piece where these here have them so, and the length of each."""
+        before, ends, data = self._tasks, self._ends, memoryview(self.data)
+        place_of = {task[_START]: place for place, task in enumerate(before)}.get
+        pieces: list[memoryview | bytes] = []
+        lengths: list[int] = []
+        first = end = 0  # the run of rows to copy
+        for task in tasks:
+            place = place_of(task[_START])
+            if place is not None and (before[place] is task or before[place][_START:] == task[_START:]):
+                if place != end:
+                    pieces.append(data[ends[first] : ends[end]])
+                    first = place
+                end = place + 1
+                lengths.append(ends[end] - ends[place])
+            else:
+                packed = pack_new(task)
+                pieces += (data[ends[first] : ends[end]], packed)
+                lengths.append(len(packed))
+                first = end = 0
+        pieces.append(data[ends[first] : ends[end]])
+        return pieces, lengths
+
+
+class _Packer:
+    """The packer of rows of one image. It keeps the pieces that it has made."""
+
+    def __init__(self) -> None:
+        self._creators: dict[Creator | None, bytes] = {}
+        self._births: dict[tuple[object, ...], tuple[bytes, bytes, bytes]] = {}
+        self._rests: dict[tuple[object, ...], tuple[bytes, bytes, bytes]] = {}
+        self._number = msgpack.Packer().pack
+
+    def pack(self, task: Task) -> bytes:
+        """Return the facts of a task, packed."""
+        birth = task.birth
+        if task.state is not _RUNNING or birth is None:
+            return pack(task_facts([task])[0])
+        origin: tuple[object, ...] = birth[_CREATOR + 1 : _ORDER]
+        rest: tuple[object, ...] = task[_REST:_BIRTH]
+        try:
+            creator = self._creators[birth.creator]
+            to_creator, to_order, from_order = self._births[origin]
+            to_birth, to_start, from_start = self._rests[rest]
+        except KeyError:
+            creator = self._creators[birth.creator] = pack(creator_facts(birth.creator))
+            if origin not in self._births or rest not in self._rests:
+                document = task_facts([task])[0]
+                self._births[origin] = _cut(cast("Document", document["birth"]), "creator", "order")
+                self._rests[rest] = _cut(document, "birth", "start_ns")
+            to_creator, to_order, from_order = self._births[origin]
+            to_birth, to_start, from_start = self._rests[rest]
+        number = self._number
+        return b"".join(
+            (
+                *(to_birth, to_creator, creator, to_order, number(birth.order), from_order),
+                *(to_start, number(task.start_ns), from_start),
+            )
+        )
+
+
+def _cut(document: Document, first: str, second: str) -> tuple[bytes, bytes, bytes]:
+    """Return a packed document up to the value of a key, from there to the value of a later key, and the rest."""
+    keys, pairs = list(document), list(document.items())
+    one, other = keys.index(first), keys.index(second)
+    return (
+        pack_map_head(len(pairs)) + pack_pairs(pairs[:one]) + pack(first),
+        pack_pairs(pairs[one + 1 : other]) + pack(second),
+        pack_pairs(pairs[other + 1 :]),
+    )
+
+
+def pack_pid_facts(pids: Sequence[PidObject]) -> bytes:
+    """Return the facts of pid objects, packed. Few of them differ in the namespaces, which are all that there is."""
+    chains = [namespaces for _, namespaces in pids]
+    packed = {chain: pack({"namespaces": chain}) for chain in set(chains)}
+    head: bytes = msgpack.Packer().pack_array_header(len(chains))
+    return b"".join([head, *[packed[chain] for chain in chains]])
