@@ -91,6 +91,25 @@ def test_a_tree_that_comes_to_be_what_it_was_has_the_selection_that_it_had(scene
     assert scene.cache.select(scene.top, "subtree", without_entered=False) is chosen
 
 
+def test_births_name_the_tags_that_there_are_now(scene: Scene) -> None:
+    """A task that goes moves the tags behind it, and births in groups and sessions there name the moved ones."""
+    kernel = scene.pair.kernel
+    apart = kernel.fork(scene.root)
+    kernel.setsid(apart)
+    member = kernel.fork(apart)
+    leader = kernel.fork(apart)
+    kernel.setpgid(apart, leader.group, leader.pid)
+    for creator in (leader, member):
+        kernel.fork(creator)
+    before = scene.cache.select(scene.top, "subtree", without_entered=False)
+    kernel.exit(scene.child)
+    kernel.wait(scene.root, scene.child)
+    after = scene.cache.select(scene.top, "subtree", without_entered=False)
+
+    assert plain(after) == plain(select.select(scene.top, "subtree"))
+    assert [task.birth for task in after.tasks[2:]] != [task.birth for task in before.tasks[3:]]
+
+
 def test_another_mode_is_another_selection(scene: Scene) -> None:
     """This holds for the same tasks too."""
     chosen = scene.cache.select(scene.top, "subtree", without_entered=False)
