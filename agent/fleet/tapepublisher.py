@@ -30,6 +30,10 @@ _RETRY_S: Final = 1.0
 _MOST_RETRY_S: Final = 30.0
 _TWICE_S: Final = 120.0
 """Seconds in which the server drops a message that is sent twice."""
+_UNREADABLE: Final = (
+    ": `group_may_read = true` below [record] in the daemon's configuration lets its group read, "
+    "of which this relay's user must be a member"
+)
 _NO_MESSAGE: Final = 10037  # err_code of JetStream
 
 
@@ -88,7 +92,8 @@ class TapePublisher:
             try:
                 await self._publish(client, looking)
             except failures as error:
-                self._say(str(error).removeprefix("nats: ") or type(error).__name__)
+                remedy = _UNREADABLE if isinstance(error.__cause__, PermissionError) else ""
+                self._say((str(error).removeprefix("nats: ") or type(error).__name__) + remedy)
             finally:
                 looking.cancel()
                 await asyncio.gather(looking, return_exceptions=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from agent.errors import HostError
 from agent.recorder import folder, segment
 from agent.recorder.folder import SegmentFile
 
@@ -63,13 +64,17 @@ class _OpenSegment:
         is_old: True once a later segment was there.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it is gone, or cannot be opened.
+        HostError: this user may not read it.
         DamagedError: its head is damaged, or not all there yet.
     """
 
     def __init__(self, of: SegmentFile) -> None:
         self.of = of
-        self._file = of.path.open("rb", buffering=0)
+        try:
+            self._file = of.path.open("rb", buffering=0)
+        except PermissionError as error:
+            raise HostError(f"{of.path}: cannot be read: {error.strerror}") from error
         self.is_old = False
         try:
             data = os.pread(self._file.fileno(), segment.MOST_HEAD, 0)

@@ -24,7 +24,7 @@ from agent.recorder.held import open_held
 from agent.recorder.recording import Recording
 from tests.live.daemons import ckptree
 from tests.support import servers
-from tests.support.relays import await_line
+from tests.support.relays import a_relay, await_line
 from tests.support.standbys import Original, StandbyProcess, a_standby
 from tests.support.taped import state_of
 
@@ -294,6 +294,27 @@ def test_a_stream_that_takes_nothing_is_named_and_filled_later(
         await_line(relay, 1, "the recording is published again")
         assert same(standby, original)
     assert Recording(standby.place).gaps == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_relay_that_may_not_read_the_recording_says_what_lets_it(
+    tmp_path: Path, nats: servers.Server, original: Original
+) -> None:
+    """The folder is another user's; once its group may read, the relay goes on by itself."""
+    place = original.recording
+    (first,) = folder.stored(place)
+    for path, mode in ((place, 0o755), (first.path, 0o600)):  # the folder, but not its files, is for all
+        os.chown(path, 4242, 4242)
+        path.chmod(mode)
+    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    with a_relay(tmp_path, "old", url(nats), more=FOLLOW, recording=place, before=bound) as relay:
+        await_line(
+            relay, 1, f"is not published: {first.path}: cannot be read: Permission denied: `group_may_read = true`"
+        )
+        place.chmod(0o700)
+        await_line(relay, 1, f"is not published: {place}: cannot be read: Permission denied: `group_may_read = true`")
+        folder.share(place, os.getegid())
+        await_line(relay, 1, "the recording is published again")
 
 
 def test_what_the_stream_has_dropped_is_a_gap_that_is_named(
