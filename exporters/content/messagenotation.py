@@ -21,6 +21,28 @@ if TYPE_CHECKING:
 _FIELD: Final = re.compile(r"(\w+)([!?*])(\d+)(?::(\w+))?")
 _LABELS: Final = {"!": "required", "?": "optional", "*": "repeated"}
 
+# Numbers of descriptor.proto.
+_FILE_NAME: Final = 1
+_FILE_PACKAGE: Final = 2
+_FILE_MESSAGE: Final = 4
+_MESSAGE_NAME: Final = 1
+_MESSAGE_FIELD: Final = 2
+_FIELD_NAME: Final = 1
+_FIELD_NUMBER: Final = 3
+_FIELD_LABEL: Final = 4
+_FIELD_TYPE: Final = 5
+_FIELD_TYPE_NAME: Final = 6
+_LABEL_NUMBERS: Final = {"optional": 1, "required": 2, "repeated": 3}
+_TYPE_NAMES: Final = (
+    "double float int64 uint64 int32 fixed64 fixed32 bool string group message bytes uint32 enum sfixed32 sfixed64 sint32 "
+    "sint64"
+)
+_TYPES: Final = {name: number for number, name in enumerate(_TYPE_NAMES.split(), start=1)}
+
+_LENGTH_DELIMITED: Final = 2
+_MORE: Final = 0x80
+"""The bit of a byte of a variable-length integer that says that another byte follows."""
+
 
 class MessageField(NamedTuple):
     """A field of a message.
@@ -62,23 +84,58 @@ def classes(tables: Mapping[str, str], package: str, what: str, extra: str) -> "
         HostError: no protobuf library is installed.
     """
     try:
-        from google.protobuf import descriptor_pb2, message_factory
+        from google.protobuf import descriptor_pool, message_factory
     except ImportError as error:
         raise HostError(
             f"{what} need the Python package `protobuf`, which is not installed here: "
             f"`pip install 'ckptree[{extra}]'`, or Debian's python3-protobuf"
         ) from error
-    proto = descriptor_pb2.FieldDescriptorProto
-    described = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto2")
-    for name, text in tables.items():
-        message = described.message_type.add(name=name)
-        for field in message_fields(text):
-            label = proto.Label.Value(f"LABEL_{field.label.upper()}")
-            made = message.field.add(name=field.name, number=field.number, label=label)
-            if field.type in tables:
-                made.type, made.type_name = proto.TYPE_MESSAGE, f".{package}.{field.type}"
-            else:
-                made.type = proto.Type.Value(f"TYPE_{field.type.upper()}")
     # A pool of its own: another package's messages may have the same names in the default pool.
-    made_all = message_factory.GetMessages([described])
-    return {name: made_all[f"{package}.{name}"] for name in tables}
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(described(tables, package))
+    if hasattr(message_factory, "GetMessageClass"):
+        made_of = message_factory.GetMessageClass
+    else:  # before protobuf 4.22
+        made_of = message_factory.MessageFactory(pool).GetPrototype  # type: ignore[attr-defined]  # not in later types
+    return {name: made_of(pool.FindMessageTypeByName(f"{package}.{name}")) for name in tables}
+
+
+def described(tables: Mapping[str, str], package: str) -> bytes:
+    """Return messages as a serialized FileDescriptorProto of google/protobuf/descriptor.proto.
+
+    The library's own class for that takes longer to import, and to fill, than CRIU's images of a hundred processes to read.
+
+    Args:
+        tables, package: as of `classes`.
+    """
+    parts = [_text(_FILE_NAME, f"{package}.proto"), _text(_FILE_PACKAGE, package)]
+    for name, text in tables.items():
+        rows = [_text(_MESSAGE_NAME, name)]
+        for field in message_fields(text):
+            own = field.type in tables
+            kind = _TYPES["message" if own else field.type]
+            row = _text(_FIELD_NAME, field.name) + _integer(_FIELD_NUMBER, field.number)
+            row += _integer(_FIELD_LABEL, _LABEL_NUMBERS[field.label]) + _integer(_FIELD_TYPE, kind)
+            rows.append(
+                _piece(_MESSAGE_FIELD, row + (_text(_FIELD_TYPE_NAME, f".{package}.{field.type}") if own else b""))
+            )
+        parts.append(_piece(_FILE_MESSAGE, b"".join(rows)))
+    return b"".join(parts)
+
+
+def _integer(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value)
+
+
+def _text(field: int, value: str) -> bytes:
+    return _piece(field, value.encode())
+
+
+def _piece(field: int, value: bytes) -> bytes:
+    return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    if value < _MORE:
+        return bytes((value,))
+    return bytes((value & _MORE - 1 | _MORE,)) + _varint(value >> 7)

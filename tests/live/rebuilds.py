@@ -14,7 +14,8 @@ from agent.restart.planning.plan import Plan
 from agent.restart.rebuild.beginning import beginning
 from agent.restart.rebuild.coordinator import Rebuild
 from agent.restart.rebuild.preflight import preflight
-from agent.restart.rebuild.verify import Standing, Status, read_status, verify, verify_active
+from agent.restart.rebuild.taskanswers import Status, read_status
+from agent.restart.rebuild.verify import Standing, verify, verify_active
 
 
 def status(pid: int) -> Status:

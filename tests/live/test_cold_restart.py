@@ -18,7 +18,7 @@ from agent.model import Capabilities, ProcessDetails
 from agent.restart.planning.search import make_plan
 from agent.restart.rebuild.commands import own_arguments
 from agent.restart.rebuild.coordinator import HELPER, Rebuild
-from agent.restart.rebuild.verify import read_status
+from agent.restart.rebuild.taskanswers import read_status
 from tests.live.coldrestarts import PYTHON, TOP, captured, children, ckptree, restarted, seen, services, soon
 from tests.support.builders import a_snapshot, a_task
 

@@ -18,7 +18,8 @@ from agent.restart.planning.plan import Role
 from agent.restart.planning.search import make_plan
 from agent.restart.rebuild.coordinator import Rebuild
 from agent.restart.rebuild.failure import RebuildError
-from agent.restart.rebuild.verify import Standing, read_status, verify, verify_active
+from agent.restart.rebuild.taskanswers import read_status
+from agent.restart.rebuild.verify import Standing, verify, verify_active
 from exporters import registry
 from tests.live.rebuilds import active, assert_gone, eventually, exit_code, free_number, rebuilt, status
 from tests.live.restartverb import ran, running, soon

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.model import CKPT_PID_ROOT
-from agent.restart.rebuild.verify import read_status
+from agent.restart.rebuild.taskanswers import read_status
 from exporters import registry
 from tests.live.daemons import ckptree
 from tests.live.rebuilds import free_number

@@ -56,7 +56,11 @@ _NAMES: Final[Mapping[int, str]] = {
     Special.TERMINAL: "open",
 }
 _PACK: Final = fillabi.OPERATION.pack
-_PACK_SIGNED: Final = struct.Struct(fillabi.OPERATION.format.replace("6Q", "6q")).pack
+_PACK_SIGNED: Final = tuple(
+    struct.Struct(fillabi.OPERATION.format.replace("6Q", f"{count}q{8 * (fillabi.ARGUMENTS - count)}x")).pack
+    for count in range(fillabi.ARGUMENTS + 1)
+)
+"""By number of arguments; those that are missing are 0."""
 _U64: Final = (1 << 64) - 1
 
 
@@ -234,9 +238,8 @@ class FillScript:
             self._last = self.about
         self._calls.append(call)
         try:
-            self.code += _PACK_SIGNED(
-                call, keep, demand, 0, 0, len(arguments), *arguments, *_PADS[len(arguments)], wanted
-            )
+            count = len(arguments)
+            self.code += _PACK_SIGNED[count](call, keep, demand, 0, 0, count, *arguments, wanted)
         except struct.error:  # an argument is no number, or has the highest bit
             self._add_mixed(call, arguments, keep, demand, wanted)
 

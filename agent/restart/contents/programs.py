@@ -100,6 +100,11 @@ class Programs:
         objects = len(source.objects.objects)
         self.fill = FillProgram(_WORDS_OF_TREE + _WORDS_OF_PROCESS * len(source.memories) + _WORDS_OF_OBJECT * objects)
         self._created, self._fetched = self.fill.word(), self.fill.word()
+        self._actors = {
+            (actor.leader, source.snapshot.number(actor.tag)): index
+            for index, actor in enumerate(source.plan.actors)
+            if actor.tag
+        }
         rooms = [self._room(pid, memory, mapped) for pid, memory in source.memories.items()]
         source.tables.share(self.fill, {each.holder.actor: each.holder for each in rooms})
         seen = {source.snapshot.number(each.tag): numbers[at] for at, each in enumerate(source.plan.actors) if each.tag}
@@ -189,8 +194,7 @@ class Programs:
 
     def _thread(self, leader: int, tid: int) -> int:
         """Return the actor of a thread by its number in the root's namespace."""
-        plan, snapshot = self._source.plan, self._source.snapshot
-        for index, actor in enumerate(plan.actors):
-            if actor.leader == leader and actor.tag and snapshot.number(actor.tag) == tid:
-                return index
-        raise Refused("task", str(tid), "tree", "the images have this thread, and the tree has not")
+        index = self._actors.get((leader, tid))
+        if index is None:
+            raise Refused("task", str(tid), "tree", "the images have this thread, and the tree has not")
+        return index

@@ -282,11 +282,16 @@ class Cast:
 
     def level(self, space: int) -> int:
         """Return the number of levels from the root's namespace down to another one; -1 for that of `outside`."""
-        return sum(1 for _ in self.chain(space)) - 1 if space >= 0 else -1
+        level = -1
+        at: int | None = space if space >= 0 else None
+        while at is not None:
+            level += 1
+            at = self.spaces.get(at)
+        return level
 
     def sees(self, space: int, pid: Node) -> bool:
         """Return True if a pid object has a number in a namespace."""
-        return pid is not self.outside and space in self.chain(pid.space)
+        return pid is not self.outside and (space == pid.space or space in self.chain(pid.space))
 
 
 def _handed_on(members: Iterable[Node]) -> int | None:

@@ -43,6 +43,8 @@ class Conflicts:
 
     def enter(self, index: int, step: Step, touched: Touched) -> tuple[int, ...]:
         """Note a step, and return the earlier steps that it has to wait for: at most one of each other actor."""
+        if step.op is Op.ACTIVATE:
+            return self._activated(index, step)
         waits: set[int] = set()
         for thing in touched.reads:
             if (writer := self._writer.get(thing)) is not None:
@@ -66,6 +68,12 @@ class Conflicts:
         if step.op is Op.CLONE:
             self._born[step.target] = index
         return self._needed(step, waits)
+
+    def _activated(self, index: int, step: Step) -> tuple[int, ...]:
+        """Note a turn, which touches nothing: it waits for the turn before it alone."""
+        turn, self._turn = self._turn, index
+        self._steps.append((step.by, step.phase))
+        return (turn,) if turn != NOBODY and self._steps[turn][0] != step.by else ()
 
     def _note(self, index: int, touched: Touched) -> None:
         for thing in touched.reads:

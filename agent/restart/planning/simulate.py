@@ -57,6 +57,9 @@ class Machine:
     def run(self, step: Step, numbers: tuple[int, ...] = (), exit_signal: int = signal.SIGCHLD) -> None:
         """Make the system call of a step; numbers and exit signal are those of the child of a CLONE."""
         kernel, by, value = self.kernel, self.task(step.by), step.value
+        if step.op is Op.ACTIVATE:  # half of all steps
+            kernel.touched = Touched()
+            return
         match step.op:
             case Op.CLONE:
                 self.tasks[step.target] = kernel.clone(
@@ -87,8 +90,6 @@ class Machine:
                 kernel.linger(self.task(step.target))
             case Op.STOP:
                 kernel.stop(by)
-            case Op.ACTIVATE:
-                kernel.touched = Touched()
 
 
 def run(plan: Plan) -> Machine:
@@ -100,9 +101,12 @@ def run(plan: Plan) -> Machine:
     machine = Machine(len(plan.actors), pidns=plan.pidns)
     machine.begin(plan.actors[0].numbers, plan.actors[0].exit_signal)
     for index, step in enumerate(plan.steps):
-        made = plan.actors[step.target] if step.op is Op.CLONE and step.target != NOBODY else None
         try:
-            machine.run(step, made.numbers if made else (), made.exit_signal if made else signal.SIGCHLD)
+            if step.op is Op.CLONE and step.target != NOBODY:
+                made = plan.actors[step.target]
+                machine.run(step, made.numbers, made.exit_signal)
+            else:
+                machine.run(step)
         except CallRefusedError as refusal:
             raise PlanError(f"step {index}, {step.op.name} by actor {step.by}: {refusal}") from refusal
     return machine

@@ -25,11 +25,10 @@ from typing import Final, NamedTuple
 
 from agent.model import CKPT_PID_ROOT, Snapshot, Tag, Task, TaskState
 from agent.restart.planning.plan import Actor, Plan, Role
+from agent.restart.rebuild import taskanswers
 from agent.restart.rebuild.failure import name_of
+from agent.restart.rebuild.taskanswers import Status, read_status
 
-_PROC: Final = "/proc"
-_LAST_FIELD: Final = b"\nNSsid:"
-_AT_ONCE: Final = 4096
 _UNKNOWN: Final = -2
 """In place of the id of a namespace."""
 
@@ -41,56 +40,6 @@ _FLAGS: Final = 9 - 3
 _EXIT_SIGNAL: Final = 38 - 3
 _PF_EXITING: Final = 4
 _CORE: Final = 0x80
-
-
-class Status(NamedTuple):
-    """The fields of /proc/PID/status; tuples have one number for each namespace, from the procfs's inward."""
-
-    tgid: int
-    ppid: int
-    state: str
-    pid: tuple[int, ...]
-    pgid: tuple[int, ...]
-    sid: tuple[int, ...]
-
-
-def read_status(pid: int, proc: str = _PROC) -> Status | None:
-    """Return the status of a process or thread; None if there is none.
-
-    The six fields alone are looked for: a tree has thousands of tasks, and each is asked twice. No name of a task holds
-    the end of a line here: the kernel writes that as an escape sequence.
-    """
-    data = _read(f"{proc}/{pid}/status", _LAST_FIELD)
-    if data is None:
-        return None
-    several = (tuple(map(int, _value(data, name).split())) for name in (b"\nNSpid:", b"\nNSpgid:", _LAST_FIELD))
-    state = _value(data, b"\nState:").split()[0].decode()
-    return Status(int(_value(data, b"\nTgid:")), int(_value(data, b"\nPPid:")), state, *several)
-
-
-def _read(path: str, last: bytes) -> bytes | None:
-    """Return a file of procfs at least to the line that begins with `last`, or to its end; None if it cannot be read."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        data = os.read(file, _AT_ONCE)
-        while b"\n" not in data.partition(last)[2]:  # a task may be in many groups
-            more = os.read(file, _AT_ONCE)
-            if not more:
-                break
-            data += more
-    except OSError:
-        return None
-    finally:
-        os.close(file)
-    return data
-
-
-def _value(data: bytes, name: bytes) -> bytes:
-    at = data.index(name) + len(name)
-    return data[at : data.index(b"\n", at)]
 
 
 class Standing(NamedTuple):
@@ -125,10 +74,14 @@ class _Answers:
             actor.tag: index for index, actor in enumerate(self.actors) if actor.tag and actor.role is not Role.HELPER
         }
         kept = [index for index, actor in enumerate(self.actors) if actor.role is not Role.HELPER]
-        self.found: dict[int, Status | None] = {
-            index: read_status(standing.pids[index]) for index in kept if standing.pids[index]
+        self.found = {
+            index: taskanswers.read(f"{taskanswers.PROC}/{standing.pids[index]}/status", taskanswers.LAST_FIELD)
+            for index in kept
+            if standing.pids[index]
         }
         self.here = read_status(os.getpid())
+        self.beside: dict[int, int] = {}
+        self._ids: dict[tuple[Tag, int, tuple[int, ...]], bytes] = {}
 
     def differences(self) -> Iterator[str]:
         tasks = dict(zip(self.standing.plan.tasks, self.standing.snapshot.tasks, strict=True))
@@ -136,18 +89,82 @@ class _Answers:
         if top is None:
             yield f"{name_of(self.actors[0])}: there is no such task"
             return
-        self.top = top
+        self.top = taskanswers.parsed(top)
         for index, actor in enumerate(self.actors):
             if actor.role is Role.HELPER:
                 continue
-            status = self.found.get(index)
-            if status is None:
+            data = self.found.get(index)
+            if data is None:
                 yield f"{name_of(actor)}: there is no such task"
                 continue
-            yield from self._own(index, actor, status)
-            if index in tasks:
-                yield from self._relations(index, tasks[index], status)
+            task = tasks.get(index)
+            if task is not None and self._is_exact(index, actor, task, data):
+                leader = self._leader_beside(actor, task)
+                if leader is not None:
+                    self.beside[index] = leader
+            else:
+                status = taskanswers.parsed(data)
+                yield from self._own(index, actor, status)
+                if task is not None:
+                    yield from self._relations(index, task, status)
+            if task is not None:
+                yield from self._exit_signal(index, task)
         yield from self._namespaces()
+
+    def _is_exact(self, index: int, actor: Actor, task: Task, data: bytes) -> bool:
+        """Return True if a status has just the lines that the task must have; False: look at each number.
+
+        A tree has thousands of tasks. It takes less time to write the lines than to read the numbers in them.
+        """
+        pids, numbers = self.standing.pids, self.standing.numbers[index]
+        if not self.here or len(self.here.pid) != 1 or len(numbers) != actor.depth + 1:
+            return False
+        outer = b"%d\t" % pids[index] if self.standing.plan.pidns else b""
+        group, session = self._line(task.pgid, task), self._line(task.sid, task)
+        return (
+            b"\nTgid:\t%d\n" % pids[actor.leader] in data
+            and b"\nPPid:\t%d\n" % self._parent(index, task) in data
+            and b"\nNSpid:\t%s%s\nNSpgid:\t%s\nNSsid:\t%s\n" % (outer, _tabbed(numbers), group, session) in data
+        )
+
+    def _leader_beside(self, actor: Actor, task: Task) -> int | None:
+        """Return an actor that is in the namespace of a task, by the task's status, which is exact; None if it shows none.
+
+        A status has the number of a session or group in the task's own namespace only if the leader has a number there
+        (pid_nr_ns() in kernel/pid.c). That is the leader's own namespace where both are equally deep.
+        """
+        own = self._spaces(task.pid)
+        for tag in (task.sid, task.pgid):
+            index = self.by_tag.get(tag)
+            if not own or index is None or tag == task.pid or self.actors[index].depth != actor.depth:
+                continue
+            if self._spaces(tag) == own:
+                return index
+        return None
+
+    def _line(self, tag: Tag, task: Task) -> bytes:
+        """Return the numbers of a session or group as a status has them; where they are not known, what no status has."""
+        key = tag, task.depth, self._spaces(task.pid)
+        known = self._ids.get(key)
+        if known is None:
+            known = self._ids[key] = self._written(tag, task)
+        return known
+
+    def _written(self, tag: Tag, task: Task) -> bytes:
+        expected = self._id(tag, task)
+        if expected is None or (tag not in self.by_tag and tag != CKPT_PID_ROOT):
+            return b"?"
+        if not self.standing.plan.pidns:
+            return _tabbed(expected) if tag in self.by_tag or expected[0] else b"?"
+        outer = self.standing.pids[self.by_tag[tag]] if tag in self.by_tag else self.top.sid[0]
+        return _tabbed((outer, *expected))
+
+    def _exit_signal(self, index: int, task: Task) -> Iterator[str]:
+        if task.exit_signal is None or task.exit_signal < 0:
+            return
+        signal = taskanswers.stat(self.standing.pids[index], _EXIT_SIGNAL)
+        if signal != task.exit_signal:
+            yield f"{name_of(self.actors[index])}: has the exit signal {signal} instead of {task.exit_signal}"
 
     def _own(self, index: int, actor: Actor, status: Status) -> Iterator[str]:
         numbers = self.standing.numbers[index]
@@ -165,9 +182,6 @@ class _Answers:
         parent = self._parent(index, task)
         if status.ppid != parent:
             yield f"{who}: has the parent {status.ppid} instead of {parent} (tag {task.ppid})"
-        signal = _stat(self.standing.pids[index], _EXIT_SIGNAL)
-        if task.exit_signal is not None and task.exit_signal >= 0 and signal != task.exit_signal:
-            yield f"{who}: has the exit signal {signal} instead of {task.exit_signal}"
         levels = self.actors[index].depth + 1
         for what, tag, found in (("group", task.pgid, status.pgid), ("session", task.sid, status.sid)):
             seen = found[-levels:]
@@ -218,27 +232,31 @@ class _Answers:
         return {numbers[0] for numbers in self.standing.numbers if numbers}
 
     def _namespaces(self) -> Iterator[str]:
-        """Yield differences: each namespace of the image must have one inode, and no two namespaces the same one."""
-        inode_of: dict[int, tuple[int, int]] = {}
-        for tag, index in self.by_tag.items():
-            spaces = self._spaces(tag)
-            inode = _namespace_inode(self.standing.pids[index])
-            if not spaces or inode is None:
+        """Yield differences: each namespace of the image must have one inode, and no two namespaces the same one.
+
+        A task whose status shows it beside an actor of a known namespace needs no look of its own.
+        """
+        link_of: dict[int, tuple[str, int]] = {}
+        known_of: set[int] = set()
+        for tag, index in sorted(self.by_tag.items(), key=lambda each: each[1] in self.beside):
+            if self.beside.get(index) in known_of:
                 continue
-            known, first = inode_of.setdefault(spaces[-1], (inode, index))
-            if known != inode:
+            spaces = self._spaces(tag)
+            link = taskanswers.link(self.standing.pids[index], "pid") if spaces else None
+            if not link:
+                continue
+            known_of.add(index)
+            known, first = link_of.setdefault(spaces[-1], (link, index))
+            if known != link:
                 yield f"{name_of(self.actors[index])}: is not in the namespace of {name_of(self.actors[first])}"
-        by_inode: dict[int, int] = {}
-        for space, (inode, first) in inode_of.items():
-            if by_inode.setdefault(inode, space) != space:
+        by_link: dict[str, int] = {}
+        for space, (link, first) in link_of.items():
+            if by_link.setdefault(link, space) != space:
                 yield f"{name_of(self.actors[first])}: is in a namespace that is to be another's"
 
 
-def _namespace_inode(pid: int) -> int | None:
-    try:
-        return os.stat(f"/proc/{pid}/ns/pid").st_ino
-    except OSError:
-        return None
+def _tabbed(numbers: Sequence[int]) -> bytes:
+    return b"\t".join([b"%d" % number for number in numbers])
 
 
 def _list(numbers: Sequence[int]) -> str:
@@ -267,26 +285,29 @@ def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
     living = {} if stopped else _living_namespaces(standing, links)
     for index, task in zip(plan.tasks, standing.snapshot.tasks, strict=True):
         pid = standing.pids[index]
-        status = read_status(pid)
-        who = name_of(plan.actors[index])
-        if status is None:
-            yield f"{who}: there is no such task"
+        who = plan.actors[index]
+        fields = taskanswers.fields(pid)
+        if not fields:
+            yield f"{name_of(who)}: there is no such task"
             continue
+        state = fields[0].decode()
         exits = index in lingering
-        wrong = (task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER)) != (status.state in "ZX" or exits)
-        if exits and (status.state in "ZX" or not _is_exiting(pid)):
-            yield f"{who}: is in state {status.state}, and is to wait within its exit"
+        wrong = (task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER)) != (state in "ZX" or exits)
+        if exits and (state in "ZX" or not int(fields[_FLAGS]) & _PF_EXITING):
+            yield f"{name_of(who)}: is in state {state}, and is to wait within its exit"
         if stopped:
-            wrong |= (task.state is TaskState.STOPPED) != (status.state == "T")
+            wrong |= (task.state is TaskState.STOPPED) != (state == "T")
         if wrong:
-            yield f"{who}: is in state {status.state}, and was {task.state}"
+            yield f"{name_of(who)}: is in state {state}, and was {task.state}"
         if not stopped and task.state not in (TaskState.ZOMBIE, TaskState.DEAD_LEADER) and pid:
-            yield from _next_namespace(who, task, pid, living, links[index] if index in links else _link(pid, "pid"))
+            yield from _next_namespace(
+                who, task, pid, living, links[index] if index in links else taskanswers.link(pid, "pid")
+            )
         if task.state is TaskState.ZOMBIE and task.exit_code is not None:
-            code = _exit_code(pid)
+            code = int(fields[_EXIT_CODE])
             # /proc also shows 0 to a reader without the right to see the status
             if code and (code & ~_CORE) != (task.exit_code & ~_CORE):
-                yield f"{who}: has the wait status {code} instead of {task.exit_code}"
+                yield f"{name_of(who)}: has the wait status {code} instead of {task.exit_code}"
     for index, actor in enumerate(plan.actors):
         if actor.role is Role.GHOST and _is(standing, index):
             yield f"{name_of(actor)}: is still there"
@@ -296,7 +317,7 @@ def _links(standing: Standing) -> dict[int, str | None]:
     """Return the link to its pid namespace of each actor that lives."""
     lingering = standing.plan.lingering()
     return {
-        index: _link(standing.pids[index], "pid")
+        index: taskanswers.link(standing.pids[index], "pid")
         for index, actor in enumerate(standing.plan.actors)
         if actor.role not in (Role.HELPER, Role.GHOST) and actor.status is None and index not in lingering
     }
@@ -313,48 +334,22 @@ def _living_namespaces(standing: Standing, links: Mapping[int, str | None]) -> d
     return spaces
 
 
-def _next_namespace(who: str, task: Task, pid: int, living: Mapping[str, int], own: str | None) -> Iterator[str]:
+def _next_namespace(who: Actor, task: Task, pid: int, living: Mapping[str, int], own: str | None) -> Iterator[str]:
     """Yield the difference of the namespace of a task's next child from the image's; `own` is the link to the task's."""
-    found = _link(pid, "pid_for_children")
+    found = taskanswers.link(pid, "pid_for_children")
     if not own or found is None:
         return  # it has exited, or its links are not for this process to read
     is_dead = found != own and bool(found) and found not in living
     have = living.get(found, task.child_namespace) if found else -1
     if (task.child_namespace is None) != (found == own):
-        yield f"{who}: its next child {'leaves' if found != own else 'stays in'} its pid namespace"
+        yield f"{name_of(who)}: its next child {'leaves' if found != own else 'stays in'} its pid namespace"
     elif is_dead != bool(task.child_namespace_dead and task.child_namespace is not None):
-        yield f"{who}: the pid namespace of its next child is {'dead' if is_dead else 'alive'}"
+        yield f"{name_of(who)}: the pid namespace of its next child is {'dead' if is_dead else 'alive'}"
     elif found != own and have not in (task.child_namespace, _UNKNOWN):
-        yield f"{who}: the pid namespace of its next child is {have} instead of {task.child_namespace}"
-
-
-def _link(pid: int, name: str) -> str | None:
-    """Return the target of a link to a namespace; empty if that has no init yet, None if the link cannot be read."""
-    try:
-        return os.readlink(f"{_PROC}/{pid}/ns/{name}")
-    except FileNotFoundError:
-        return "" if os.path.exists(f"{_PROC}/{pid}/ns") else None
-    except OSError:
-        return None
+        yield f"{name_of(who)}: the pid namespace of its next child is {have} instead of {task.child_namespace}"
 
 
 def _is(standing: Standing, index: int) -> bool:
     status = read_status(standing.pids[index])
     numbers = standing.numbers[index]
     return status is not None and status.pid[-len(numbers) :] == numbers
-
-
-def _exit_code(pid: int) -> int:
-    return _stat(pid, _EXIT_CODE)
-
-
-def _is_exiting(pid: int) -> bool:
-    return bool(_stat(pid, _FLAGS) & _PF_EXITING)
-
-
-def _stat(pid: int, field: int) -> int:
-    """Return a field of /proc/PID/stat, counted from the state on; 0 if it cannot be read."""
-    try:
-        return int((_read(f"{_PROC}/{pid}/stat", b") ") or b"").rpartition(b")")[2].split()[field])
-    except (ValueError, IndexError):
-        return 0
