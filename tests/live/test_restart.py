@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Capture, rebuild, capture again: each scripted tree comes back as it was, by the kernel's own answers."""
 
+import os
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from agent.model import Snapshot, TaskState, WaitStatus
+from agent.model import Snapshot, Tag, TaskState, WaitStatus
 from agent.restart.planning.search import make_plan
+from agent.restart.rebuild import manyanswers
 from agent.restart.rebuild.coordinator import Rebuild
 from agent.restart.rebuild.verify import Standing, verify, verify_active
 from exporters.comparing import difference
@@ -86,6 +88,25 @@ def test_what_differs_from_the_image_is_told(change: dict[str, Any], said: str) 
         (only,) = verify(standing._replace(snapshot=other))
         assert only.startswith(f"task 3 (30): {said}")
         assert any("has the numbers 30 instead of 31" in line for line in verify(standing._replace(numbers=numbers)))
+
+
+def test_two_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a tree that is as its image has it, and in another one."""
+    tasks = [a_task(tag, 0 if tag == 1 else 1, pgid=2 - tag % 2, sid=1) for tag in range(1, 31)]
+    numbers = [(number,) for number in (1, *range(20, 49))]
+    snapshot = a_snapshot(numbers, tasks, mode="container")
+    other = replace(snapshot, tasks=(*tasks[:20], *(task._replace(pgid=Tag(1)) for task in tasks[20:])))
+    plan = make_plan(snapshot)
+    with Rebuild(plan, no_stdio=True) as rebuild:
+        rebuild.build()
+        places = plan, rebuild.pids, rebuild.numbers, rebuild.guard
+        alone = [verify(Standing(each, *places)) for each in (snapshot, other)]
+        monkeypatch.setattr(manyanswers, "LEAST", 2)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+        together = [verify(Standing(each, *places)) for each in (snapshot, other)]
+    assert alone[0] == []
+    assert len(alone[1]) == 5
+    assert together == alone
 
 
 def test_states_that_differ_from_the_image_are_told() -> None:

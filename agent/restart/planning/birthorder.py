@@ -103,7 +103,8 @@ class BirthOrder:
             node, life = lives.popleft()
             for event in life:
                 if isinstance(event, Node):
-                    lives.append((event, self._life(event)))
+                    if self._has_steps(event):
+                        lives.append((event, self._life(event)))
                     idle = 0
                     continue
                 lives.append((node, life))
@@ -115,6 +116,10 @@ class BirthOrder:
             if lives and idle > len(lives):
                 name = "/".join(map(str, lives[0][0].numbers))
                 raise NotRebuildableError(lives[0][0].tag, "circular-births", f"{name} waits for one that waits for it")
+
+    def _has_steps(self, node: Node) -> bool:
+        """Return True if a life has steps; most tasks of a tree only get born."""
+        return node in self._made or (node.leader is node and (bool(node.threads) or node.leads_session))
 
     def _life(self, node: Node) -> Iterator[str | Node]:
         """Write a thread's steps until all are born; yield each node that it has made, and _WAIT while it waits."""
@@ -155,10 +160,11 @@ class BirthOrder:
             children = later
 
     def _can_bear(self, maker: Node, child: Node) -> bool:
-        if self._founds_for(maker, child) and not self._has_passed_on(maker.leader):
-            return False
-        if self._patient and self._is_put_by_others(child) and not self._script.is_born(_first_group(child)):
-            return False
+        if not self._cast.sees(child.space, _first_group(child)):
+            if self._founds_for(maker, child) and not self._has_passed_on(maker.leader):
+                return False
+            if self._patient and self._is_put_by_others(child) and not self._script.is_born(_first_group(child)):
+                return False
         if child.space == maker.space or child.is_init:
             return True
         return self._script.is_born(self._cast.inits[child.space])
@@ -189,14 +195,17 @@ class BirthOrder:
         entered = child.space != maker.space and not nested
         if entered:
             self._script.step(Op.ENTER, maker, cast.inits[child.space], why="its next child is born there")
-        if self._founds_for(maker, child):
-            self._script.found(maker.leader)
-        self._put_maker(maker.leader, child)
+        joins = self._cast.sees(child.space, _first_group(child))  # by itself, as most do
+        if not joins:
+            if self._founds_for(maker, child):
+                self._script.found(maker.leader)
+            self._put_maker(maker.leader, child)
         self._script.enter(child)
         self._script.step(Op.CLONE, maker, child, bits | (CloneBits.NEWPID if nested else 0))
         if entered:
             self._script.step(Op.ENTER, maker, maker, why="back to its own")
-        self._join_early(child)
+        if not joins:
+            self._join_early(child)
         yield child
 
     def _founds_for(self, maker: Node, child: Node) -> bool:

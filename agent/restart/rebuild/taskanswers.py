@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 PROC: Final = "/proc"
 LAST_FIELD: Final = b"\nNSsid:"
+_EXIT_SIGNAL: Final = 38 - 3  # field 38 of stat; the first one after comm is field 3
 _AT_ONCE: Final = 4096
 
 
@@ -72,10 +73,10 @@ def link(pid: int, name: str) -> str | None:
         return None
 
 
-def stat(pid: int, field: int) -> int:
-    """Return a field of /proc/PID/stat, counted from the state on; 0 if it cannot be read."""
+def exit_signal(pid: int) -> int:
+    """Return the signal that the parent of a process gets at its exit; 0 if it cannot be read."""
     try:
-        return int(fields(pid)[field])
+        return int(fields(pid)[_EXIT_SIGNAL])
     except (ValueError, IndexError):
         return 0
 

@@ -25,10 +25,11 @@ from typing import Final, NamedTuple
 
 from agent.model import CKPT_PID_ROOT, Snapshot, Tag, Task, TaskState
 from agent.restart.planning.plan import Actor, Plan, Role
-from agent.restart.rebuild import taskanswers
+from agent.restart.rebuild import manyanswers, taskanswers
 from agent.restart.rebuild.failure import name_of
 from agent.restart.rebuild.taskanswers import Status, read_status
 
+_NO_ANSWER: Final = (None, 0)
 _UNKNOWN: Final = -2
 """In place of the id of a namespace."""
 
@@ -37,7 +38,6 @@ _SETTLING: Final = 2.0
 
 _EXIT_CODE: Final = 52 - 3  # field 52 of stat; the first one after comm is field 3
 _FLAGS: Final = 9 - 3
-_EXIT_SIGNAL: Final = 38 - 3
 _PF_EXITING: Final = 4
 _CORE: Final = 0x80
 
@@ -73,19 +73,18 @@ class _Answers:
         self.by_tag = {
             actor.tag: index for index, actor in enumerate(self.actors) if actor.tag and actor.role is not Role.HELPER
         }
-        kept = [index for index, actor in enumerate(self.actors) if actor.role is not Role.HELPER]
-        self.found = {
-            index: taskanswers.read(f"{taskanswers.PROC}/{standing.pids[index]}/status", taskanswers.LAST_FIELD)
-            for index in kept
-            if standing.pids[index]
-        }
+        self.tasks = dict(zip(standing.plan.tasks, standing.snapshot.tasks, strict=True))
+        kept = [
+            index for index, actor in enumerate(self.actors) if actor.role is not Role.HELPER and standing.pids[index]
+        ]
+        asked = [(standing.pids[index], self._signalled(index)) for index in kept]
+        self.found = dict(zip(kept, manyanswers.answers(asked), strict=True))
         self.here = read_status(os.getpid())
         self.beside: dict[int, int] = {}
         self._ids: dict[tuple[Tag, int, tuple[int, ...]], bytes] = {}
 
     def differences(self) -> Iterator[str]:
-        tasks = dict(zip(self.standing.plan.tasks, self.standing.snapshot.tasks, strict=True))
-        top = self.found.get(0)
+        top, _ = self.found.get(0, _NO_ANSWER)
         if top is None:
             yield f"{name_of(self.actors[0])}: there is no such task"
             return
@@ -93,11 +92,11 @@ class _Answers:
         for index, actor in enumerate(self.actors):
             if actor.role is Role.HELPER:
                 continue
-            data = self.found.get(index)
+            data, exit_signal = self.found.get(index, _NO_ANSWER)
             if data is None:
                 yield f"{name_of(actor)}: there is no such task"
                 continue
-            task = tasks.get(index)
+            task = self.tasks.get(index)
             if task is not None and self._is_exact(index, actor, task, data):
                 leader = self._leader_beside(actor, task)
                 if leader is not None:
@@ -107,9 +106,14 @@ class _Answers:
                 yield from self._own(index, actor, status)
                 if task is not None:
                     yield from self._relations(index, task, status)
-            if task is not None:
-                yield from self._exit_signal(index, task)
+            if task is not None and self._signalled(index) and exit_signal != task.exit_signal:
+                yield f"{name_of(actor)}: has the exit signal {exit_signal} instead of {task.exit_signal}"
         yield from self._namespaces()
+
+    def _signalled(self, index: int) -> bool:
+        """Return True if the image has the exit signal of an actor: it is a process, and its signal is known."""
+        task = self.tasks.get(index)
+        return task is not None and task.exit_signal is not None and task.exit_signal >= 0
 
     def _is_exact(self, index: int, actor: Actor, task: Task, data: bytes) -> bool:
         """Return True if a status has just the lines that the task must have; False: look at each number.
@@ -158,13 +162,6 @@ class _Answers:
             return _tabbed(expected) if tag in self.by_tag or expected[0] else b"?"
         outer = self.standing.pids[self.by_tag[tag]] if tag in self.by_tag else self.top.sid[0]
         return _tabbed((outer, *expected))
-
-    def _exit_signal(self, index: int, task: Task) -> Iterator[str]:
-        if task.exit_signal is None or task.exit_signal < 0:
-            return
-        signal = taskanswers.stat(self.standing.pids[index], _EXIT_SIGNAL)
-        if signal != task.exit_signal:
-            yield f"{name_of(self.actors[index])}: has the exit signal {signal} instead of {task.exit_signal}"
 
     def _own(self, index: int, actor: Actor, status: Status) -> Iterator[str]:
         numbers = self.standing.numbers[index]
