@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.capture.selectioncache import SelectionCache
 from agent.capture.sweepdiff import SweepDiff
 from agent.errors import RefusedError
-from agent.model import Mode, Snapshot
+from agent.model import Mode, Snapshot, Tag
 from agent.selection import select
 from agent.table import wire
 from agent.table.objects import CLONE_NEWPID, EXITED, TaskStruct
@@ -92,22 +92,22 @@ def test_a_tree_that_comes_to_be_what_it_was_has_the_selection_that_it_had(scene
 
 
 def test_births_name_the_tags_that_there_are_now(scene: Scene) -> None:
-    """A task that goes moves the tags behind it, and births in groups and sessions there name the moved ones."""
+    """A task goes, and only the group that a birth names has another tag."""
     kernel = scene.pair.kernel
-    apart = kernel.fork(scene.root)
-    kernel.setsid(apart)
-    member = kernel.fork(apart)
-    leader = kernel.fork(apart)
-    kernel.setpgid(apart, leader.group, leader.pid)
-    for creator in (leader, member):
-        kernel.fork(creator)
-    before = scene.cache.select(scene.top, "subtree", without_entered=False)
-    kernel.exit(scene.child)
-    kernel.wait(scene.root, scene.child)
-    after = scene.cache.select(scene.top, "subtree", without_entered=False)
+    middle, last = kernel.fork(scene.root), kernel.fork(scene.root)
+    kernel.setpgid(scene.root, last.group, last.pid)
+    kernel.setpgid(scene.root, scene.child.group, last.pid)
+    born = kernel.fork(scene.child)
+    for thread in (scene.child, born):
+        kernel.setpgid(thread, thread.group, thread.pid)
+    before = scene.cache.select(scene.top, "subtree", without_entered=False).tasks[2]
+    kernel.exit(middle)
+    kernel.wait(scene.root, middle)
+    after = scene.cache.select(scene.top, "subtree", without_entered=False).tasks[2]
 
-    assert plain(after) == plain(select.select(scene.top, "subtree"))
-    assert [task.birth for task in after.tasks[2:]] != [task.birth for task in before.tasks[3:]]
+    assert before.birth is not None
+    assert after == before._replace(birth=before.birth._replace(pgid=Tag(4)))
+    assert before.birth.pgid == 5
 
 
 def test_another_mode_is_another_selection(scene: Scene) -> None:
