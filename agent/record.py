@@ -36,11 +36,15 @@ def record(cls: type[T]) -> type[T]:
 def _constructor(cls: type[object], names: tuple[str, ...], defaults: dict[str, Any]) -> Callable[..., None]:
     """Return __init__ of a class."""
     setters = [vars(cls)[name].__set__ for name in names]
-    count = len(names)
+    count, known = len(names), set(names)
 
     def __init__(self: object, *values: Any, **named: Any) -> None:  # noqa: N807 - it becomes that of the class
         if named or len(values) != count:
-            values = _completed(cls.__qualname__, names, defaults, values, named)
+            given = defaults | named
+            if not values and given.keys() == known:  # the common case, without a search for what is wrong
+                values = tuple([given[name] for name in names])
+            else:
+                values = _completed(cls.__qualname__, names, defaults, values, named)
         for set_, value in zip(setters, values, strict=True):
             set_(self, value)
 

@@ -26,6 +26,7 @@ class Recent(Generic[_K, _V]):
     def __init__(self, make: Callable[[], _V]) -> None:
         self._make = make
         self._kept: dict[_K, tuple[_V, int]] = {}  # with the count of tasks, oldest first
+        self._newest: _K | None = None
 
     def of(self, key: _K, tasks: int = 0) -> _V:
         """Return the value of a key, made where there is none, and forget the oldest ones beyond the bounds.
@@ -34,7 +35,13 @@ class Recent(Generic[_K, _V]):
             key: becomes the newest one.
             tasks: the tasks of its tree; 0: as the last call said.
         """
+        if key is self._newest:  # nothing becomes older, and the newest one does not count
+            value, before = self._kept[key]
+            if tasks and tasks != before:
+                self._kept[key] = value, tasks
+            return value
         value, before = self._kept.pop(key) if key in self._kept else (self._make(), 0)
+        self._newest = key
         self._kept[key] = value, tasks or before
         others = sum([count for _, count in self._kept.values()]) - (tasks or before)
         while len(self._kept) > 1 and (len(self._kept) > MOST_TREES or others > MOST_TASKS):
@@ -49,3 +56,4 @@ class Recent(Generic[_K, _V]):
     def clear(self) -> None:
         """Forget all values."""
         self._kept.clear()
+        self._newest = None

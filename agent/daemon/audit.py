@@ -23,7 +23,7 @@ _LONGEST_BYTES: Final = 200  # of a quoted value
 _REFUSALS: Final = 60  # lines of a user in an interval
 _INTERVAL_S: Final = 60.0
 _REMEMBERED: Final = 1000  # users; a new one displaces the one whose interval began longest ago
-_PRINTABLE: Final = frozenset(range(0x20, 0x7F)) - frozenset(b'"\\')
+_PRINTABLE: Final = bytes(byte for byte in range(0x20, 0x7F) if byte not in b'"\\')
 
 Value = int | float | str | bytes
 
@@ -32,7 +32,10 @@ def quoted(value: str | bytes) -> str:
     """Return untrusted text or bytes in quotes, with all but printable ASCII escaped, cut to `_LONGEST_BYTES` bytes."""
     data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
     cut = data[:_LONGEST_BYTES]
-    text = "".join(chr(byte) if byte in _PRINTABLE else f"\\x{byte:02x}" for byte in cut)
+    if cut.translate(None, _PRINTABLE):
+        text = "".join(chr(byte) if byte in _PRINTABLE else f"\\x{byte:02x}" for byte in cut)
+    else:
+        text = cut.decode("ascii")  # nearly always
     return f'"{text}"' + ("..." if len(cut) < len(data) else "")
 
 

@@ -145,7 +145,7 @@ def select(
         HostError: the root is a kernel thread.
     """
     all_tasks = members(root) if reached is None else reached
-    tasks = [task for task in all_tasks if not rules.is_kernel_worker(task)]
+    tasks = [task for task in all_tasks if not task.flags & rules.WORKER]
     workers = len(all_tasks) - len(tasks)
     outsiders = guests.entered(root, all_tasks) if mode == "container" else []
     strays = guests.left_behind(root, tasks) if mode == "container" else set()

@@ -39,6 +39,8 @@ from agent.table.objects import (
 )
 
 SIGCHLD = 17
+WORKER = KERNEL | IO_WORKER
+"""The flags of tasks that no rebuild can make, see `is_kernel_worker`."""
 
 
 # ---- pid objects: kernel/pid.c -------------------------------------------------------------------------------------
@@ -394,4 +396,4 @@ def de_thread(thread: TaskStruct) -> TaskStruct:
 
 def is_kernel_worker(task: TaskStruct) -> bool:
     """Return True for a kernel thread or an io worker: no rebuild can make one."""
-    return bool(task.flags & (KERNEL | IO_WORKER))
+    return bool(task.flags & WORKER)

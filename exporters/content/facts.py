@@ -29,8 +29,13 @@ TIME_NS_MAX = 2**63 - 1
 Document: TypeAlias = dict[str, object]
 
 
-def facts(snapshot: Snapshot) -> Document:
-    """Return the facts of the whole tree, keys sorted at every depth; `task_facts` has those of the tasks."""
+def facts(snapshot: Snapshot, *, of_pids: bool = True) -> Document:
+    """Return the facts of the whole tree, keys sorted at every depth; `task_facts` has those of the tasks.
+
+    Args:
+        snapshot: the tree.
+        of_pids: False: the list of pid objects is left empty.
+    """
     done = snapshot.completeness
     known: Document = {
         "ancestors": [
@@ -69,7 +74,7 @@ def facts(snapshot: Snapshot) -> Document:
             for id_, inum, level, parent in snapshot.namespaces
         ],
         "not_rebuildable": [{"rule": rule, "tag": tag, "text": text} for tag, rule, text in snapshot.not_rebuildable],
-        "pids": [{"namespaces": pid.namespaces} for pid in snapshot.pids],
+        "pids": [{"namespaces": pid.namespaces} for pid in snapshot.pids] if of_pids else [],
         "squashed": snapshot.squashed,
         "time_ns": snapshot.time_ns,
     }

@@ -30,14 +30,13 @@ from typing import NamedTuple
 
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT, Dialect, Header, PidObject, Snapshot, Task
-from agent.record import replace
 from exporters import gcpause
 from exporters.content.facts import Document, facts, task_facts
 from exporters.content.hostmap import header_fields
 from exporters.content.unknown import Unknown, put
 from exporters.image.head import as_said, write_head
 from exporters.image.packed import pack, pack_map_head, pack_pairs
-from exporters.image.packedrows import PackedRows, pack_pid_facts
+from exporters.image.packedrows import PackedRows, common_ends, pack_pid_facts
 from exporters.image.reading import (
     EXTENSION_HEAD,
     EXTENSION_VERSION,
@@ -82,12 +81,32 @@ def read(data: bytes) -> Reading:
     return Reading(parts.snapshot, parts.foreign, parts.notes)
 
 
+_TASK_BYTES = 24
+_PID_BYTES = 8  # of one at one level
+
+
 def _pack_pids(pids: Sequence[PidObject]) -> bytes:
     flat: list[int] = []
     for numbers, _ in pids:
         flat.append(len(numbers) - 1)
         flat += numbers
     return struct.pack(f"<{len(flat)}i", *flat)
+
+
+def _mended_pids(pids: Sequence[PidObject], earlier: Sequence[PidObject], packed: bytes) -> bytes:
+    """Return packed pid objects; those at both ends of an earlier list, already packed, are copied out of it."""
+    if len(packed) != _PID_BYTES * len(earlier):  # those of deeper namespaces are longer
+        return _pack_pids(pids)
+    begin, end = common_ends(earlier, pids)
+    middle = _pack_pids(pids[begin : len(pids) - end])
+    return packed[: _PID_BYTES * begin] + middle + packed[len(packed) - _PID_BYTES * end :]
+
+
+def _mended_tasks(tasks: Sequence[Task], earlier: Sequence[Task], packed: bytes, dialect: Dialect) -> bytes:
+    """Return packed tasks; those at both ends of an earlier list, already packed, are copied out of it."""
+    begin, end = common_ends(earlier, tasks)
+    middle = _pack_tasks(tasks[begin : len(tasks) - end], dialect)
+    return packed[: _TASK_BYTES * begin] + middle + packed[len(packed) - _TASK_BYTES * end :]
 
 
 def _pack_tasks(tasks: Sequence[Task], dialect: Dialect) -> bytes:
@@ -161,11 +180,13 @@ class Writer:
         of = (snapshot.pids, snapshot.tasks, snapshot.unknown)
         last = self._last
         if last is None or last.dialect != dialect or any(old is not new for old, new in zip(last.of, of, strict=True)):
-            last = self._last = _pack_body(snapshot, dialect, last.rows if last is not None else None)
+            last = self._last = _pack_body(snapshot, dialect, last)
         return last
 
 
-def _pack_body(snapshot: Snapshot, dialect: Dialect, earlier: PackedRows | None) -> _Body:
+def _pack_body(snapshot: Snapshot, dialect: Dialect, last: _Body | None) -> _Body:
+    if last is not None and last.dialect != dialect:
+        last = None
     known = {way: keys for way, keys in snapshot.unknown.items() if way[:1] in _ROWS}
     rows: PackedRows | None = None
     if known or dialect == "v23":
@@ -173,13 +194,15 @@ def _pack_body(snapshot: Snapshot, dialect: Dialect, earlier: PackedRows | None)
         put(document, known)
         pid_facts, task_facts = pack(document["pids"]), pack(document["tasks"])
     else:
-        rows = PackedRows(snapshot.tasks, earlier)
+        rows = PackedRows(snapshot.tasks, last.rows if last is not None else None)
         pid_facts, task_facts = pack_pid_facts(snapshot.pids), rows.data
     return _Body(
         (snapshot.pids, snapshot.tasks, snapshot.unknown),
         dialect,
-        _pack_pids(snapshot.pids),
-        _pack_tasks(snapshot.tasks, dialect),
+        _pack_pids(snapshot.pids) if last is None else _mended_pids(snapshot.pids, last.of[0], last.pids),
+        _pack_tasks(snapshot.tasks, dialect)
+        if last is None
+        else _mended_tasks(snapshot.tasks, last.of[1], last.tasks, dialect),
         pid_facts,
         task_facts,
         rows,
@@ -206,8 +229,9 @@ def _unsaid(header: Header) -> Document:
 
 def _pack_extension(snapshot: Snapshot, body: _Body) -> list[bytes]:
     """Return the map of all facts, keys sorted, in pieces. `body` has the two long values packed."""
-    known = facts(replace(snapshot, pids=(), tasks=())) | {"header": dict(_unsaid(snapshot.header)), "tasks": ()}
-    put(known, {way: keys for way, keys in snapshot.unknown.items() if way[:1] not in _ROWS})
+    known = facts(snapshot, of_pids=False) | {"header": dict(_unsaid(snapshot.header)), "tasks": ()}
+    if snapshot.unknown:
+        put(known, {way: keys for way, keys in snapshot.unknown.items() if way[:1] not in _ROWS})
     packed = {"pids": body.pid_facts, "tasks": body.task_facts}
     parts: list[bytes] = [pack_map_head(len(known))]
     short: list[tuple[str, object]] = []

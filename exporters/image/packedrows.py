@@ -13,7 +13,8 @@ the document of exporters.content.facts, which alone knows the keys.
 
 from array import array
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, compress, count
+from operator import is_not
 from typing import cast
 
 import msgpack
@@ -35,11 +36,13 @@ class PackedRows:
         earlier: those of an earlier image; None: there is none.
 
     Attributes:
-        data: the list of all rows.
+        tasks: the rows.
+        data: the list of all rows, packed.
+        ends: the offsets in `data` behind the head of the list, and behind each row.
     """
 
     def __init__(self, tasks: Sequence[Task], earlier: "PackedRows | None" = None) -> None:
-        self._tasks = tasks
+        self.tasks = tasks
         head: bytes = msgpack.Packer().pack_array_header(len(tasks))
         pack_new = _Packer().pack
         pieces: Sequence[memoryview | bytes]
@@ -47,34 +50,46 @@ class PackedRows:
             pieces = list(map(pack_new, tasks))
             lengths = list(map(len, pieces))
         else:
-            pieces, lengths = earlier.mended(tasks, pack_new)
+            pieces, lengths = _mended(tasks, earlier, pack_new)
         self.data = b"".join([head, *pieces])
-        self._ends = array("Q", accumulate(lengths, initial=len(head)))  # a row begins where the one before it ends
+        self.ends = array("I", accumulate(lengths, initial=len(head)))
 
-    def mended(
-        self, tasks: Sequence[Task], pack_new: Callable[[Task], bytes]
-    ) -> tuple[list[memoryview | bytes], list[int]]:
-        """Return other packed rows, neighbours in one piece where these here have them so, and the length of each."""
-        before, ends, data = self._tasks, self._ends, memoryview(self.data)
-        place_of = {task[_START]: place for place, task in enumerate(before)}.get
-        pieces: list[memoryview | bytes] = []
-        lengths: list[int] = []
-        first = end = 0  # the run of rows to copy
-        for task in tasks:
-            place = place_of(task[_START])
-            if place is not None and (before[place] is task or before[place][_START:] == task[_START:]):
-                if place != end:
-                    pieces.append(data[ends[first] : ends[end]])
-                    first = place
-                end = place + 1
-                lengths.append(ends[end] - ends[place])
-            else:
-                packed = pack_new(task)
-                pieces += (data[ends[first] : ends[end]], packed)
-                lengths.append(len(packed))
-                first = end = 0
-        pieces.append(data[ends[first] : ends[end]])
-        return pieces, lengths
+
+def common_ends(one: Sequence[object], other: Sequence[object]) -> tuple[int, int]:
+    """Return how many objects two sequences have in common at their begin, and how many of the others at their end."""
+    most = min(len(one), len(other))
+    begin = next(compress(count(), map(is_not, one, other)), most)
+    end = next(compress(count(), map(is_not, reversed(one), reversed(other))), most)
+    return begin, min(end, most - begin)
+
+
+def _mended(
+    tasks: Sequence[Task], earlier: PackedRows, pack_new: Callable[[Task], bytes]
+) -> tuple[list[memoryview | bytes], list[int]]:
+    """Return packed rows, neighbours in one piece where an earlier image has them so, and the length of each row."""
+    before, ends, data = earlier.tasks, earlier.ends, memoryview(earlier.data)
+    begin, end = common_ends(before, tasks)
+    last = len(before) - end
+    place_of = {before[place].start_ns: place for place in range(begin, last)}.get
+    lengths = [ends[place + 1] - ends[place] for place in range(begin)]
+    pieces: list[memoryview | bytes] = []
+    first, next_ = 0, begin  # the run of rows to copy
+    for task in tasks[begin : len(tasks) - end]:
+        place = place_of(task.start_ns)
+        if place is not None and (before[place] is task or before[place][_START:] == task[_START:]):
+            if place != next_:
+                pieces.append(data[ends[first] : ends[next_]])
+                first = place
+            next_ = place + 1
+            lengths.append(ends[next_] - ends[place])
+        else:
+            packed = pack_new(task)
+            pieces += (data[ends[first] : ends[next_]], packed)
+            lengths.append(len(packed))
+            first = next_ = 0
+    pieces += (data[ends[first] : ends[next_]], data[ends[last] :])
+    lengths += [ends[place + 1] - ends[place] for place in range(last, len(before))]
+    return pieces, lengths
 
 
 class _Packer:
