@@ -54,6 +54,8 @@ VERBS = ("snapshot", "hello", "subscribe", "strings", "status", "metrics", "even
 MAX_REQUEST = 1 << 16
 MAX_PARTS = 1000  # lists and maps in a request
 MAX_ANSWER = 1 << 30
+_LONG_BYTES = 0xFFFF  # msgpack has longer ones as "bin 32"
+_BIN_32, _BIN_32_TYPE = struct.Struct(">BI"), 0xC6
 _LENGTH = struct.Struct(">I")
 
 Message = dict[str, Any]
@@ -78,9 +80,26 @@ _KINDS: tuple[tuple[type[CkptreeError], str], ...] = (
 
 
 def pack(message: Message) -> bytes:
-    """Return the packed map of a message."""
-    packed: bytes = msgpack.packb(message)
-    return packed
+    """Return the packed map of a message.
+
+    A long value, as an image is, goes into the result without a copy between: the packer's own buffer grows step by
+    step, which takes as long as to walk over hundreds of tasks.
+    """
+    long = [key for key, value in message.items() if type(value) is bytes and len(value) > _LONG_BYTES]
+    if not long:
+        packed: bytes = msgpack.packb(message)
+        return packed
+    packer = msgpack.Packer(autoreset=False)
+    packer.pack_map_header(len(message))
+    parts: list[bytes] = []
+    for key, value in message.items():
+        packer.pack(key)
+        if key in long:
+            parts += (packer.bytes(), _BIN_32.pack(_BIN_32_TYPE, len(value)), value)
+            packer.reset()
+        else:
+            packer.pack(value)
+    return b"".join([*parts, packer.bytes()])
 
 
 def head(payload: bytes) -> bytes:

@@ -88,13 +88,16 @@ class Births:
             return Birth(None, False, None, None, names, None)
         creator, sid, pgid = task.creator, task.birth_sid, task.birth_pgid
         creators, refs = self.creators, self.refs
-        return Birth(
-            None if task is self._root else creators[creator] if creator in creators else self._creator(creator),
-            True,
-            refs[sid] if sid in refs else self._ref(sid),
-            refs[pgid] if pgid in refs else self._ref(pgid),
-            names,
-            order,
+        return tuple.__new__(
+            Birth,
+            (  # past Birth's own constructor, which takes longer than all else here
+                None if task is self._root else creators[creator] if creator in creators else self._creator(creator),
+                True,
+                refs[sid] if sid in refs else self._ref(sid),
+                refs[pgid] if pgid in refs else self._ref(pgid),
+                names,
+                order,
+            ),
         )
 
     def _creator(self, creator: TaskStruct | None) -> Creator | None:

@@ -33,7 +33,7 @@ class Rows:
     def __init__(self, births: Births, namespaces: Namespaces, level: int) -> None:
         self._births = births
         self._namespaces = namespaces
-        self._level = level
+        self._levels = level + 1  # of a pid object in the root's namespace
 
     def made(self, tasks: Sequence[TaskStruct], ids: Sequence[Ids]) -> list[Task]:
         """Return the rows of tasks in tree order, made from the tasks and their ids."""
@@ -72,28 +72,32 @@ class Rows:
                 put(row if made == row else made)
             elif task.creator in other_creators or task.birth_sid in other_refs or task.birth_pgid in other_refs:
                 born = birth(task)
-                put(row if born == row.birth and row[:_IDS] == own else _row((*own, *row[_IDS:_BIRTH], born)))
+                put(
+                    row
+                    if born == row.birth and row[:_IDS] == own
+                    else tuple.__new__(Task, (*own, *row[_IDS:_BIRTH], born))
+                )
             elif row[:_IDS] == own:
                 put(row)
             else:
-                put(_row(own + row[_IDS:]))
+                put(tuple.__new__(Task, own + row[_IDS:]))
         return rows
 
     def _made(self, task: TaskStruct, own: Ids, birth: Birth) -> Task:
-        leader = task.leader
-        flags = task.flags
-        return _row(
-            (  # by place: keywords would double its time; tests/unit/selection/test_select.py proves the order
+        flags, pending = task.flags, task.child_namespace
+        return tuple.__new__(
+            Task,
+            (  # by place, and past Task's own constructor: either would double the time of a first snapshot
                 *own,
-                task.pid.level - self._level,
+                len(task.pid.numbers) - self._levels,
                 task.start_ns,
                 _state(task) if flags & (EXITED | STOPPED) else TaskState.RUNNING,
                 task.exit_code if flags & EXITED else None,
                 task.exit_signal,
                 task.comm.rstrip(b"\0"),
                 *task.ids,
-                bool(leader.flags & SUBREAPER),
-                self._namespaces.child_id(task.child_namespace),
+                bool(task.leader.flags & SUBREAPER),
+                None if pending is None else self._namespaces.child_id(pending),
                 None,
                 None,
                 None,
@@ -103,13 +107,8 @@ class Rows:
                 None,
                 True if flags & MOVING_NOWHERE else None,
                 birth,
-            )
+            ),
         )
-
-
-def _row(values: tuple[object, ...]) -> Task:
-    """Return the row of the values of all fields; half as fast by Task(*values)."""
-    return tuple.__new__(Task, values)
 
 
 def _state(task: TaskStruct) -> TaskState:
@@ -128,14 +127,15 @@ def pid_objects(refs: Refs, earlier: Refs | None = None, objects: Sequence[PidOb
         objects: the pid objects that it collected.
     """
     tags, namespaces = refs.tags, refs.namespaces
+    find = dict(zip(earlier.tags.pids, objects, strict=True)).get if earlier is not None else lambda _: None
+    same = earlier is not None and namespaces.chains == earlier.namespaces.chains
     level, home, of = tags.level, tags.namespace, namespaces.of
-    if earlier is None:
-        return [PidObject(pid.numbers[level:] if level else pid.numbers, of(pid)) for pid in tags.pids]
-    find = dict(zip(earlier.tags.pids, objects, strict=True)).get
-    same = namespaces.chains == earlier.namespaces.chains
-    return [
-        known
-        if (known := find(pid)) is not None and (same or pid.namespace is home)
-        else PidObject(pid.numbers[level:] if level else pid.numbers, of(pid))
-        for pid in tags.pids
-    ]
+    of_home = namespaces.chains[home]
+    found: list[PidObject] = []
+    for pid in tags.pids:
+        at_home = pid.namespace is home
+        known = find(pid)
+        if known is None or not (same or at_home):
+            known = tuple.__new__(PidObject, (pid.numbers[level:], of_home if at_home else of(pid)))
+        found.append(known)
+    return found

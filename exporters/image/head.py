@@ -84,18 +84,25 @@ class _Host(NamedTuple):
 
 def write_head(snapshot: Snapshot) -> list[bytes]:
     """Return the records of the head."""
-    host = _pack(snapshot.header)
+    host, behind = _written(snapshot.header)
     uflags = host.uflags | (SUBTREE if snapshot.mode == "subtree" else 0)
     seconds = snapshot.time_ns // NS_PER_S
     head = (HEAD_MAGIC, host.arch_id, *host.version, host.rev, *host.constants, seconds, uflags)
-    return [
-        record(HEADER, _HEADER.pack(*head)),
+    return [record(HEADER, _HEADER.pack(*head)), behind]
+
+
+@lru_cache(maxsize=4)  # a daemon captures the same host again and again
+def _written(header: Header) -> tuple[_Host, bytes]:
+    """Return the host in the form of the records, and the records behind the first one."""
+    host = _pack(header)
+    records = [
         *[record(BUFFER, raw) for raw in host.uts],
         record(ARCH, host.arch),
         record(CONTAINER, b""),
         record(BUFFER, host.lsm),
         record(LSM_INFO_RECORD, host.lsm_info),
     ]
+    return host, b"".join(records)
 
 
 @lru_cache(maxsize=4)
@@ -160,7 +167,6 @@ def _read_header(cursor: Cursor) -> _HeaderFields:
     return _HeaderFields(host, seconds, uflags, whole=True)
 
 
-@lru_cache(maxsize=4)  # a daemon captures the same host again and again
 def _pack(header: Header) -> _Host:
     """Return the host in the form of the records; values that do not fit are cut."""
     constants = header.constants or CONSTANTS

@@ -37,6 +37,14 @@ _values = st.recursive(
 _messages = st.lists(st.dictionaries(st.text(max_size=4), _values, max_size=3), max_size=4)
 
 
+@given(
+    st.dictionaries(st.text(max_size=4), _values | st.sampled_from([b"", b"x" * 0xFFFF, b"y" * 0x10000, b"z" * 10**6]))
+)
+def test_a_message_with_long_values_is_packed_as_any_other(message: codec.Message) -> None:
+    """Values are copied past the packer from a length on."""
+    assert codec.pack(message) == msgpack.packb(message)
+
+
 @given(_messages, st.lists(st.integers(1, 40), min_size=1))
 def test_messages_arrive_as_sent_however_the_stream_is_cut(messages: list[codec.Message], cuts: list[int]) -> None:
     """A socket delivers bytes in pieces of any size."""
