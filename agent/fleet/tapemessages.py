@@ -6,7 +6,8 @@
               | "ckptree.pulse." host                                  once a second, kept nowhere
               | "ckptree.held." host                                   a question to its stand-bys, for what they have
     piece    := {"segment": 16 bytes, "offset": n, "data": bytes}      agent.recorder.foldertail
-    pulse    := {"at_ns": n, "segment": 16 bytes, "size": n, "next": n | nil}
+    pulse    := {"at_ns": n, "segment": 16 bytes, "size": n, "next": n | nil,
+                 "ends": true}                                         "ends" in the last one, where the relay ends in order
 
 A pulse says how far the recording is: the newest segment that is published, with its size, and the number of the daemon's
 next record, nil where the daemon does not answer. `at_ns` is CLOCK_REALTIME of the host. The id of a piece's message
