@@ -57,6 +57,7 @@ need python3-venv $(SYSTEM_PYTHON) -c 'import ensurepip, venv'; \
 need python3-bpfcc $(SYSTEM_PYTHON) -c 'from bcc import BPF'; \
 need gcc gcc --version; \
 need libc6-dev test -e /usr/include/stdio.h; \
+need python3-dev test -e "$$($(SYSTEM_PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; \
 need clang clang --version; \
 need graphviz dot -V; \
 need mandoc test -x /usr/bin/mandoc; \
@@ -132,6 +133,10 @@ BYTECODE := build/.bytecode
 
 # All C files but those of bpf/include, where bcc finds what a kernel's own would have.
 C_FILES := $(foreach place,agent/restart/helper bpf tests/bench tests/hostile tests/live tests/support,$(wildcard $(place)/*.[ch]))
+
+# What a wheel is made of. It is built from a copy: the compiled form of the table would else lie beside its modules, and a checkout
+# would run it.
+BUILT_FROM := agent bpf exporters manual hatch_build.py pyproject.toml README.md LICENSE
 
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md SECURITY.md CHANGELOG.md
@@ -236,7 +241,9 @@ deb: setup packages-deb
 	@rm -rf build/deb
 	@mkdir -p build/deb/ckptree dist
 	@cp -r $(PACKAGED) build/deb/ckptree/
-	@$(BIN)/python -m pip wheel --quiet --wheel-dir build/deb/ckptree/wheels '.[relay]' </dev/null
+	@mkdir build/deb/source
+	@cp -r $(BUILT_FROM) build/deb/source/
+	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/python -m pip wheel --quiet --wheel-dir build/deb/ckptree/wheels 'build/deb/source[relay]' </dev/null
 	@cd build/deb/ckptree && PIP="$(CURDIR)/$(BIN)/python -m pip" dpkg-buildpackage --build=binary --no-sign >../log 2>&1 </dev/null \
 		|| { cat ../log >&2; exit 1; }
 	@cp build/deb/*.deb dist/

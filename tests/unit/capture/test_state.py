@@ -18,6 +18,7 @@ from agent.table.objects import CLONE_NEWPID, DeedName, Pid, PidNamespace, TaskS
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 from agent.table.wire import Kind
+from tests.support.attributes import attributes
 from tests.support.examples import examples, patient, unexplained
 from tests.support.memories import PLACE, TOTALS, body_of, framed, memory_of, read
 from tests.support.programs import PROGRAMS, Step, finish, make
@@ -345,18 +346,18 @@ def test_everything_there_is_to_know_is_written() -> None:
     by_row |= {"leader", "threads", "first_child", "pgid", "sid", "creator", "birth_pgid", "birth_sid"}
     by_row |= {"clone_flags", "order", "deeds", "strings"}
 
-    assert set(TaskStruct.__slots__) == by_row | {"parent", "next", "previous"}  # these follow from the parents
-    assert set(Pid.__slots__) == {"identity", "namespace", "numbers", "task", "users"}
-    assert set(PidNamespace.__slots__) == {"identity", "inum", "level", "numbers", "parent", "reaper"}
+    assert attributes(TaskStruct) == by_row | {"parent", "next", "previous"}  # these follow from the parents
+    assert attributes(Pid) == {"identity", "namespace", "numbers", "task", "users"}
+    assert attributes(PidNamespace) == {"identity", "inum", "level", "numbers", "parent", "reaper"}
     assert {field.name for field in fields(Counts)} == {"repairs", "kinds", "assumed"}
-    assert set(vars(ProcessTable())) == {
+    assert attributes(ProcessTable()) == {
         *("pids", "doubts", "unknown", "surprises", "astray", "unlisted", "noted", "counts"),
         *("orphans", "leaderless", "creatorless", "unanswered", "idle", "moved", "contracting", "lingering"),
         *("note", "keeps_text"),  # the next daemon's own
         *("changes", "_touch"),  # for earlier readers
         *("_numbers", "_comms", "_ids"),  # made again, or shared to save memory
     }
-    assert set(vars(Stream({}))) == {
+    assert attributes(Stream({})) == {
         *("_handlers", "_early", "next", "kinds", "lost", "suspect"),
         "is_late",  # within one record
         "note",  # the next daemon's own

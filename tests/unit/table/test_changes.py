@@ -11,6 +11,7 @@ from agent.capture.sweepdiff import SweepDiff
 from agent.table.objects import TaskStruct
 from agent.table.processtable import ProcessTable
 from agent.table.wire import Kind
+from tests.support.attributes import attributes
 from tests.support.examples import unexplained
 from tests.support.programs import PROGRAMS, Step, finish, make
 from tests.support.records import nonsense
@@ -33,7 +34,11 @@ def facts_of(table: ProcessTable) -> Facts:
 def _facts(table: ProcessTable, task: TaskStruct) -> tuple[Any, ...]:
     leader = task.leader
     parent = leader.parent
-    own = {name: getattr(task, name) for name in TaskStruct.__slots__ if name not in ("next", "previous", "threads")}
+    own = {
+        name: getattr(task, name)
+        for name in sorted(attributes(TaskStruct))
+        if name not in ("next", "previous", "threads")
+    }
     return (
         *own.items(),
         (task.pid.task is task, frozenset(task.children()), frozenset(task.threads or ()), table.noted.get(task)),

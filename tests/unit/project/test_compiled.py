@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table in the form that the Debian package has it in, compiled by mypyc, holds to the same facts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.compiledtree import TOP, compiled_tree
+
+pytestmark = pytest.mark.slow
+
+_ROOMS = ("table", "capture", "selection", "events", "recorder")
+_BUILT = "import agent.table.rules as rules; print(rules.__file__)"
+_INTERPRETED = "tests/unit/events/test_work_bounds.py"  # counts the instructions of the interpreter
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with the compiled table."""
+    return compiled_tree(tmp_path_factory.mktemp("compiled"))
+
+
+def test_the_compiled_modules_come_before_their_sources(tree: Path) -> None:
+    """Python takes an extension module where both are there; another Python takes the source."""
+    ran = subprocess.run((sys.executable, "-c", _BUILT), cwd=tree, capture_output=True, text=True, check=True)
+
+    assert ran.stdout.strip().endswith(".so")
+    assert {path.stem.partition(".")[0] for path in (tree / "agent/table").glob("*.so")} == {
+        path.stem for path in (tree / "agent/table").glob("*.py")
+    }
+
+
+def test_a_checkout_has_no_compiled_modules() -> None:
+    """They would be run in the place of what one has just changed."""
+    assert list(TOP.glob("agent/**/*.so")) == []
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("room", _ROOMS)
+def test_the_tests_of_the_rooms_that_use_the_table_pass(tree: Path, room: str) -> None:
+    """They are those of the checkout."""
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not live and not slow")
+    ran = subprocess.run(
+        (*command, f"--ignore={_INTERPRETED}", f"tests/unit/{room}"),
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stdout[-8000:]
