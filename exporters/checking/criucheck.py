@@ -20,7 +20,7 @@ from exporters.content.findings import Finding
 from exporters.content.wording import plain
 from exporters.criu import TREE, criutree, imagefile, imagefolder
 from exporters.criu.imagefolder import ImageFiles
-from exporters.criu.memorymessages import PRESENT
+from exporters.criu.memorymessages import PRESENT, page_count, page_flags
 from exporters.documents.document import path_of
 
 _PAGE: Final = 4096
@@ -88,20 +88,24 @@ def _dump_faults(files: ImageFiles, snapshot: Snapshot) -> Iterator[Finding]:
     for name in sorted(names):
         kind = imagefile.kind_of(name)
         if kind and kind.stem in ("pagemap", "pagemap-shmem"):
-            yield from _page_faults(files, name)
+            yield from page_faults(files, name)
 
 
-def _page_faults(files: ImageFiles, name: str) -> Iterator[Finding]:
+def page_faults(files: ImageFiles, name: str) -> Iterator[Finding]:
     """Yield a fault where the pages of a page map are not as many as it says. Other page maps may use the same file."""
-    pages, pages_id = 0, None
+    pages, end, pages_id = 0, 0, None
     try:
         for entry in imagefolder.entries(files, name):
             row: Any = entry.message
             if pages_id is None:
                 pages_id = row.pages_id
-            # Without flags all pages are present but those of the parent.
-            elif row.flags & PRESENT if row.HasField("flags") else not row.in_parent:
-                pages += row.nr_pages or row.compat_nr_pages
+                continue
+            count = page_count(row)
+            pages += count if page_flags(row) & PRESENT else 0
+            if count and row.vaddr < end:
+                text = f"the pages at {row.vaddr:#x} lie below {end:#x}, where those of the entry before them end"
+                yield Finding("criu-pages", name, text, entry.offset)
+            end = max(end, row.vaddr + count * _PAGE)
     except FormatError:
         return  # reported with the files
     there = _size(files, f"pages-{pages_id}.img")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CRIU's messages about memory: areas, page maps. Notation: exporters.criu.criuschema."""
 
-from typing import Final
+from typing import Any, Final
 
 # Bits of vma_entry.status.
 AREA_REGULAR: Final = 1 << 0
@@ -48,3 +48,15 @@ MESSAGES: Final = {
         "name!1:bytes uid!2 gid!3 size!4:uint64 shmid!5 seals!6 inode_id!7:uint64 hugetlb_flag?8 mode?9"
     ),
 }
+
+
+def page_count(entry: Any) -> int:
+    """Return the number of pages of a pagemap_entry, by its wider field where it has that."""
+    return int(entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages)
+
+
+def page_flags(entry: Any) -> int:
+    """Return the flags of a pagemap_entry; without them all pages are present but those of the parent."""
+    if entry.HasField("flags"):
+        return int(entry.flags)
+    return IN_PARENT if entry.in_parent else PRESENT

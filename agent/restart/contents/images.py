@@ -21,7 +21,7 @@ from agent.restart.contents.refusals import Refused
 from exporters.criu import imagefile, imagefolder
 from exporters.criu.criuschema import DEAD
 from exporters.criu.imagefolder import PARENT, ImageFolder, PageFolder
-from exporters.criu.memorymessages import IN_PARENT, LAZY, PRESENT
+from exporters.criu.memorymessages import IN_PARENT, LAZY, PRESENT, page_count, page_flags
 
 Message = Any
 
@@ -189,23 +189,28 @@ class Images:
             entries = imagefile.read(file, name)
             head: Message = next(entries).message
             source = self._pages_file(depth, head)
-            offset = 0
+            offset = end = 0
             earlier: PageRuns | None = None
             for entry in entries:
                 message: Message = entry.message
-                count = message.nr_pages if message.HasField("nr_pages") else message.compat_nr_pages
-                size = int(count) * PAGE
-                flags = message.flags if message.HasField("flags") else IN_PARENT if message.in_parent else PRESENT
+                count, flags = page_count(message), page_flags(message)
+                size = count * PAGE
                 if message.vaddr + size > _ADDRESSES:
                     text = f"{count} pages that lie beyond all addresses"
                     raise FormatError(f"{name}: {message.vaddr:#x}", text, entry.offset)
+                if not size:  # CRIU writes no entry without pages, and a read of none has no part
+                    continue
+                if message.vaddr < end:  # CRIU's own reader takes them in order, too
+                    text = f"its pages lie below {end:#x}, where those of the entry before it end"
+                    raise FormatError(f"{name}: {message.vaddr:#x}", text, entry.offset)
+                end = int(message.vaddr) + size
                 if flags & IN_PARENT:
                     if earlier is None:
                         earlier = PageRuns(self._runs(name, depth + 1))
                     yield from _within(earlier, int(message.vaddr), size, name, entry.offset)
                 elif flags & LAZY and not flags & PRESENT:
                     raise Refused("pages", f"{message.vaddr:#x}", "lazy", _LAZY)
-                elif size:  # CRIU writes no entry without pages, and a read of none has no part
+                else:
                     yield PageRun(int(message.vaddr), size, source, offset)
                     offset += size
         if offset:

@@ -12,7 +12,9 @@ from agent.restart.contents.images import Images
 from agent.restart.contents.pagereads import parts, reads
 from agent.restart.contents.pageruns import PAGE, PageRun
 from agent.restart.contents.refusals import Refused
+from exporters.checking.criucheck import page_faults
 from exporters.criu import criuschema, imagefile
+from exporters.criu.imagefolder import ImageFolder
 from exporters.criu.memorymessages import IN_PARENT, LAZY, PRESENT
 
 NAME = "pagemap-5.img"
@@ -51,6 +53,28 @@ def test_pages_of_earlier_dumps_are_found_through_the_chain(tmp_path: Path) -> N
         (14, 1, "third", 0),
         (21, 2, "first", 5),
     ]
+
+
+@pytest.mark.parametrize(
+    ("entries", "wrong"),
+    [
+        ([(10, 2, PRESENT), (10, 1, PRESENT)], 10),
+        ([(10, 2, PRESENT), (11, 2, PRESENT)], 11),
+        ([(20, 1, PRESENT), (10, 1, PRESENT)], 10),
+        ([(10, 4, IN_PARENT), (12, 1, PRESENT)], 12),
+    ],
+)
+def test_pages_that_are_out_of_order_are_refused(
+    tmp_path: Path, entries: list[tuple[int, int, int]], wrong: int
+) -> None:
+    """CRIU writes them in order of address. A page that is there twice would come from either place. check tells, too."""
+    first = folder(tmp_path / "first", [(10, 4, PRESENT)])
+    made = folder(tmp_path / "made", entries, first)
+    text = f"{NAME}: {wrong * PAGE:#x}.*its pages lie below 0x[0-9a-f]+, where those of the entry before it end"
+
+    with pytest.raises(FormatError, match=text):
+        runs(made)
+    assert [found.name for found in page_faults(ImageFolder(made), NAME)] == ["criu-pages"]
 
 
 def test_a_page_that_no_earlier_dump_has_is_told(tmp_path: Path) -> None:
