@@ -288,8 +288,9 @@ class TapeWriter:
         return segment.block(kind, stored, len(data), numbers, (*times_ns, self._ahead_ns), codec)
 
     def _hurries(self, size: int) -> bool:
-        """Return True if so many bytes of entries have come so fast that to compress them may cost but little."""
-        return size > _LEISURE * max(_FLUSH_S, time.monotonic() - self._open_since)
+        """Return True if so many bytes of entries have come so fast, or wait behind them, that they may cost but little."""
+        waits = self._channel.unread > size + _BLOCK_BYTES // 2  # this process may have got no processor for a while
+        return waits or size > _LEISURE * max(_FLUSH_S, time.monotonic() - self._open_since)
 
     def _note_numbers(self, entries: Data, head: bytes) -> None:
         """Note the numbers of a block that is written next."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.daemon.recording import keyframe_interval
-from agent.recorder import writer
+from agent.recorder import tape, writer
 from agent.recorder.channel import Channel
 from agent.recorder.facts import Instant
 from agent.recorder.history import NumberHistory
@@ -113,14 +113,21 @@ def test_what_comes_at_leisure_takes_less_on_disk(tmp_path: Path, monkeypatch: p
 
 
 def test_a_writer_hurries_where_more_comes_than_it_has_time_for(tmp_path: Path) -> None:
-    """A mebibyte of tape in a second is no hurry, and less in a moment is none either; a block in no time is."""
+    """A mebibyte of tape in a second is no hurry, and less in a moment is none either; a block in no time is. So is one
+    behind which others wait, however long it took: the writer was kept from its work.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    hers = writer.TapeWriter(tmp_path, Channel.create(1 << 20), theirs, 1 << 40, 0)
+    channel = Channel.create(1 << 20)
+    hers = writer.TapeWriter(tmp_path, channel, theirs, 1 << 40, 0)
     hers._open_since = time.monotonic() - 10
     assert not hers._hurries(10 << 20)
     hers._open_since = time.monotonic()
     assert not hers._hurries(1 << 18)
     assert hers._hurries(1 << 19)
+    hers._open_since = time.monotonic() - 10
+    assert channel.put(tape.PART, 1, 1, bytes(1 << 19))
+    assert not hers._hurries(1 << 19)
+    assert hers._hurries(1 << 10)
     ours.close()
     theirs.close()
 
