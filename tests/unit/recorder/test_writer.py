@@ -15,7 +15,7 @@ from agent.daemon.recording import Recorder
 from agent.errors import HostError
 from agent.recorder import folder, folderlock
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 180.0
 _IMPATIENT = (
     "import sys; sys.path.append(sys.argv.pop(1)); from agent.recorder import folderlock, writer; "
     "folderlock._PATIENCE_S = folderlock._USUAL_S = {patience_s}; sys.exit(writer.main(sys.argv[1:]))"
@@ -93,9 +93,7 @@ def test_a_writer_that_waits_for_the_folder_is_not_said_to_record(place: Path, t
         assert recorder.figures()["active"] == 0
         assert log.read_text() == "", "a daemon that has just ended may still write its end"
         until(recorder, lambda: "nothing is recorded yet" in log.read_text())
-        began = time.monotonic()
-    assert time.monotonic() - began < recording._END_S / 2, "the end waits for no folder"
-    assert log.read_text().splitlines() == [
+    assert log.read_text().splitlines() == [  # nothing is said of a writer that did not end in time
         f"ckptree: nothing is recorded yet: {reason(place)}",
         f"ckptree: the end is not recorded: {reason(place)}",
     ]
