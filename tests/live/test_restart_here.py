@@ -16,7 +16,7 @@ from agent.restart.planning import guest
 from agent.restart.planning.search import make_plan
 from exporters import registry
 from tests.live.compare import Capture
-from tests.live.rebuilds import assert_gone, status, verified
+from tests.live.rebuilds import assert_gone, free_number, status, verified
 from tests.live.restartverb import TOP, command, ran, running, soon
 from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
@@ -73,9 +73,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     flat = [a_task(1, 0), a_task(2, 1)]
     folder = tmp_path_factory.mktemp("images")
     found = {}
+    first = free_number(21)
     for name, snapshot in {
         "nested": a_snapshot([(1,), (20,), (30, 1), (31, 2)], nested, mode="container"),
-        "flat": a_snapshot([(20000,), (20020,)], flat),
+        "flat": a_snapshot([(first,), (first + 20,)], flat),
     }.items():
         found[name] = folder / f"{name}.ckpt"
         found[name].write_bytes(registry.image(snapshot, "ckpt"))

@@ -11,6 +11,7 @@ import pytest
 
 from agent.model import CKPT_PID_ROOT, Capabilities, ProcessDetails
 from exporters import registry
+from tests.live.rebuilds import free_number
 from tests.live.restartverb import TOP, command
 from tests.support.builders import a_snapshot, a_task
 
@@ -47,7 +48,7 @@ def on_a_terminal(folder: Path, uid: int, *words: str) -> tuple[dict[str, object
     outside = {"pgid": CKPT_PID_ROOT, "sid": CKPT_PID_ROOT}
     task = a_task(1, 0, argv=argv, cwd=b"/", env=(), details=details, **outside)
     image = folder / "tree.json"
-    image.write_bytes(registry.image(a_snapshot([(29123,)], [task]), "json"))
+    image.write_bytes(registry.image(a_snapshot([(free_number(1),)], [task]), "json"))
     child, screen = pty.fork()
     if not child:
         os.chdir(TOP)
