@@ -271,6 +271,7 @@ soak: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench.everything --write
+	$(BIN)/python -m tests.bench.bench_again
 	$(BIN)/python -m tests.bench.bench_plan
 	$(BIN)/python -m tests.bench.bench_verbs
 

@@ -14,13 +14,13 @@ The figure is from the request to the packed answer.
 """
 
 import argparse
-import gc
 import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 
 from agent.daemon.asker import Asker
+from exporters import gcpause
 from tests.bench.figures import median, table
 from tests.bench.options import parsed, positive, sizes
 from tests.support.kernelobjects import Thread
@@ -140,8 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=positive, default=41)
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
     options = parsed(parser, arguments, root=False)
-    gc.disable()  # as in the daemon
-    figures = {f"{tasks} tasks": measure(tasks, options.rounds) for tasks in options.tasks}
+    with gcpause.paused():  # as in the daemon
+        figures = {f"{tasks} tasks": measure(tasks, options.rounds) for tasks in options.tasks}
     if options.json:
         print(json.dumps(figures))
     else:
