@@ -10,7 +10,7 @@ MOST_TREES: Final = 8
 """Trees that are kept."""
 
 MOST_TASKS: Final = 4000
-"""Tasks of all kept trees but the newest. Everything that is kept of a task takes 1.1 kB, most of it its row, packed and not."""
+"""Tasks of all kept trees but the newest. All that is kept of a task takes 1.1 kB."""
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
