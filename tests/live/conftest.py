@@ -24,6 +24,14 @@ from tests.live.daemons import Daemon, a_daemon
 Capture = Callable[[int, str], Snapshot]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all tests of this folder: it is what makes them live."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.live)
+
+
 @pytest.fixture(scope="session")
 def daemon_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Start a daemon of this checkout, and yield the path of its socket."""

@@ -11,8 +11,6 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
-
 from agent.protocol import codec
 from agent.protocol.client import Client, Event
 from exporters import registry
@@ -20,8 +18,6 @@ from tests.bench.compiled import compiled
 from tests.bench.idle_tree import IdleTree
 from tests.live.apiclients import connected, is_live
 from tests.live.daemons import PATIENCE_S, TOP, Daemon, a_daemon
-
-pytestmark = pytest.mark.live
 
 
 def test_two_hundred_clients_at_once_are_all_answered(running: Daemon, sleeper: int) -> None:

@@ -15,8 +15,6 @@ from agent.model import Snapshot
 from agent.protocol.client import Client, Event
 from exporters import registry
 
-pytestmark = pytest.mark.live
-
 # Processes that fork, leave their parents, their sessions and groups, have threads, exec and end; the survivors stay.
 RESTLESS = """
 import ctypes, os, random, signal, sys, threading, time

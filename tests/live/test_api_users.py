@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import psutil
-import pytest
 
 from agent.daemon.server import MAX_CLIENTS_PER_USER
 from agent.environment import private_socket
@@ -23,9 +22,6 @@ from agent.errors import BusyError, CkptreeError, HostError, NotPermittedError
 from agent.protocol.client import Client
 from tests.live.apiclients import an_open_folder, as_user, is_live
 from tests.live.daemons import PATIENCE_S, Daemon, a_daemon
-
-pytestmark = pytest.mark.live
-
 
 NOBODY = 65534
 

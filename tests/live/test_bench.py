@@ -9,8 +9,6 @@ import pytest
 from tests.bench import bench_snapshot, everything
 from tests.bench.report import PAGE
 
-pytestmark = pytest.mark.live
-
 
 def test_all_that_is_measured_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every method and every kind of call has its line; nothing took no time."""

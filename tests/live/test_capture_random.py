@@ -3,15 +3,12 @@
 
 import os
 
-import pytest
 from hypothesis import HealthCheck, assume, given, note, settings
 
 from tests.live.compare import Capture, assert_matches, assert_refused, events_lost
 from tests.live.expectation import Expectation
 from tests.live.random_trees import ROOT, Program, chosen, play, programs
 from tests.live.treeprog import Tree
-
-pytestmark = pytest.mark.live
 
 _EXAMPLES = int(os.environ.get("CKPTREE_EXAMPLES", "100"))
 

@@ -11,8 +11,6 @@ from tests.live.expectation import Expectation
 from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
 
-pytestmark = pytest.mark.live
-
 _ATTEMPTS = 5
 
 

@@ -11,9 +11,6 @@ import pytest
 
 from tests.live.coldrestarts import PYTHON, captured, ckptree, restarted, soon
 
-pytestmark = pytest.mark.live
-
-
 FORKED = """
 import os, threading, time
 if os.fork() == 0:

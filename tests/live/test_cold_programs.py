@@ -20,8 +20,6 @@ from agent.restart.rebuild.programpath import named_by_file
 from tests.live.coldrestarts import soon
 from tests.support.builders import a_snapshot, a_task
 
-pytestmark = pytest.mark.live
-
 
 def a_tool(folder: Path) -> tuple[Path, Snapshot]:
     """Make a program and the snapshot of a tree that ran it, as root."""

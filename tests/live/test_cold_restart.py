@@ -11,8 +11,6 @@ import time
 import traceback
 from pathlib import Path
 
-import pytest
-
 from agent.errors import CkptreeError
 from agent.model import Capabilities, ProcessDetails
 from agent.restart.planning.search import make_plan
@@ -21,8 +19,6 @@ from agent.restart.rebuild.coordinator import HELPER, Rebuild
 from agent.restart.rebuild.taskanswers import read_status
 from tests.live.coldrestarts import PYTHON, TOP, captured, children, ckptree, restarted, seen, services, soon
 from tests.support.builders import a_snapshot, a_task
-
-pytestmark = pytest.mark.live
 
 DROPPED = ["setpriv", "--reuid", "65534", "--regid", "65533", "--groups", "5,6,7", "--bounding-set=-all,+net_raw"]
 AMBIENT = ["--inh-caps=-all,+net_raw", "--ambient-caps=-all,+net_raw"]

@@ -11,8 +11,6 @@ import pytest
 
 from tests.live.coldrestarts import TOP, captured, ckptree, soon
 
-pytestmark = pytest.mark.live
-
 
 def test_a_program_of_another_root_directory_is_not_run_as_the_file_of_that_path_here(folder: Path) -> None:
     """A path of a container may lead to another file outside."""

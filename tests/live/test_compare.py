@@ -11,8 +11,6 @@ from agent.model import AncestorEvent, Birth, Creator, OutsidePid, Snapshot, Tag
 from tests.live.compare import Capture, assert_matches, events_lost
 from tests.live.treeprog import Tree
 
-pytestmark = pytest.mark.live
-
 # 3 and 6 are rows 2 and 4: [1 2 3 5 6 7], 4 is gone and made 5; 6 is init of a namespace, 7 its child.
 _SCRIPT = (
     "fork 0 1 newpid; setsid 1; fork 1 2; thread 2 3; fork 1 4; setsid 4; fork 4 5; exit 4; wait 1 4;"

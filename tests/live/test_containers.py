@@ -15,8 +15,6 @@ from agent.protocol.client import Client
 from exporters import registry
 from tests.live.daemons import a_container, ckptree, differences, only_child
 
-pytestmark = pytest.mark.live
-
 
 def test_a_container_that_leaks_is_refused_and_every_leak_is_named(daemon_socket: Path, tmp_path: Path) -> None:
     """Exit code 7: its session and its group are its maker's. Nothing is written; as a subtree it can be had."""

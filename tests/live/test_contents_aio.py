@@ -4,11 +4,7 @@
 from ast import literal_eval
 from pathlib import Path
 
-import pytest
-
 from tests.live.standing import dumped, restored
-
-pytestmark = pytest.mark.live
 
 RINGS = """
 import struct

@@ -6,14 +6,10 @@ import time
 from ast import literal_eval
 from pathlib import Path
 
-import pytest
-
 from tests.live.daemons import ckptree
 from tests.live.dumps import dump, eventually, program, restarted
 from tests.live.standing import dumped, restored
 from tests.support.criuimages import changed
-
-pytestmark = pytest.mark.live
 
 AHEAD_S = 100_000
 

@@ -13,8 +13,6 @@ import pytest
 from tests.live.daemons import ckptree
 from tests.live.dumps import NEWER, dump, eventually, program, restarted
 
-pytestmark = pytest.mark.live
-
 SKIP = ("--network-lock", "skip")
 STATES = """
 import os, socket, struct, sys, time

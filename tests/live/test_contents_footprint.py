@@ -13,8 +13,6 @@ import pytest
 from tests.live.dumps import eventually
 from tests.live.standing import dumped
 
-pytestmark = pytest.mark.live
-
 FAMILY = """
 SIZE = 1 << 20
 data = mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from agent.restart.contents.images import Images
 from agent.restart.contents.pageruns import PAGE
 from exporters.criu import criuschema, imagefile, imagefolder
@@ -19,8 +17,6 @@ from exporters.criu.memorymessages import AREA_GUARD, IN_PARENT, PRESENT
 from tests.live.daemons import ckptree
 from tests.live.redump import differences
 from tests.live.standing import dumped, restored
-
-pytestmark = pytest.mark.live
 
 _WIPE_ON_FORK = 18
 _FLAGS_OF_THE_PAST = {"sd", "ac"}

@@ -4,16 +4,12 @@
 import mmap
 from pathlib import Path
 
-import pytest
-
 from exporters.criu import imagefile, imagefolder
 from exporters.criu.imagefolder import ImageFolder
 from tests.live.daemons import ckptree
 from tests.live.standing import dumped, restored
 
 SHM = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory is
-pytestmark = pytest.mark.live
-
 FORKED = """
 shared = mmap.mmap(-1, 3 << 20)
 shared[5:10] = b"hello"

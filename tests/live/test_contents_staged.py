@@ -6,11 +6,7 @@ import struct
 from ast import literal_eval
 from pathlib import Path
 
-import pytest
-
 from tests.live.standing import dumped, restored
-
-pytestmark = pytest.mark.live
 
 FORKED = """
 SIZE = 16 << 20

@@ -16,7 +16,6 @@ from tests.live.dumps import attempt, dump, eventually, program, restarted
 from tests.support import stores
 from tests.support.commandline import ckptree
 
-pytestmark = pytest.mark.live
 COUNT = "while :; do echo line >> lines; sleep 0.02; done"
 
 

@@ -5,13 +5,9 @@ import os
 from ast import literal_eval
 from pathlib import Path
 
-import pytest
-
 from tests.live.daemons import ckptree
 from tests.live.standing import dumped, restored
 from tests.support.criuimages import changed
-
-pytestmark = pytest.mark.live
 
 WITHIN = ("unshare", "--ipc")
 """CRIU dumps these objects with an IPC namespace of the tree's own alone."""

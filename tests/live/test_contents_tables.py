@@ -6,12 +6,8 @@ import os
 from ast import literal_eval
 from pathlib import Path
 
-import pytest
-
 from tests.live.daemons import ckptree
 from tests.live.standing import dumped, restored
-
-pytestmark = pytest.mark.live
 
 KCMP, KCMP_FILES = 312, 2
 CLONE_FILES = 0x400

@@ -6,16 +6,12 @@ import time
 from ast import literal_eval
 from pathlib import Path
 
-import pytest
-
 from agent.restart.contents import vdso
 from agent.restart.contents.images import Images
 from agent.restart.contents.pageruns import PAGE
 from exporters.criu.memorymessages import AREA_VDSO
 from tests.live.daemons import ckptree
 from tests.live.standing import Standing, dumped, restored
-
-pytestmark = pytest.mark.live
 
 ELSEWHERE = 0x1B00
 """Offset in the vdso that is free in this kernel's, and where the other kernel's has its function `time`."""

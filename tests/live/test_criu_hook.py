@@ -20,8 +20,6 @@ from tests.live.criutrees import dumped_tree, snapshot_tree
 from tests.live.daemons import only_child
 from tests.live.dumps import HOOK, attempt, eventually, program
 
-pytestmark = pytest.mark.live
-
 BIN = Path(sys.executable).parent
 OPTIONS = ("--action-script", HOOK)
 

@@ -21,8 +21,6 @@ from tests.live.criutrials import Row, Trial
 from tests.live.dumps import eventually
 from tests.support import suitepackages
 
-pytestmark = pytest.mark.live
-
 TREES = {
     "plain": "fork 0 1; fork 1 2; fork 0 3",
     "stopped": "fork 0 1; stop 1",

@@ -10,16 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 
-import pytest
-
 from agent.capture.probes import Probes
 from agent.capture.snapshots import Snapshots
 from agent.capture.watch import Watch
 from agent.config import Config
 from agent.rootname import parse
 from agent.table.objects import EXITED
-
-pytestmark = pytest.mark.live
 
 PATIENCE_S = 20.0
 # A parent that ignores SIGCHLD; by a line it has another child, or tells the one it has to end. What the first child

@@ -22,8 +22,6 @@ from agent.protocol.client import Client
 from exporters import registry
 from tests.live.daemons import PATIENCE_S, TOP, Daemon, a_daemon, a_hard_tree, ckptree, differences
 
-pytestmark = pytest.mark.live
-
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:

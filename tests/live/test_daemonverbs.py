@@ -17,8 +17,6 @@ from tests.live.daemons import TOP, a_container, ckptree
 from tests.support.scraped import families
 from tests.support.teletype import on_a_terminal
 
-pytestmark = pytest.mark.live
-
 
 @contextmanager
 def watching(*arguments: str | Path) -> Iterator["subprocess.Popen[bytes]"]:

@@ -7,12 +7,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from agent.protocol.client import Client
 from tests.live.daemons import TOP, ckptree
-
-pytestmark = pytest.mark.live
 
 # With tracefs, and the checkout open to all: below a folder that others may not enter, as /root is, it is mounted anew.
 AS_NOBODY = """

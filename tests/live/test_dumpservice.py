@@ -18,7 +18,6 @@ from tests.live.dumps import eventually, program, restarted
 from tests.support.servers import free_port
 from tests.support.suitepackages import SUITE, criu
 
-pytestmark = pytest.mark.live
 COUNTS = "i=0; while :; do i=$((i+1)); echo $i > new; mv new count; sleep 0.02; done"
 
 

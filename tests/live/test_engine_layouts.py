@@ -12,14 +12,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pytest
-
 from agent.proc.cgroups import hierarchies
 from exporters import registry
 from tests.live.daemons import Ran, ckptree
 from tests.live.livecgroups import SLEEPER, a_cgroup, running
-
-pytestmark = pytest.mark.live
 
 HIERARCHY = hierarchies()[0]
 WEB, SIDE, PAUSE = (digit * 64 for digit in "abc")

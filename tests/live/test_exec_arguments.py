@@ -13,8 +13,6 @@ import pytest
 from agent.protocol.client import Client
 from tests.live.daemons import Daemon, a_daemon
 
-pytestmark = pytest.mark.live
-
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:

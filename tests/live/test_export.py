@@ -9,13 +9,9 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
-
 from agent.protocol.client import Client
 from tests.live.daemons import PATIENCE_S, TOP
 from tests.support.collector import collecting
-
-pytestmark = pytest.mark.live
 
 # It begins once both programs follow it, for which it waits.
 SCRIPT = "read begin; ls / >/dev/null; (exit 3); kill -9 $$"

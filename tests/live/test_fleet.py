@@ -19,8 +19,6 @@ from tests.live.daemons import Ran, ckptree
 from tests.support import servers
 from tests.support.relays import RelayProcess, a_relay
 
-pytestmark = pytest.mark.live
-
 
 @pytest.fixture(scope="module")
 def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:

@@ -19,7 +19,6 @@ from tests.live.test_fleet_restart import Fleet, ended
 from tests.support import servers
 from tests.support.suitepackages import SUITE, criu
 
-pytestmark = pytest.mark.live
 COUNTS = "i=0; while :; do i=$((i+1)); echo $i > new; mv new count; sleep 0.02; done"
 
 

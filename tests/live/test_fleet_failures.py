@@ -23,8 +23,6 @@ from tests.support import servers
 from tests.support.netapart import apart
 from tests.support.relays import RelayProcess, a_relay, await_line
 
-pytestmark = pytest.mark.live
-
 TIMES = int(os.environ.get("CKPTREE_FLEET_FAULTS", "2"))
 TOP = Path(__file__).parents[2]
 HOSTS = ("a", "b", "c")

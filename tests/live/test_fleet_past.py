@@ -8,14 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
-import pytest
 
 from exporters import registry
 from tests.live.daemons import Ran, a_daemon, ckptree
 from tests.support import servers
 from tests.support.relays import a_relay
-
-pytestmark = pytest.mark.live
 
 
 def test_a_set_has_the_trees_of_then(daemon_socket: Path, tmp_path: Path) -> None:

@@ -22,8 +22,6 @@ from tests.live.dumps import eventually
 from tests.support import servers
 from tests.support.relays import RelayProcess, a_relay
 
-pytestmark = pytest.mark.live
-
 
 class Fleet:
     """Two hosts with relays, each with a service that carries restarts out, as systemd starts it."""

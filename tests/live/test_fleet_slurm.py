@@ -6,15 +6,11 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
-
 from tests.live.daemons import Ran, ckptree
 from tests.live.slurmjob import a_job, settled
 from tests.support import servers
 from tests.support.relays import a_relay
 from tests.support.slurmcluster import cluster
-
-pytestmark = pytest.mark.live
 
 
 def test_a_set_has_the_hosts_of_a_step_and_shows_its_ranks(daemon_socket: Path, tmp_path: Path) -> None:

@@ -32,8 +32,6 @@ from tests.live.servicemanager import ServiceManager
 from tests.live.tasks import THREAD
 from tests.live.treeprog import Tree
 
-pytestmark = pytest.mark.live
-
 _KILLS = int(os.environ.get("CKPTREE_KILLS", "5"))
 _SEEDS = int(os.environ.get("CKPTREE_SEEDS", "1"))
 _RESTARTS = 3

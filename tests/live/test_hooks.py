@@ -12,8 +12,6 @@ from bpf.hooks import FEATURES
 from tests.live.compare import assert_matches
 from tests.live.treeprog import Tree
 
-pytestmark = pytest.mark.live
-
 TYPED = tuple(str(hook) for feature in FEATURES for way in feature.ways for hook in way if "typed" in hook.kind)
 SCRIPT = (
     "fork 0 1 newpid; setsid 1; fork 1 2 newpid; thread 2 3; fork 3 4; fork 2 5; setsid 5; fork 5 6; exit 5; wait 2 5; "

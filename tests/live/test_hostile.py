@@ -14,8 +14,6 @@ from tests.hostile.everything import FOUR
 from tests.hostile.measure import ATTACKS, PROMISED, attacked, measure
 from tests.live.daemons import a_daemon
 
-pytestmark = pytest.mark.live
-
 SECONDS = 1.0
 # On a machine whose two CPUs have other work to do as well; a daemon that is blinded takes seconds, or gives no answer.
 BOUNDS = replace(PROMISED, median_ms=100, p99_ms=math.inf, turn_ms=500)

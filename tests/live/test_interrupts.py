@@ -10,8 +10,6 @@ import pytest
 
 from tests.support.interrupted import DELAYS_S, begun
 
-pytestmark = pytest.mark.live
-
 
 @pytest.mark.parametrize("verb", ["daemon", "snapshot", "doctor"])
 def test_an_interrupt_while_bpf_is_loaded_is_no_traceback(tmp_path: Path, verb: str) -> None:

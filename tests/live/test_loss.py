@@ -5,8 +5,6 @@ import pytest
 
 from tests.bench import loss, soak
 
-pytestmark = pytest.mark.live
-
 
 @pytest.mark.parametrize("way", loss.ways())
 def test_loss_is_told_of_exactly_those_it_concerns_and_repaired(way: str) -> None:

@@ -21,8 +21,6 @@ from tests.hostile.compiled import noise
 from tests.live.daemons import TOP, Daemon, a_daemon
 from tests.support.dying import die_with_parent
 
-pytestmark = pytest.mark.live
-
 USER, FIRST, COUNT = 64001, 0x7FFF0000, 1000
 # Maps as newuidmap and newgidmap write them for a container without root: its root is the user, the others are sub-ids.
 MAP = f"0 {USER} 1\n1 {FIRST} {COUNT}\n"

@@ -28,8 +28,6 @@ from tests.live.daemons import TOP, Ran, a_hard_tree, ckptree, differences
 from tests.live.scenario import CONTAINER
 from tests.live.treeprog import Tree
 
-pytestmark = pytest.mark.live
-
 INSIDE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 OPTIONAL = ("pid.ino", "pid_namespace.ns_id")
 

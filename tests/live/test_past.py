@@ -12,8 +12,6 @@ import pytest
 
 from tests.live.daemons import Ran, a_daemon, ckptree
 
-pytestmark = pytest.mark.live
-
 SCRIPT = "sleep 61 & sleep 62 & wait"
 
 

@@ -21,8 +21,6 @@ from tests.bench.storm import Storm
 from tests.live.apiclients import an_open_folder, as_user
 from tests.live.daemons import Daemon, a_daemon, ckptree
 
-pytestmark = pytest.mark.live
-
 NOBODY = 65534
 
 

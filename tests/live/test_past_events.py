@@ -10,13 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.bench.storm import Storm
 from tests.live.daemons import PATIENCE_S, TOP, a_daemon, ckptree
 from tests.support.traceprocessor import answers
-
-pytestmark = pytest.mark.live
 
 Said = dict[str, Any]
 _OF_THE_CLOCK = ("time", "time_ns", "boottime_ns")

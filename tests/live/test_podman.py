@@ -16,8 +16,6 @@ from tests.live.daemons import PATIENCE_S, Ran, ckptree
 from tests.support import debianroot, podmanroot
 from tests.support.podmanroot import PODMAN, RUN
 
-pytestmark = pytest.mark.live
-
 SCRIPT = r"""
 mkdir -p /tmp/rootfs/bin
 cp /bin/busybox /tmp/rootfs/bin/sh

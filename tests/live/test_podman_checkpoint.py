@@ -19,8 +19,6 @@ from tests.live.dumps import HOOK
 from tests.support import debianroot, podmanroot
 from tests.support.podmanroot import PODMAN, RUN
 
-pytestmark = pytest.mark.live
-
 # A child in a session of its own, a zombie, and a count. The hook runs among the host's files, and finds the images there.
 SCRIPT = r"""
 mkdir -p /tmp/rootfs/bin /etc/criu

@@ -5,12 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from agent.protocol.client import Client
 from tests.live.restartverb import TOP
-
-pytestmark = pytest.mark.live
 
 _SECURE_BITS = 27  # PR_GET_SECUREBITS
 _DROPPED = f"""

@@ -11,8 +11,6 @@ from bpf.layout import Layout, layout
 from bpf.loader import CALLED, ITERATORS, Loader
 from tests.support.bytecode import bites, instructions
 
-pytestmark = pytest.mark.live
-
 RING_BYTES = 1 << 16
 # How kernels differ: features that they lack, and flags that they have or have not.
 LEFT_OUT: dict[str, tuple[str, ...]] = {

@@ -20,8 +20,6 @@ from agent.table.wire import Kind
 from bpf import syscall
 from tests.hostile.measure import attacked
 
-pytestmark = pytest.mark.live
-
 _MAP_UPDATE = 2  # BPF_MAP_UPDATE_ELEM of enum bpf_cmd
 _TOLD = ["start_ns", "pgid", "sid", "subreaper", "announcing"]
 """Fields of struct told in bpf/quiet.h, each a u64."""

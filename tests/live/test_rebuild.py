@@ -5,14 +5,11 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
-
 from agent.restart.planning.plan import CloneBits, Op, Phase, Role
 from agent.restart.rebuild.taskanswers import read_status
 from tests.live.rebuilds import active, eventually, exit_code, free_number, rebuilt, status
 from tests.support.plans import PlanWriter
 
-pytestmark = pytest.mark.live
 TOP = Path(__file__).parents[2]
 
 

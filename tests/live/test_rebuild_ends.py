@@ -20,7 +20,6 @@ from tests.live.rebuilds import assert_gone, eventually, free_number, is_gone, r
 from tests.live.restartverb import soon
 from tests.support.plans import PlanWriter
 
-pytestmark = pytest.mark.live
 TOP = Path(__file__).parents[2]
 
 

@@ -18,8 +18,6 @@ from tests.live.daemons import TOP
 from tests.live.rebuilds import assert_gone
 from tests.support.plans import PlanWriter
 
-pytestmark = pytest.mark.live
-
 
 def failing(writer: PlanWriter) -> RebuildError:
     """The error of a rebuild of which nothing is left."""

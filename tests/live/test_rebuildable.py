@@ -13,7 +13,6 @@ from tests.live.scenario import CONTAINER, Target
 from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
 
-pytestmark = pytest.mark.live
 TOP = Path(__file__).parents[2]
 
 

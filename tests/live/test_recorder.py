@@ -15,8 +15,6 @@ from tests.bench.storm import Storm
 from tests.live.daemons import a_daemon
 from tests.support.recorded import different, taken, unlike
 
-pytestmark = pytest.mark.live
-
 
 def test_the_past_is_what_live_snapshots_have_shown(tmp_path: Path) -> None:
     """During a storm of forks, each live snapshot has the bytes of the image at its number out of the recording."""

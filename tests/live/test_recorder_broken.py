@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
-import pytest
 
 from agent.protocol.client import Client
 from agent.recorder.recording import NoSuchInstantError, Recording
@@ -19,8 +18,6 @@ from tests.bench.storm import Storm
 from tests.live.daemons import PATIENCE_S, Daemon, a_daemon
 from tests.live.servicemanager import ServiceManager
 from tests.support.recorded import Taken, different, differs, taken, unlike
-
-pytestmark = pytest.mark.live
 
 _KILLS = int(os.environ.get("CKPTREE_KILLS", "4"))
 _RATE = 1000

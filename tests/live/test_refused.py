@@ -10,8 +10,6 @@ from agent.errors import HostError
 from bpf import compiler, loader, syscall
 from bpf.compiler import Bundle
 
-pytestmark = pytest.mark.live
-
 # r0 = *(u64 *)(r2 + 0), of a register that was never set; exit
 UNSET = struct.pack("<BBhi", 0x79, 0x20, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
 

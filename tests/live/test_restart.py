@@ -19,8 +19,6 @@ from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
 from tests.support.builders import a_snapshot, a_task
 
-pytestmark = pytest.mark.live
-
 
 def again(capture: Capture, snapshot: Snapshot, *, pidns: bool, any_numbers: bool = False) -> Snapshot:
     """The tree rebuilt, compared with /proc, and captured."""

@@ -6,13 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from exporters import registry
 from tests.live.restartverb import TOP
 from tests.support.builders import a_snapshot, a_task
-
-pytestmark = pytest.mark.live
 
 # In a mount namespace where all mounts are shared, as a host's are: what spreads from the tree's would be left behind.
 _SCRIPT = """

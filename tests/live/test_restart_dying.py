@@ -27,8 +27,6 @@ from tests.live.scenario import CONTAINER
 from tests.live.treeprog import Tree
 from tests.support.builders import a_snapshot, a_task
 
-pytestmark = pytest.mark.live
-
 OUTER, INNER, HOLDER = 1, 2, 3
 INIT, THREAD = 2, 3
 _PF_EXITING = 4

@@ -22,7 +22,6 @@ from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
 from tests.support.builders import a_snapshot, a_task
 
-pytestmark = pytest.mark.live
 LARGE = {"two_hundred_tasks", "four_hundred_nested", "six_hundred_pids"}
 """Scenarios that are about their size, which is the same everywhere."""
 

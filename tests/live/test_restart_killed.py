@@ -28,8 +28,6 @@ from tests.live.guardprocesses import guards, kill_session, left_over
 from tests.live.restartverb import soon
 from tests.support.builders import a_snapshot, a_task
 
-pytestmark = pytest.mark.live
-
 MOMENTS = os.environ.get("CKPTREE_MOMENTS")
 IMPORTED = (pidfile, preflight, commands, verify)
 """Modules that the verb imports when it is called; imported once here, and not in each process again."""

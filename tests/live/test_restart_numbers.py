@@ -19,8 +19,6 @@ from tests.live.rebuilds import assert_gone, free_number, rebuilt, status
 from tests.live.restartverb import soon
 from tests.support.plans import PlanWriter
 
-pytestmark = pytest.mark.live
-
 _kill = os.kill  # one of the tests puts another in its place
 _SYSCALL, _DETACH, _SEIZE, _INTERRUPT, _TRACESYSGOOD = 24, 17, 0x4206, 0x4207, 1
 _KILLS = {"62", "129", "424"}

@@ -12,8 +12,6 @@ from exporters import registry
 from tests.live.restartverb import ran, running, soon
 from tests.support.builders import a_snapshot, a_task
 
-pytestmark = pytest.mark.live
-
 _SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _NONE = dict.fromkeys(_SETS, 0) | {"NoNewPrivs": 1}
 _KILL, _ADMIN = 1 << 5, 1 << 21

@@ -14,8 +14,6 @@ from agent.restart.rebuild.verify import Standing, verify, verify_active
 from tests.live.rebuilds import active, exit_code, rebuilt, status
 from tests.support.builders import a_snapshot, a_task
 
-pytestmark = pytest.mark.live
-
 ALL = (0, 1, 9, 10, 15, 17, 18, 19, 20, 34, 64)
 _SIGSYS = 31
 

@@ -13,7 +13,6 @@ import pytest
 from tests.support import servers, stores
 from tests.support.commandline import ckptree
 
-pytestmark = pytest.mark.live
 WEB = Path(__file__).parents[2] / "docs" / "example" / "web.ckpt"
 each_store = pytest.mark.parametrize("scheme", stores.SCHEMES)
 

@@ -15,7 +15,6 @@ from tests.live.rebuilds import free_number
 from tests.live.restartverb import TOP, command
 from tests.support.builders import a_snapshot, a_task
 
-pytestmark = pytest.mark.live
 OTHER = 61001
 ASKS = """
 import json, os

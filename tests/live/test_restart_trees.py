@@ -23,8 +23,6 @@ from tests.live.random_trees import ROOT, WEIGHTS, Draw, Program, play, programs
 from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
 
-pytestmark = pytest.mark.live
-
 TOO_DEEP = "deepest_namespace"
 """It has all levels that there are, and a namespace of its own above them is one too many."""
 

@@ -21,8 +21,6 @@ from tests.live.rebuilds import is_gone as gone
 from tests.live.restartverb import TOP, command, ran, running, soon
 from tests.support.builders import a_snapshot, a_task
 
-pytestmark = pytest.mark.live
-
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,9 +17,6 @@ from tests.live.rebuilds import assert_gone, is_gone
 from tests.live.restartverb import TOP, command, ran, running, soon
 from tests.support.builders import a_snapshot, a_task
 
-pytestmark = pytest.mark.live
-
-
 OTHER_IDS = ("--run", "setpriv --reuid 65534 --clear-groups sleep 78")
 
 

@@ -11,15 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from exporters import registry
 from tests.live.compare import Capture
 
 if TYPE_CHECKING:
     from agent.model import Snapshot
-
-pytestmark = pytest.mark.live
 
 TOP = Path(__file__).parents[2]
 COUNTER = TOP / "tests/demo/counter.py"

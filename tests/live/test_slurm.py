@@ -18,8 +18,6 @@ from tests.live.daemons import ckptree
 from tests.live.slurmjob import a_job, commands, settled, tree
 from tests.support.slurmcluster import Cluster, cluster, versions
 
-pytestmark = pytest.mark.live
-
 
 @pytest.fixture(scope="module", params=versions(), ids="cgroup v{}".format)
 def slurm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:

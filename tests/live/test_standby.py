@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-import pytest
 
 from agent import rootname
 from agent.model import Snapshot
@@ -31,8 +30,6 @@ from tests.live.servicemanager import ServiceManager
 from tests.support import servers
 from tests.support.relays import RelayProcess, a_relay
 from tests.support.standbys import FOLLOW, StandbyProcess, a_standby
-
-pytestmark = pytest.mark.live
 
 _DEATHS = int(os.environ.get("CKPTREE_DEATHS", "3"))
 _WIDEN_NS = 100_000_000

@@ -18,8 +18,6 @@ from tests.support.netapart import apart
 from tests.support.relays import await_line
 from tests.support.standbys import Original, a_standby
 
-pytestmark = pytest.mark.live
-
 
 def test_a_standby_whose_network_was_cut_goes_on_without_a_gap(tmp_path: Path) -> None:
     """It says for how long the host has been silent; a take-over is refused, for nobody can tell if the host lives."""

@@ -19,8 +19,6 @@ from agent.model import TaskState
 from agent.proc import proctable
 from tests.live.conftest import Capture
 
-pytestmark = pytest.mark.live
-
 RUNNING, STOPPED = TaskState.RUNNING, TaskState.STOPPED
 _CONT, _ATTACH, _DETACH, _SEIZE, _INTERRUPT, _LISTEN = 7, 16, 17, 0x4206, 0x4207, 0x4208
 

@@ -16,8 +16,6 @@ from agent.table.areas import HASHED_BYTES
 from tests.live.daemons import Daemon, a_daemon, ckptree
 from tests.support.ready import running
 
-pytestmark = pytest.mark.live
-
 # Another title of the same length, with a NUL wherever there was one: nothing but the hash can tell.
 REWRITE = """
 #include <string.h>

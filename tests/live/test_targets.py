@@ -17,8 +17,6 @@ from exporters import registry
 from tests.live.daemons import TOP, Ran, ckptree
 from tests.live.livecgroups import SLEEPER, a_cgroup, running
 
-pytestmark = pytest.mark.live
-
 UNIFIED = [one for one in hierarchies() if one.options is None]
 NAMED = [one for one in hierarchies() if one.options is not None]
 

@@ -26,8 +26,6 @@ from exporters import registry
 from tests.live.compare import Capture, assert_matches
 from tests.live.treeprog import Tree
 
-pytestmark = pytest.mark.live
-
 _PATIENCE = 1000  # snapshots to wait for: the kernel hangs up a moment after the other end was closed
 
 

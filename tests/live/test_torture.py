@@ -5,8 +5,6 @@ import pytest
 
 from tests.bench import following, recorded, torture
 
-pytestmark = pytest.mark.live
-
 _SHORT = "--snapshots 20 --iterator 3 --proc 1 --psutil 1 --ps 1 --idle 50 --pid-max 500"
 
 

@@ -17,8 +17,6 @@ from tests.live.random_trees import Program, play, programs
 from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
 
-pytestmark = pytest.mark.live
-
 _EXAMPLES = int(os.environ.get("CKPTREE_EXAMPLES", "100"))
 _SOURCE = Path(__file__).with_name("treeprog.c")
 
