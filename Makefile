@@ -88,7 +88,8 @@ endef
 
 define NEED_FOR_FLEET
 need iproute2 ip -V; \
-need nftables nft --version;
+need nftables nft --version; \
+need socat socat -V;
 endef
 
 define NEED_FOR_DEB

@@ -4,7 +4,6 @@
 import json
 import os
 import shlex
-import shutil
 import signal
 import stat
 import subprocess
@@ -225,7 +224,6 @@ def test_a_restart_of_an_image_names_its_set(fleet: Fleet) -> None:
     assert (other.code, "is no image of the set" in other.err) == (7, True)
 
 
-@pytest.mark.skipif(not shutil.which("socat"), reason="socat is not installed")
 def test_a_host_without_systemd_starts_restarts_as_the_page_says(fleet: Fleet) -> None:
     """The tree stays when the listener has ended, and ends with the process of its service."""
     (line,) = [each for each in (TOP / "docs/fleet.md").read_text().splitlines() if each.startswith("socat ")]
