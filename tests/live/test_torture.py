@@ -28,7 +28,7 @@ def test_who_applies_nothing_but_events_has_what_snapshots_show(capsys: pytest.C
 
 def test_no_instant_of_a_recording_differs_from_what_a_snapshot_has_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """Also where numbers are used again at once, and where records are lost."""
-    code = recorded.main(["--snapshots", "15", "--idle", "50", "--pid-max", "500", "--max-bytes", "4000000"])
+    code = recorded.main(["--snapshots", "15", "--idle", "50", "--pid-max", "500", "--max-bytes", "16000000"])
     said = capsys.readouterr()
 
     assert code == 0, said.err

@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 
 from agent.model import Snapshot, TaskState
 from exporters.content.wording import TINTS
@@ -105,10 +105,10 @@ def test_siblings_of_any_snapshot_are_in_order_and_no_line_is_lost(snapshot: Sna
     drawn = [path for path in picture.iter(f"{SVG}path") if path.get("stroke-dasharray") and path.get("fill") == "none"]
 
     assert written <= len(drawn)
-    assume(len(known) == 1 and len(set(numbers)) == len(numbers))
-    height = heights(picture)
-    for column in columns(snapshot):
-        assert column == sorted(column, key=lambda node: height[node])
+    if len(known) == 1 and len(set(numbers)) == len(numbers):
+        height = heights(picture)
+        for column in columns(snapshot):
+            assert column == sorted(column, key=lambda node: height[node])
 
 
 def test_a_host_of_166_processes_fits_a_page() -> None:

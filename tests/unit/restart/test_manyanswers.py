@@ -13,6 +13,8 @@ import pytest
 from agent.restart.rebuild import manyanswers, taskanswers
 from agent.restart.rebuild.manyanswers import Question, answers
 
+# What runs the tests may have threads of its own, which do nothing here.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 TASKS = 40
 
 
@@ -21,6 +23,7 @@ def questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Question]
     """Return questions about tasks in a procfs of files; of one there are none, and of each third no signal is wanted."""
     monkeypatch.setattr(taskanswers, "PROC", os.fspath(tmp_path))
     monkeypatch.setattr(manyanswers, "LEAST", 2)
+    monkeypatch.setattr(manyanswers, "_has_threads", lambda: False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
     for pid in range(1, TASKS):
         folder = tmp_path / str(pid)
