@@ -56,6 +56,14 @@ def dump(name: str) -> Files:
     return Files(_dumps()[name])
 
 
+def written(name: str, folder: Path) -> Path:
+    """Write the files of such a folder into another one, made where there is none; return that one."""
+    folder.mkdir(exist_ok=True)
+    for each, data in dump(name).data.items():
+        (folder / each).write_bytes(data)
+    return folder
+
+
 def changed(folder: Path, name: str, change: Callable[[Any], None]) -> None:
     """Change the first message of a file without payloads."""
     kind = imagefile.kind_of(name)

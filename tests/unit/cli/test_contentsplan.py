@@ -23,10 +23,7 @@ def here(tmp_path: Path) -> Run:
 @pytest.fixture
 def dump(tmp_path: Path) -> Path:
     """Return a folder that CRIU wrote."""
-    (tmp_path / "dump").mkdir()
-    for name, data in criuimages.dump("container").data.items():
-        (tmp_path / "dump" / name).write_bytes(data)
-    return tmp_path / "dump"
+    return criuimages.written("container", tmp_path / "dump")
 
 
 def test_plan_of_a_dump_names_the_contents_that_a_restart_would_refuse(here: Run, dump: Path) -> None:

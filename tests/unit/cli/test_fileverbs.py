@@ -187,10 +187,7 @@ def test_an_address_with_a_mistake_is_no_name_of_a_file(here: Run, tmp_path: Pat
 @pytest.fixture
 def dump(here: Run, tmp_path: Path) -> Path:
     """Return a folder that CRIU wrote."""
-    (tmp_path / "dump").mkdir()
-    for name, data in criuimages.dump("container").data.items():
-        (tmp_path / "dump" / name).write_bytes(data)
-    return tmp_path / "dump"
+    return criuimages.written("container", tmp_path / "dump")
 
 
 def test_every_verb_that_reads_a_file_reads_a_folder_of_criu_images(here: Run, dump: Path) -> None:
@@ -244,8 +241,7 @@ def test_a_folder_whose_images_are_damaged_is_refused_by_the_name_of_the_file(he
 def test_plan_tells_what_criu_would_do_with_a_tree(here: Run, dump: Path) -> None:
     """Exit code 7 where it would refuse, hang or be wrong; the findings are data."""
     fine = here("plan", "criu:dump", "--for", "criu")
-    for name, data in criuimages.dump("subtree").data.items():
-        (dump / name).write_bytes(data)
+    criuimages.written("subtree", dump)
     wrong, as_json = here("plan", "criu:dump", "--for", "criu"), here("plan", "criu:dump", "--for=criu", "--json")
 
     assert (fine.returncode, fine.stdout) == (0, b"CRIU 4.2 restores this tree as it is\n")

@@ -25,10 +25,7 @@ def here(tmp_path: Path) -> Run:
 @pytest.fixture
 def dump(tmp_path: Path) -> Path:
     """Return a folder that CRIU wrote."""
-    (tmp_path / "dump").mkdir()
-    for name, data in criuimages.dump("container").data.items():
-        (tmp_path / "dump" / name).write_bytes(data)
-    return tmp_path / "dump"
+    return criuimages.written("container", tmp_path / "dump")
 
 
 def test_a_folder_is_copied_to_a_folder_and_not_converted_to_a_file(here: Run, dump: Path, tmp_path: Path) -> None:

@@ -359,8 +359,7 @@ def test_no_mutation_of_a_folder_does_harm(name: str, data: st.DataObject) -> No
 
 def test_a_real_folder_has_a_time(tmp_path: Path) -> None:
     """It is that of pstree.img: CRIU writes none."""
-    for name, data in criuimages.dump("subtree").data.items():
-        (tmp_path / name).write_bytes(data)
+    criuimages.written("subtree", tmp_path)
     snapshot = criutree.load(imagefolder.ImageFolder(tmp_path))
 
     assert snapshot.time_ns == (tmp_path / "pstree.img").stat().st_mtime_ns

@@ -48,8 +48,7 @@ def refusals(folder: Path, host: HostFacts = HOST, tree: Callable[[Snapshot], Sn
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A dump that nothing stands in the way of."""
-    for name, data in criuimages.dump("subtree").data.items():
-        (tmp_path / name).write_bytes(data)
+    criuimages.written("subtree", tmp_path)
     assert refusals(tmp_path) == set()
     return tmp_path
 
