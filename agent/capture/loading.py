@@ -7,17 +7,15 @@ import select
 import socket
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import NamedTuple
 
+from agent import interpreter
 from agent.errors import HostError
 from agent.proc import host
 from bpf.hooks import left_out
 
 _MAX_DESCRIPTORS = 128
-# As `python -m bpf.loader`, but without the current folder, where any user may have put a module of that name.
-_HELPER = "import sys; sys.path.append(sys.argv.pop(1)); from bpf.loader import main; main(sys.argv[1:])"
-_TOP = os.fspath(Path(__file__).resolve().parents[2])
+_HELPER = "from bpf.loader import main; main(sys.argv[1:])"
 _WAIT_S = 5.0
 _FAULTS = 3  # of the compiler's errors, in a message
 
@@ -60,7 +58,7 @@ class Loading:
         null = os.open(os.devnull, os.O_RDWR)
         try:
             os.set_inheritable(theirs.fileno(), True)
-            arguments = [sys.executable, "-P", "-c", _HELPER, _TOP, str(theirs.fileno()), str(ring_bytes), *names]
+            arguments = interpreter.command(_HELPER, str(theirs.fileno()), str(ring_bytes), *names)
             self._helper = os.posix_spawn(
                 sys.executable,
                 arguments,

@@ -4,10 +4,10 @@
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from typing import Final
 
+from agent import interpreter
 from agent.cli import signature
 from agent.environment import NATS_VARIABLE
 from agent.errors import CkptreeError, RefusedError, UsageError
@@ -67,7 +67,7 @@ def planned(request: Message, rule: RestartRule, nats: str) -> Message:
         CkptreeError: the contents cannot be fetched, or are none.
     """
     pidns = "--pidns" if request["pidns"] else "--no-pidns"
-    words = [sys.executable, "-m", "agent", "plan", file(request, rule), "--json", pidns, *rule.options]
+    words = interpreter.verb("plan", file(request, rule), "--json", pidns, *rule.options)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as told:
         ran = subprocess.run(
             words, env=environment(nats), stdin=subprocess.DEVNULL, stdout=out, stderr=told, check=False

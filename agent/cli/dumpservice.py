@@ -12,13 +12,12 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from agent import rootname
+from agent import interpreter, rootname
 from agent.cli import contentsservice
 from agent.cli.signals import handled
 from agent.daemon import audit
@@ -149,9 +148,9 @@ def _dump(pid: str, rule: DumpRule, settings: RelaySettings, folder: Path, *, en
         raise HostError(f"there is no program {rule.criu} here, which dumps: install criu, or name it as dump.criu")
     images, script, log = folder / _IMAGES, folder / "hook", folder / "log"
     images.mkdir(mode=0o700)
-    words = [sys.executable, "-m", "agent", "hook", "criu", "--required"]
+    words = ["hook", "criu", "--required"]
     words += ["--socket", os.fspath(settings.socket)] if settings.socket is not None else []
-    script.write_text(f"#!/bin/sh\ncd {shlex.quote(errand.TOP)} && exec {shlex.join(words)}\n")
+    script.write_text(f"#!/bin/sh\nexec {shlex.join(interpreter.verb(*words))}\n")
     script.chmod(0o700)
     command = [criu, "dump", "-t", pid, "-D", os.fspath(images), "--action-script", os.fspath(script)]
     command += [*([] if end else ["--leave-running"]), *rule.options]

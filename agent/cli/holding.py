@@ -8,11 +8,10 @@ import contextlib
 import os
 import resource
 import signal
-import sys
 from pathlib import Path
 from typing import Any, Final
 
-from agent import rootname
+from agent import interpreter, rootname
 from agent.cli.confinement import read_only
 from agent.errors import CkptreeError, UsageError
 from agent.protocol import codec
@@ -21,17 +20,13 @@ from agent.recorder.past import WantedTree
 from exporters import registry
 
 _MOST_BYTES: Final = 2 << 30  # the table of three million tasks
-_TOP: Final = os.fspath(Path(__file__).resolve().parents[2])
-# Without the current folder, where any user may have put a module of that name.
-_PROGRAM: Final = (
-    "import sys; sys.path.append(sys.argv.pop(1)); from agent.cli.holding import main; sys.exit(main(sys.argv[1:]))"
-)
+_PROGRAM: Final = "from agent.cli.holding import main; sys.exit(main(sys.argv[1:]))"
 _MODES: Final = ("auto", "container", "subtree")
 
 
 def command(place: Path) -> list[str]:
     """Return the command that runs this program."""
-    return [sys.executable, "-P", "-c", _PROGRAM, _TOP, os.fspath(place)]
+    return interpreter.command(_PROGRAM, os.fspath(place))
 
 
 def main(arguments: list[str]) -> int:

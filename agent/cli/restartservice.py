@@ -15,7 +15,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from agent import interpreter
 from agent.cli import contentsservice, dumpservice
 from agent.daemon import audit
 from agent.daemon.journal import Journal
@@ -208,7 +208,7 @@ class _Restart:
         if images.get(request["host"]) != manifest.hash_of(request["image"]):
             raise NotPermittedError(f"the image is not that of {request['host']!r} in the set {made.id}")
         child = subprocess.Popen(
-            [sys.executable, "-m", "agent", *self._words(folder)],
+            interpreter.verb(*self._words(folder)),
             env=contentsservice.environment(self._nats),
             stdin=subprocess.DEVNULL,
             stdout=self._out_of_child,

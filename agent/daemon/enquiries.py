@@ -16,11 +16,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgpack
 
+from agent import interpreter
 from agent.access import Viewer
 from agent.errors import BusyError, CkptreeError
 from agent.protocol import codec
@@ -35,10 +35,7 @@ MOST_PER_USER: Final = 1
 _READ_BYTES: Final = 1 << 18
 _AHEAD_BYTES: Final = 1 << 20
 """Bytes that a client may leave unread before no more of its answer is taken from the process."""
-_TOP: Final = os.fspath(Path(__file__).resolve().parents[2])
-# Without the current folder, where any user may have put a module of that name.
-_ANSWER: Final = "from agent.recorder.answering import main; sys.exit(main(sys.argv[1:]))"
-_PROGRAM: Final = f"import sys; sys.path.append(sys.argv.pop(1)); {_ANSWER}"
+_PROGRAM: Final = "from agent.recorder.answering import main; sys.exit(main(sys.argv[1:]))"
 
 
 def is_of_past(request: codec.Message) -> bool:
@@ -146,7 +143,7 @@ class Enquiries:
             moves = [(os.POSIX_SPAWN_DUP2, question, 0), (os.POSIX_SPAWN_DUP2, its_answer[1], 1)]
             process = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-P", "-c", _PROGRAM, _TOP, asked["folder"]],
+                interpreter.command(_PROGRAM, asked["folder"]),
                 os.environ,
                 file_actions=moves,
                 setsigdef=(signal.SIGTERM, signal.SIGINT),

@@ -18,9 +18,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn
 
+from agent import interpreter
 from agent.access import Policy
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.capture.probes import Probes
@@ -38,8 +38,7 @@ from bpf.hooks import left_out
 
 # For a process of its own, so that the daemon maps no compiler.
 _COMPILE = (
-    "import sys; sys.path.append(sys.argv.pop(1)); from agent.daemon.journal import Journal; "
-    "from bpf.loader import prepare; sys.exit(prepare(Journal().error))"
+    "from agent.daemon.journal import Journal; from bpf.loader import prepare; sys.exit(prepare(Journal().error))"
 )
 _EXTENSION_S = 30
 _MOST_EXTENSIONS = 60  # five minutes
@@ -360,8 +359,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv = sys.argv[1:] if argv is None else argv
         config = settings.parse(argv)
         if settings.only_compiles(argv):
-            top = os.fspath(Path(__file__).resolve().parents[2])
-            os.execv(sys.executable, [sys.executable, "-P", "-c", _COMPILE, top])  # noqa: S606 - the same interpreter
+            os.execv(sys.executable, interpreter.command(_COMPILE))  # noqa: S606 - the same interpreter
         _go_first()
         _hold_many()
         manager = Manager(os.environ)

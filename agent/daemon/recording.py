@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from agent import VERSION
+from agent import VERSION, interpreter
 from agent.capture import memorywriter
 from agent.capture.watch import Watch
 from agent.daemon.journal import Journal
@@ -50,10 +50,8 @@ _BEGAN: Final = "the daemon began"
 _BEHIND: Final = "the writer fell behind"
 _ENDED: Final = "the writer ended"
 _FAILED: Final = "the writer could not write"
-_TOP: Final = os.fspath(Path(__file__).resolve().parents[2])
-# Without the current folder, where any user may have put a module of that name.
 _PROGRAM: Final = (
-    "import sys; sys.path.append(sys.argv.pop(1)); from agent.daemon.privileges import drop; drop(); "
+    "from agent.daemon.privileges import drop; drop(); "
     "from agent.recorder.writer import main; sys.exit(main(sys.argv[1:]))"
 )
 
@@ -121,7 +119,7 @@ class Recorder:
         passed = (self._channel.memory, self._channel.bell, theirs.fileno())
         above = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD + len(passed)) for fd in passed]
         numbers = range(_FIRST_FD, _FIRST_FD + len(passed))
-        arguments = [sys.executable, "-P", "-c", _PROGRAM, _TOP, os.fspath(self.place), *map(str, numbers)]
+        arguments = interpreter.command(_PROGRAM, os.fspath(self.place), *map(str, numbers))
         arguments += [str(self._max_bytes), str(self._max_age_s), self._readers]
         moves = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(above, numbers, strict=True)]
         self._writer = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=moves)

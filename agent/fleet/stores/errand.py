@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
+from agent import interpreter
 from agent.errors import CkptreeError, FormatError, HostError, UsageError
 from agent.fleet.stores import address as addresses
 from agent.fleet.stores.store import MOST_BYTES, MissingError, StoreError
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
     from agent.fleet.stores.address import Address
     from agent.fleet.stores.store import ObjectStore
 
-_PROGRAM: Final = "import sys; sys.path.append(sys.argv.pop(1)); from agent.fleet.stores.errand import main; main()"
-TOP: Final = os.fspath(Path(__file__).resolve().parents[3])
-"""The folder in which a new interpreter finds this package."""
+_PROGRAM: Final = "from agent.fleet.stores.errand import main; main()"
 _ERRORS: Final[dict[str, type[CkptreeError]]] = {
     each.__name__: each for each in (CkptreeError, StoreError, MissingError, UsageError, HostError)
 }
@@ -108,7 +107,7 @@ def fetch_folder(place: "Address", server: str | None, target: Path) -> None:
 def _sent(place: "Address", errand: dict[str, Any]) -> dict[str, bytes]:
     """Send a process on an errand; return what it has read."""
     ran = subprocess.run(
-        [sys.executable, "-P", "-c", _PROGRAM, TOP],
+        interpreter.command(_PROGRAM),
         input=msgpack.packb({"address": str(place), **errand}),
         stdout=subprocess.PIPE,
         check=False,

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
+from agent import interpreter
 from agent.errors import CkptreeError
 from agent.fleet.stores import address as addresses
 from agent.fleet.stores import errand
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "ckptree-images."
 _FOLDER: Final = "/var/tmp"  # noqa: S108 - images may be larger than the memory in which /tmp may lie
-_PROGRAM: Final = "import sys; sys.path.append(sys.argv.pop(1)); from agent.fleet.stores.keptfolder import main; main()"
+_PROGRAM: Final = "from agent.fleet.stores.keptfolder import main; main()"
 _IMAGES: Final = "images"
 _REMOVAL_S: Final = 60.0
 _AT_ONCE: Final = 1 << 16
@@ -92,7 +93,7 @@ class KeptFolder:
     def __init__(self, place: "Address", server: str | None, without: str = "") -> None:
         self._private, self._lock = private_folder()
         self.path = self._private / _IMAGES
-        command = [sys.executable, "-P", "-c", _PROGRAM, errand.TOP, os.fspath(self._private)]
+        command = interpreter.command(_PROGRAM, os.fspath(self._private))
         try:
             self._keeper = subprocess.Popen(
                 command,

@@ -17,7 +17,7 @@ from agent.recorder import folder, folderlock
 
 _PATIENCE_S = 180.0
 _IMPATIENT = (
-    "import sys; sys.path.append(sys.argv.pop(1)); from agent.recorder import folderlock, writer; "
+    "from agent.recorder import folderlock, writer; "
     "folderlock._PATIENCE_S = folderlock._USUAL_S = {patience_s}; sys.exit(writer.main(sys.argv[1:]))"
 )
 
