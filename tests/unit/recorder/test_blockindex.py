@@ -17,10 +17,11 @@ from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.recorder.tapesegment import TapeSegment
 from agent.table import wire
+from agent.table.inputs import Input
 from agent.table.wire import Kind
 from tests.bench import longrecording
 from tests.support.examples import examples
-from tests.support.records import RecordWriter, a_state
+from tests.support.records import RecordWriter, a_state, nonsense
 from tests.support.simwatch import part_of
 from tests.support.taped import a_recording
 
@@ -73,9 +74,12 @@ def told_of(data: bytes) -> Iterator[int]:
     for entry in tape.entries(data):
         at = 0
         while entry.kind == tape.PART and at < len(entry.payload):
-            begin, length = at + 8, int.from_bytes(entry.payload[at : at + 4], "little") & ((1 << 30) - 1)
+            begin, flags = at + 8, int.from_bytes(entry.payload[at : at + 4], "little")
+            length, discarded = flags & ((1 << 30) - 1), flags >> 30 & 1
             kind = wire.HEAD.unpack_from(entry.payload, begin)[1]
-            if kind <= Kind.STATE:
+            if discarded:
+                pass
+            elif kind <= Kind.STATE:
                 yield wire.TaskRecord(*wire.TASK.unpack_from(entry.payload, begin)).tid
                 process = wire.pid_state(entry.payload, begin, 1)
                 if process is not None and kind in (Kind.SESSION, Kind.GROUP, Kind.SUBREAPER):
@@ -87,6 +91,18 @@ def told_of(data: bytes) -> Iterator[int]:
             elif kind in (Kind.GONE, Kind.FREE, Kind.RELEASE):
                 yield wire.END.unpack_from(entry.payload, begin)[-2]
             at = begin + tape.padded(length)
+
+
+def a_record(writer: RecordWriter, kind: Kind, chance: random.Random) -> bytes:
+    """Return a record of a kind, with random contents and, where it may have any, a random length."""
+    if kind is Kind.MARKER:
+        return writer.marker()
+    if kind in (Kind.WAITED, Kind.REGROUPED):
+        return writer.call(kind, 1, 5, chance.randint(1, 9))
+    if kind is Kind.STRINGS:
+        text = chance.randbytes(chance.choice([0, 7, 8, 121, wire.KEPT_BYTES]))
+        return writer.strings(0, tid=chance.randint(1, 9), start_ns=1, text=text, kept=True)
+    return nonsense(writer, kind, chance.getrandbits(32))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -148,6 +164,34 @@ def test_a_call_that_a_thread_makes_for_its_process_is_about_both() -> None:
     records = [writer.task(kind, roles=roles, tid=401) for kind in (Kind.SESSION, Kind.STATE)]
     found = [blockindex.numbers_of(tape.pack(tape.PART, 1, 1, part_of([each]))) for each in records]
     assert found == [array("I", (400, 401)), array("I", (401,))]
+
+
+@pytest.mark.parametrize("seed", range(examples(20)))
+def test_the_numbers_are_those_of_the_records_whatever_their_kinds_and_lengths(seed: int) -> None:
+    """All kinds with random contents, strings of any length, some records discarded, calls of the daemon between parts."""
+    chance = random.Random(seed)
+    writer, tapes = RecordWriter(), []
+    for _ in range(chance.randint(1, 8)):
+        records = []
+        for kind in chance.choices([*Kind], k=chance.randint(0, 60)):
+            part = bytearray(part_of([a_record(writer, kind, chance)]))
+            part[3] |= (chance.random() < 0.1) << 6
+            records.append(bytes(part))
+        tapes.append(tape.pack(tape.PART, writer.seq, 1, b"".join(records)))
+        tapes.append(tape.pack(Input.GIVE_UP, chance.randint(1, 99)))
+    entries = b"".join(tapes)
+    assert blockindex.numbers_of(entries) == array("I", sorted(set(told_of(entries))))
+
+
+def test_the_longest_record_is_indexed_and_a_longer_one_is_none() -> None:
+    """A tape that has one is of no daemon, so its segment gets no index."""
+    deepest = tuple(range(1, wire.MAX_LEVELS + 1))
+    roles = [(number, a_state(deepest, deepest)) for number in range(1, 5)]
+    writer = RecordWriter()
+    longest = [writer.task(Kind.FORK, roles=(roles[0], roles[1], roles[2], roles[3]), tid=7)]
+    longest.append(writer.strings(0, tid=8, start_ns=1, text=bytes(wire.KEPT_BYTES), kept=True))
+    assert blockindex.numbers_of(tape.pack(tape.PART, 2, 1, part_of(longest))) == array("I", (7, 8))
+    assert blockindex.numbers_of(tape.pack(tape.PART, 1, 1, part_of([longest[1] + bytes(8)]))) is None
 
 
 def test_a_record_that_was_discarded_is_about_no_number() -> None:
