@@ -11,6 +11,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from agent.cli import unread
 from agent.cli.declarations import Declaration, Option
 from agent.cli.message import in_a_line
 from agent.cli.options import name_foreign_formats
@@ -127,7 +128,8 @@ def declared(verb: "Callable[..., None]") -> "Callable[..., None]":
     """Return a verb with typer's declarations in the place of ours."""
 
     def called(**values: Any) -> None:
-        verb(**values)
+        with unread.noticed():
+            verb(**values)
 
     meant = inspect.signature(verb)
     parameters = [each.replace(annotation=_of_typer(each.annotation)) for each in meant.parameters.values()]

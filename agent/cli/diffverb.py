@@ -14,6 +14,7 @@ from agent.errors import DIFFERENT, INCOMPLETE, FormatError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from agent.model import Snapshot
     from exporters.comparing.difference import Difference
 
 _ANSWER_S = 30.0
@@ -89,6 +90,20 @@ def _tell(found: "Difference", *, as_json: bool) -> None:
         raise SystemExit(DIFFERENT)
 
 
+def _check_order(a: "Snapshot", b: "Snapshot") -> None:
+    """Refuse two times of which the first is behind the second, as `events` and `history` do."""
+    from agent.recorder.instant import written
+
+    moments = [each.at for each in (a, b) if each.at is not None]
+    if a.boot_id == b.boot_id and a.boottime_ns is not None and b.boottime_ns is not None:
+        behind = a.boottime_ns > b.boottime_ns
+    else:
+        behind = a.time_ns > b.time_ns
+    if behind:
+        times = " is behind --to ".join(f"{written(each.time_ns)} (#{each.order})" for each in moments)
+        raise UsageError(f"--from {times}: exchange them")
+
+
 def _of_times(root: str, times: "Sequence[str]", record: Path | None, socket: Path | None, *, as_json: bool) -> None:
     """Compare a tree at two times."""
     from agent.cli import recorded
@@ -103,6 +118,7 @@ def _of_times(root: str, times: "Sequence[str]", record: Path | None, socket: Pa
             found.append(taken.load())
         if not taken.complete:
             reasons.append(f"{each}: {'; '.join(taken.reasons) or 'not verified'}")
+    _check_order(*found)
     for reason in reasons:
         say(f"incomplete: {reason}")
     try:

@@ -4,13 +4,26 @@
 import errno
 import sys
 
-from agent.cli import ending, plain
+from agent.cli import ending, plain, unread
 from agent.cli.message import say
 from agent.errors import INTERRUPTED, CkptreeError, RefusedError
 
 
 def main() -> int:
-    """Run a verb and return its exit code; a CkptreeError is printed as one message."""
+    """Run a verb and return its exit code; a CkptreeError is printed as one message.
+
+    Where the reader of standard output has left, the process ends by SIGPIPE, as every program in a pipeline does.
+    """
+    try:
+        return _called()
+    except unread.UnreadError:
+        pass
+    finally:
+        ending.end()
+    return unread.end()
+
+
+def _called() -> int:
     try:
         call = plain.call(sys.argv[1:])
         if call is None:
@@ -18,7 +31,8 @@ def main() -> int:
 
             run()
         else:
-            call()
+            with unread.noticed():
+                call()
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except CkptreeError as error:
@@ -29,12 +43,10 @@ def main() -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader has left, as click has it
+        if error.errno == errno.EPIPE:  # of standard error, or of a connection
             return 1
         if sys.stdout is not None and error.errno in (errno.ENOSPC, errno.EIO):
             say(f"cannot write to standard output, which is full or closed: {error.strerror}")
             return 1
         raise
-    finally:
-        ending.end()
     return 0

@@ -169,6 +169,10 @@ def restart(
         for line in getattr(error, "leaks", ()):
             say(f"  {line}")
         raise SystemExit(OWN_FAILURE) from error
+    except BrokenPipeError as error:  # of the ready line: the status of a signal would be the root's
+        if not wish.fails_apart:
+            raise
+        raise SystemExit(OWN_FAILURE) from error
     except Interrupted as interrupted:
         code = 0 if not wish.fails_apart and begun else SIGNALLED + interrupted.number
     if code:

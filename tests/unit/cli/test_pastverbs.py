@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.recorder.recording import Recording
 from tests.support.commandline import here
 from tests.support.taped import Taped
 
@@ -48,6 +49,27 @@ def test_a_life_with_a_gap_is_told_and_incomplete(place: Path) -> None:
     (gap,) = [event for event in life if event["event"] == "gap"]
     assert (gap["tid"], gap["why"], gap["reboot"]) == (1, "the writer fell behind", False)
     assert gap["until_ns"] >= gap["time_ns"]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (("diff", "1"), ("--from", "--to")),
+        (("events",), ("--since", "--until")),
+        (("history", "1"), ("--since", "--until")),
+    ],
+)
+def test_two_times_in_the_wrong_order_are_refused(place: Path, words: tuple[str, ...], names: tuple[str, str]) -> None:
+    """A difference would have the dead as born. The message has both times."""
+    first, last = Recording(place).runs[0].first.order, Recording(place).runs[0].last.order
+    ran = here(*words, names[0], f"#{last}", names[1], f"#{first}", "--record", place)
+
+    assert ran.returncode == 2
+    assert ran.stderr.endswith(f" (#{first}): exchange them\n".encode())
+    assert f" (#{last}) is behind ".encode() in ran.stderr
+    assert not ran.stdout
+    right = here(*words, names[0], f"#{first}", names[1], f"#{last}", "--record", place)
+    assert right.returncode != 2
 
 
 @pytest.mark.parametrize("words", [("history", "1"), ("events",), ("tree", "1", "--at", "-5s")])
