@@ -122,6 +122,7 @@ class MemoryAreas:
             if area.status & (ANON_PRIVATE | FILE_PRIVATE) and not area.flags & _ODD
         ]
         self._keys: list[FileKey | None] | None = None
+        self._mapped: list[FileKey] | None = None
         self._check(lowest)
 
     def keys(self, files: Mapping[int, Any]) -> list[FileKey | None]:
@@ -136,6 +137,12 @@ class MemoryAreas:
         if self._keys is None:
             self._keys = [_key(area, files) for area in self.regular]
         return self._keys
+
+    def mapped(self, files: Mapping[int, Any]) -> list[FileKey]:
+        """Return each file of `keys` once."""
+        if self._mapped is None:
+            self._mapped = list(dict.fromkeys(key for key in self.keys(files) if key is not None))
+        return self._mapped
 
     def _check(self, lowest: int) -> None:
         last = 0

@@ -6,14 +6,13 @@ import resource
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from agent.restart.contents import aiorings, openfiles
+from agent.restart.contents import aiorings, openfiles, pathaccess
 from agent.restart.contents.addresses import AddressRange, Specials
 from agent.restart.contents.fillprogram import TRACED, About, Argument
 from agent.restart.contents.fillsection import FillProgram
 from agent.restart.contents.holder import O_CLOEXEC, Holder, open_high
 from agent.restart.contents.images import Images
 from agent.restart.contents.memory import AddressSpace
-from agent.restart.contents.pathaccess import open_path
 from agent.restart.contents.sharedmemory import SharedFiles
 from agent.restart.contents.staging import Stage
 from agent.restart.contents.systemv import SystemV
@@ -121,10 +120,7 @@ class Exchange:
         script.about = About("pages", "")
         for path in dict.fromkeys((*self._memory.page_files(), *self._shared.page_files(self.holder))):
             self._pages[path] = open_high(self.holder, os.fsencode(path), os.O_RDONLY | _O_NOFOLLOW)
-        for key in self._memory.files():
-            kind, identity, flags = key
-            if kind == "file":
-                self._files[key] = self._opened(identity, openfiles.open_flags(flags))
+        self._open_mapped()
         self._shared.make(self.holder, self._free, self._pages, self._ways)
 
     def run(self) -> None:
@@ -146,6 +142,21 @@ class Exchange:
         self._shared.seal(self.holder)
         self._systemv.finish(self.holder)
 
+    def _open_mapped(self) -> None:
+        """Open the files that the memory maps."""
+        holder, files = self.holder, self._images.files
+        wanted = [(key, bytes(files[key[1]].reg.name)) for key in self._memory.files() if key[0] == "file"]
+        own = holder.image.pid if any(pathaccess.process_of(path) for _, path in wanted) else 0
+        alike = "mapped files", *wanted, holder.next_number, own, pathaccess.user_of(holder.image)
+        numbers, following = holder.leader.alike(alike, lambda: self._all_opened([key for key, _ in wanted]))
+        holder.pass_over(following)
+        self._files.update(zip([key for key, _ in wanted], numbers, strict=True))
+
+    def _all_opened(self, keys: "list[FileKey]") -> tuple[list[int], int]:
+        """Return the numbers of files, and the next one, which is free."""
+        numbers = [self._opened(identity, openfiles.open_flags(flags)) for _, identity, flags in keys]
+        return numbers, self.holder.next_number
+
     def _opened(self, identity: int, flags: int) -> int:
         self.holder.leader.about = About("file", str(identity))
-        return open_path(self.holder, bytes(self._images.files[identity].reg.name), flags)
+        return pathaccess.open_path(self.holder, bytes(self._images.files[identity].reg.name), flags)

@@ -2,8 +2,11 @@
 """The fill section and the resumer's table: the mirror of fill.h and resume.h, which explain the parts."""
 
 import struct
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final, NamedTuple
+
+from agent.restart.contents.syscalls import CALLS
 
 # (field, struct code), in the order of the headers.
 HEAD_FIELDS = (("code_offset", "Q"), ("code_size", "Q"), ("state_offset", "Q"), ("state_size", "Q"))
@@ -52,8 +55,17 @@ STACK: Final = 20480
 ASIDE_STACK: Final = 4096
 NO_SLOT: Final = 0xFFFF
 ARGUMENTS: Final = 6
+PACK_SIGNED: Final = tuple(
+    struct.Struct(OPERATION.format.replace("6Q", f"{count}q{8 * (ARGUMENTS - count)}x")).pack
+    for count in range(ARGUMENTS + 1)
+)
+"""Packs an OPERATION, by the number of its arguments; those that are missing are 0."""
 WORD: Final = 4
 SLOT: Final = 8
+
+
+MOST_HELPERS: Final = STACK // ASIDE_STACK - 2
+"""Helper processes of a thread: its own part of the stack, and a spare one, remain."""
 
 
 class Special(IntEnum):
@@ -73,6 +85,15 @@ class Special(IntEnum):
     PART = 0x1000B
     RING = 0x1000C
     SPENT = 0x1000D
+
+
+NAMES: Final[Mapping[int, str]] = {
+    **{number: name for name, number in CALLS.items()},
+    **{each: each.name.lower() for each in Special},
+    Special.ASIDE: "read",
+    Special.TERMINAL: "open",
+}
+"""The names of operations, for people."""
 
 
 class Demand(IntEnum):

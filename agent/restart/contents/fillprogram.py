@@ -11,20 +11,19 @@ earlier ones; a slot and data belong to the part that they are made in.
 import bisect
 import struct
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Final, NamedTuple, TypeVar, cast
 
 from agent.errors import CkptreeError
 from agent.restart.contents import fillabi
 from agent.restart.contents.fillabi import Demand, Special
+from agent.restart.contents.passages import Passage, Passages
 from agent.restart.contents.syscalls import CALLS
 from agent.restart.rebuild.helperabi import next_page
 
 TRACED: Final = 0
 """The word that the resumer posts once it traces all threads."""
 ALIGNMENT: Final = 16
-MOST_HELPERS: Final = fillabi.STACK // fillabi.ASIDE_STACK - 2
-"""Helper processes of a thread: its own part of the stack, and a spare one, remain."""
 
 
 class Slot(NamedTuple):
@@ -47,20 +46,10 @@ class About(NamedTuple):
 
 
 Argument = int | Slot | Data
+_Value = TypeVar("_Value")
 _NOTHING: Final = About("task", "")
-_PADS: Final = tuple((0,) * (fillabi.ARGUMENTS - count) for count in range(fillabi.ARGUMENTS + 1))
-_NAMES: Final[Mapping[int, str]] = {
-    **{number: name for name, number in CALLS.items()},
-    **{each: each.name.lower() for each in Special},
-    Special.ASIDE: "read",
-    Special.TERMINAL: "open",
-}
+_NEVER: Final = About("", "")
 _PACK: Final = fillabi.OPERATION.pack
-_PACK_SIGNED: Final = tuple(
-    struct.Struct(fillabi.OPERATION.format.replace("6Q", f"{count}q{8 * (fillabi.ARGUMENTS - count)}x")).pack
-    for count in range(fillabi.ARGUMENTS + 1)
-)
-"""By number of arguments; those that are missing are 0."""
 _U64: Final = (1 << 64) - 1
 
 
@@ -100,7 +89,7 @@ class FillScript:
                 Slot(value) if from_slots >> index & 1 else Data(value) if from_data >> index & 1 else value
                 for index, value in enumerate(values[:count])
             ]
-            found.append(Operation(_NAMES[call], tuple(arguments), self._about(self.first + at)))
+            found.append(Operation(fillabi.NAMES[call], tuple(arguments), self._about(self.first + at)))
         return found
 
     @property
@@ -110,12 +99,41 @@ class FillScript:
 
     def step(self, index: int) -> tuple[str, About] | None:
         """Return the name of an operation of any part, and what it restores; None if there is none."""
-        return (_NAMES[self._calls[index]], self._about(index)) if 0 <= index < len(self._calls) else None
+        return (fillabi.NAMES[self._calls[index]], self._about(index)) if 0 <= index < len(self._calls) else None
 
     def end_part(self) -> None:
         """Begin another part."""
         self.first += self.count
         self.code.clear()
+
+    def alike(self, key: Hashable, add: Callable[[], _Value]) -> _Value:
+        """Add the operations that `add` adds to this script; where an alike process has had them, copy those.
+
+        Args:
+            key: tells all that the operations depend on, beside the slots and data that the process has before them.
+            add: adds operations, slots and data of this script alone, and names their objects.
+
+        Returns:
+            What `add` has returned, or has returned for the alike process.
+        """
+        process = self._process
+        place, first = process.place(), len(self._calls)
+        known = process.passages.find((key, place))
+        if known is not None:
+            self.code += known.code
+            self._calls += known.calls
+            self._abouts += [(first + at, about) for at, about in known.abouts]
+            self.about = known.last
+            self._last = known.abouts[-1][1] if known.abouts else self._last
+            process.take(known.data, known.slots)
+            return cast("_Value", known.value)
+        begin, abouts = len(self.code), len(self._abouts)
+        self.about, self._last = _NOTHING, _NEVER  # the first operation must be of no object of this process
+        value = add()
+        objects = [(at - first, about) for at, about in self._abouts[abouts:]]
+        made = bytes(self.code[begin:]), self._calls[first:], objects, self.about
+        process.passages.keep((key, place), Passage(*made, *process.since(place), value))
+        return value
 
     def _about(self, index: int) -> About:
         place = bisect.bisect_right(self._abouts, index, key=lambda each: each[0])
@@ -239,7 +257,7 @@ class FillScript:
         self._calls.append(call)
         try:
             count = len(arguments)
-            self.code += _PACK_SIGNED[count](call, keep, demand, 0, 0, count, *arguments, wanted)
+            self.code += fillabi.PACK_SIGNED[count](call, keep, demand, 0, 0, count, *arguments, wanted)
         except struct.error:  # an argument is no number, or has the highest bit
             self._add_mixed(call, arguments, keep, demand, wanted)
 
@@ -257,7 +275,8 @@ class FillScript:
                 self._process.check(argument)
                 values.append(argument[0])
         count = len(values)
-        self.code += _PACK(call, keep, demand, from_slots, from_data, count, *values, *_PADS[count], wanted)
+        values += [0] * (fillabi.ARGUMENTS - count)
+        self.code += _PACK(call, keep, demand, from_slots, from_data, count, *values, wanted)
 
 
 class ProcessProgram:
@@ -265,14 +284,16 @@ class ProcessProgram:
 
     Args:
         actors: its threads, the leader first, as indices of the plan.
+        passages: of the scripts of the tree.
 
     Attributes:
         scripts: of each thread.
         base: address of the region (fill.h), once it is placed.
     """
 
-    def __init__(self, actors: tuple[int, ...]) -> None:
+    def __init__(self, actors: tuple[int, ...], passages: Passages) -> None:
         self.actors = actors
+        self.passages = passages
         self.scripts = [FillScript(self) for _ in actors]
         self.base = 0
         self._slots = self._first_slot = self._first_data = self._state = self._end = 0
@@ -291,6 +312,20 @@ class ProcessProgram:
         at = Data(self._first_data + len(self._data))
         self._data += content
         return at
+
+    def place(self) -> tuple[int, ...]:
+        """Return what the operations to come depend on of those before them: the numbers of slots and bytes of data."""
+        self._data += bytes(-len(self._data) % ALIGNMENT)
+        return self._slots, self._first_slot, len(self._data), self._first_data
+
+    def since(self, place: Sequence[int]) -> tuple[bytes, int]:
+        """Return the data and the number of the slots that it has beside those of an earlier `place`."""
+        return bytes(self._data[place[2] :]), self._slots - place[0]
+
+    def take(self, data: bytes, slots: int) -> None:
+        """Add data and slots of an alike process, which began them at the same `place`."""
+        self._data += data
+        self._slots += slots
 
     def check(self, place: Slot | Data) -> None:
         """Hold that a slot or data is of the part at hand."""

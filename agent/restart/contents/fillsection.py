@@ -6,6 +6,7 @@ from typing import Final
 
 from agent.restart.contents import fillabi
 from agent.restart.contents.fillprogram import About, ProcessProgram
+from agent.restart.contents.passages import Passages
 from agent.restart.rebuild.helperabi import next_page
 
 _CREDITED: Final = 1
@@ -28,10 +29,11 @@ class FillProgram:
         self.processes: list[ProcessProgram] = []
         self.words = _CREDITED + 1
         self._most = words
+        self._passages = Passages()
 
     def process(self, actors: tuple[int, ...]) -> ProcessProgram:
         """Add a process, its leader first."""
-        made = ProcessProgram(actors)
+        made = ProcessProgram(actors, self._passages)
         self.processes.append(made)
         return made
 

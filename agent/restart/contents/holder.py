@@ -78,6 +78,10 @@ class Holder:
         """The number that `number` will return."""
         return self.service + (self.keeper or self).taken
 
+    def pass_over(self, following: int) -> None:
+        """Take all numbers below one, as the copied operations of an alike process have."""
+        (self.keeper or self).taken = following - self.service
+
     def clear(self) -> None:
         """Have the process close the helper's descriptors, once all threads with that table have entered the restorer."""
         script, turns = self.leader, self.turns

@@ -7,6 +7,7 @@ writable becomes so only afterwards.
 """
 
 import bisect
+import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -78,9 +79,9 @@ class AddressSpace:
         self._kernel = KernelAreas(self._areas.kernel, vdso_pages)
         self._cores = process.cores
 
-    def files(self) -> list[FileKey]:
+    def files(self) -> Sequence[FileKey]:
         """Return each mapped file with the flags that it must be opened with."""
-        return list(dict.fromkeys(key for key in self._areas.keys(self._files) if key is not None))
+        return self._areas.mapped(self._files)
 
     def attached(self) -> list[MemoryArea]:
         """Return the areas of System V shared memory."""
@@ -183,6 +184,20 @@ class AddressSpace:
             ways: processors that may read pages at once.
             inherited: what it has from the stage, by the start of the area.
         """
+        # Memories with these in common have the same areas and runs, but for the paths of the files of pages.
+        of_pages = tuple([pages[os.fspath(file)] for file in self.runs.files])
+        taken = tuple([(start, id(each)) for start, each in inherited.items()])
+        key = "memory", id(self._areas), self.lies, tuple(files.items()), of_pages, ways, taken
+        script.alike(key, lambda: self._restore(script, files, pages, ways, inherited))
+
+    def _restore(
+        self,
+        script: FillScript,
+        files: Mapping[FileKey, Argument],
+        pages: Mapping[str, Argument],
+        ways: int,
+        inherited: Mapping[int, Inherited],
+    ) -> None:
         written, areas = self._written, self._areas
         for area, key in zip(areas.regular, areas.keys(self._files), strict=True):
             if area.status & AREA_SYSVIPC:

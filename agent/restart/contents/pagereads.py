@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from agent.restart.contents.fillprogram import MOST_HELPERS, Argument, FillScript
+from agent.restart.contents.fillabi import MOST_HELPERS
+from agent.restart.contents.fillprogram import Argument, FillScript
 from agent.restart.contents.pageruns import PAGE, PageRun
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from agent.restart.contents.fillprogram import About, ProcessProgram
 from agent.restart.contents.fillsection import FillProgram
 from agent.restart.contents.holder import Holder
 from agent.restart.contents.hostfacts import HostFacts
-from agent.restart.contents.images import Images
+from agent.restart.contents.images import Images, Message
 from agent.restart.contents.memory import AddressSpace
 from agent.restart.contents.pagereads import processors
 from agent.restart.contents.refusals import Refused
@@ -97,6 +97,7 @@ class Programs:
     ) -> None:
         self._source = source
         self._numbers = numbers
+        self._known: dict[tuple[int, int | None], Registers] = {}
         objects = len(source.objects.objects)
         self.fill = FillProgram(_WORDS_OF_TREE + _WORDS_OF_PROCESS * len(source.memories) + _WORDS_OF_OBJECT * objects)
         self._created, self._fetched = self.fill.word(), self.fill.word()
@@ -186,7 +187,7 @@ class Programs:
             first = tid == image.pid
             yield ThreadState(
                 actor,
-                registers.registers(image.cores[tid].thread_info, issuedcall.number(image, tid, files)),
+                self._registers(image.cores[tid], issuedcall.number(image, tid, files)),
                 taskstate.blocked(image, tid),
                 signal if first else 0,
                 (program.base, program.region_size) if first else (0, 0),
@@ -198,3 +199,10 @@ class Programs:
         if index is None:
             raise Refused("task", str(tid), "tree", "the images have this thread, and the tree has not")
         return index
+
+    def _registers(self, core: Message, call: int | None) -> Registers:
+        """Return the registers of a thread; those of equal messages are made once."""
+        key = id(core), call
+        if key not in self._known:
+            self._known[key] = registers.registers(core.thread_info, call)
+        return self._known[key]
