@@ -24,6 +24,9 @@ from agent.table.inputs import Input
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 
+DRAIN_S = 0.003
+"""Time for records between two looks at the clients: with subscribers a record takes longer."""
+
 _ASK_AT_ONCE = 1000
 _ROOM_FOR_ANSWER = 2048  # bytes of the ring; an answer mostly takes a tenth of it, so events still find room beside it
 _DRAIN_BYTES = 1 << 18  # some thousand records, a few milliseconds, between two looks at the clients
@@ -138,9 +141,14 @@ class Watch:
         """True where the ring held more than the last `drain` took."""
         return self._intake.behind
 
-    def drain(self, limit: int = _DRAIN_BYTES) -> None:
-        """Apply the records that the ring holds, up to `limit` bytes: `behind` is then True if there are more."""
-        self._intake.drain(limit)
+    def drain(self, limit: int = _DRAIN_BYTES, longest_s: float = math.inf) -> None:
+        """Apply the records that the ring holds: `behind` is then True if there are more.
+
+        Args:
+            limit: bytes at most.
+            longest_s: after so much time, s, no further part is applied.
+        """
+        self._intake.drain(limit, time.monotonic() + longest_s)
 
     def catch_up(self, deadline: float = math.inf) -> bool:
         """Apply every record whose number was issued before this call; wait for those still being written.
@@ -227,7 +235,7 @@ class Watch:
 
         The answers go into the ring behind the events that happen meanwhile: the next call applies them.
         """
-        self.drain()
+        self.drain(longest_s=DRAIN_S)
         if not self.is_in_doubt and (self.table.doubts or self.table.unknown):
             for address, start_ns in self.table.take_questions(_ASK_AT_ONCE):
                 self.probes.ask(address, start_ns)

@@ -16,6 +16,8 @@ A request is answered when the client has taken the answer before it, one at a t
 requests waits a thousand turns, between which all other clients have theirs.
 """
 
+import itertools
+import sys
 from collections import deque
 from typing import Final
 
@@ -29,6 +31,7 @@ REQUEST_S: Final = 10.0
 STALL_S: Final = 30.0
 READ_BYTES: Final = 1 << 16
 _READY_BYTES: Final = 1 << 16  # with fewer bytes unsent, the next message of events is made
+_PIECES: Final = 64  # for one system call, far fewer than the kernel takes
 
 
 class Conversation:
@@ -133,7 +136,7 @@ class Conversation:
 
     def reply(self, payload: bytes, now_s: float, *, last: bool = True) -> None:
         """Queue the packed answer to the last request, or a part of it, behind which others follow."""
-        self._put(payload, now_s)
+        self._put(payload, now_s=now_s)
         if not last:
             return
         self._asked = False
@@ -143,30 +146,39 @@ class Conversation:
         """Make a message of the events that wait."""
         subscription = self.asker.subscription
         if subscription is not None:
-            self._put(subscription.take(next_order), now_s)
+            self._put(*subscription.take(next_order), now_s=now_s)
             self.closing = subscription.ended
 
-    def next_chunk(self) -> memoryview:
-        """Return the bytes to send next; empty where there are none."""
-        return self._out[0] if self._out else memoryview(b"")
+    def next_chunks(self, most: int = sys.maxsize) -> list[memoryview]:
+        """Return at most `most` of the bytes to send next, in a few pieces; no piece where there are none."""
+        chunks: list[memoryview] = []
+        for piece in itertools.islice(self._out, _PIECES):
+            chunk = piece[:most]
+            chunks.append(chunk)
+            most -= len(chunk)
+            if not most:
+                break
+        return chunks
 
     def sent(self, count: int, now_s: float) -> None:
-        """Take `count` bytes of the chunk as sent."""
+        """Take `count` bytes of the chunks as sent."""
         self._moved = now_s
         self._unsent -= count
-        rest = self._out[0][count:]
-        if rest:
-            self._out[0] = rest
-        else:
-            self._out.popleft()
+        out = self._out
+        while count and count >= len(out[0]):
+            count -= len(out.popleft())
+        if count:
+            out[0] = out[0][count:]
 
     def _fail(self, error: codec.ProtocolError) -> None:
-        self._put(codec.pack(codec.failure(error)), self._moved)
+        self._put(codec.pack(codec.failure(error)), now_s=self._moved)
         self.closing = True
 
-    def _put(self, payload: bytes, now_s: float) -> None:
+    def _put(self, *payload: bytes, now_s: float) -> None:
+        """Queue a message whose packed map is the sum of these pieces."""
         if not self._unsent:
             self._moved = now_s
-        for data in (codec.head(payload), payload):
-            self._out.append(memoryview(data))
-            self._unsent += len(data)
+        for piece in (codec.head(*payload), *payload):
+            if piece:
+                self._out.append(memoryview(piece))
+                self._unsent += len(piece)

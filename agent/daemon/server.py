@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 MAX_CLIENTS: Final = 512
 MAX_CLIENTS_UNPRIVILEGED: Final = 256  # the rest is for users who may see everything
 MAX_CLIENTS_PER_USER: Final = 32  # of users who may not
-_TURN_S: Final = 0.02  # for answering requests before the ring has its turn again
-_HURRIED_TURN_S: Final = 0.004
+_TURN_S: Final = 0.005  # for answering requests before the ring has its turn again
+_HURRIED_TURN_S: Final = 0.003
 _SEND_BYTES: Final = 1 << 18  # to one client in one turn
 _DEBT_S: Final = 1.0  # a user who has to wait longer for a turn gets no new connection
 _TURNED_AWAY: Final = codec.encode(
@@ -334,8 +334,8 @@ class Server:
         talk = peer.talk
         sent = 0
         try:
-            while (chunk := talk.next_chunk()) and sent < _SEND_BYTES:
-                count = peer.connection.send(chunk[:_SEND_BYTES])
+            while sent < _SEND_BYTES and (chunks := talk.next_chunks(_SEND_BYTES)):
+                count = peer.connection.sendmsg(chunks)
                 talk.sent(count, time.monotonic())
                 sent += count
         except BlockingIOError:

@@ -15,7 +15,7 @@ from agent import VERSION, rootname
 from agent.access import Viewer
 from agent.capture.recent import Recent
 from agent.capture.snapshots import Snapshots
-from agent.capture.watch import Watch
+from agent.capture.watch import DRAIN_S, Watch
 from agent.daemon import metrics
 from agent.daemon.asker import Asker, Clients
 from agent.daemon.audit import Audit
@@ -257,7 +257,7 @@ class Service:
 
     def _status(self, _request: codec.Message, asker: Asker) -> codec.Message:
         watch = self.watch
-        watch.drain()
+        watch.drain(longest_s=DRAIN_S)
         counts, totals = watch.table.counts, watch.totals
         return {
             "pid": os.getpid(),
@@ -288,7 +288,7 @@ class Service:
         }
 
     def _metrics(self, _request: codec.Message, _asker: Asker) -> codec.Message:
-        self.watch.drain()
+        self.watch.drain(longest_s=DRAIN_S)
         clients = self.clients
         live = self.feed.subscribers
         return {

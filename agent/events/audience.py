@@ -7,6 +7,7 @@ from agent.events import eventpack
 from agent.events.eventfacts import ASSUMED, ENTERED, Clock, Facts, Marks, facts_of
 from agent.events.eventpack import Details
 from agent.events.followed import Followed, below
+from agent.events.hearers import Hearers
 from agent.events.subscriber import Subscriber
 from agent.table.objects import PidNamespace, TaskStruct
 
@@ -46,13 +47,19 @@ class Audience:
             for task in members:
                 if task not in self.told:
                     self.told[task] = facts_of(task)
-        tree.subscribers[subscriber] = unsent
+        hearers = tree.hearers.get(subscriber.likeness)
+        if hearers is None:
+            hearers = tree.hearers[subscriber.likeness] = Hearers(subscriber)
+        hearers.add(subscriber, unsent)
 
     def remove(self, subscriber: Subscriber) -> None:
         """Remove a subscriber."""
         tree = self.trees[subscriber.roots]
-        del tree.subscribers[subscriber]
-        if not tree.subscribers:
+        hearers = tree.hearers[subscriber.likeness]
+        hearers.remove(subscriber)
+        if not hearers.members:
+            del tree.hearers[subscriber.likeness]
+        if not tree.hearers:
             del self.trees[subscriber.roots]
             leaders = tree.leaders if tree.roots else {facts.leader for facts in self.told.values()}
             self.forget([leader for leader in leaders if not self.is_followed(leader)])
@@ -189,14 +196,18 @@ class Audience:
         for tree in self.trees.values() if trees is None else trees:
             if trees is None and tree.roots and leader not in tree.leaders:
                 continue
-            for subscriber, unsent in tree.subscribers.items():
-                if not (subscriber.sees_all or subscriber.sees(task)):
-                    subscriber.hide(task, order, time_ns)
-                elif kind in subscriber.kinds and subscriber.has_room(unsent(), time_ns):
-                    namespace = subscriber.namespace
+            for hearers in tree.hearers.values():
+                if not (hearers.sees_all or hearers.sees(task)):
+                    hearers.hide(task, order, time_ns)
+                elif kind not in hearers.kinds:
+                    continue
+                elif hearers.full:
+                    hearers.miss(time_ns)
+                else:
+                    namespace = hearers.namespace
                     if namespace in packed:
                         event = packed[namespace]
                     else:
                         event = eventpack.event(kind, order, time_ns, task, leader, namespace, say, marks)
                         packed[namespace] = event
-                    subscriber.put(event)
+                    hearers.put(event, time_ns)

@@ -6,13 +6,13 @@ costs one look at the parent, however deep the tree is and however many subscrip
 root.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from agent.table.objects import TaskStruct
 
 if TYPE_CHECKING:
-    from agent.events.subscriber import Subscriber
+    from agent.events.hearers import Hearers
 
 
 def below(top: TaskStruct) -> Iterator[TaskStruct]:
@@ -34,15 +34,15 @@ class Followed:
 
     Attributes:
         leaders: of the processes that are followed; empty where every process is.
-        subscribers: each with a function that gives the client's unsent bytes.
+        hearers: its subscribers, by `Subscriber.likeness`.
     """
 
-    __slots__ = ("leaders", "roots", "subscribers")
+    __slots__ = ("hearers", "leaders", "roots")
 
     def __init__(self, roots: tuple[TaskStruct, ...]) -> None:
         self.roots = roots
         self.leaders: set[TaskStruct] = {leader for root in roots if root.pid.task is root for leader in below(root)}
-        self.subscribers: dict[Subscriber, Callable[[], int]] = {}
+        self.hearers: dict[Hashable, Hearers] = {}
 
     def has(self, leader: TaskStruct) -> bool:
         """Return True if a process is in it."""

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A subscription to live events: the wanted events, and those that wait to be fetched."""
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
 from agent.access import Viewer
 from agent.table.objects import PidNamespace, TaskStruct
+
+if TYPE_CHECKING:
+    from agent.events.hearers import Hearers
 
 KINDS: Final = ("birth", "exec", "death", "reap", "reparent", "setsid", "setpgid", "subreaper", "change")
 """Kinds that a client can ask for; ``loss``, ``resync``, ``dropped``, ``hidden`` and ``end`` come unasked."""
@@ -18,7 +22,23 @@ ARGUMENTS: Final = "arguments"
 BACKLOG_BYTES: Final = 1 << 20
 """Bytes that a subscriber may leave unread, beside those in the socket's buffer."""
 
-_pack = msgpack.Packer().pack
+_packer: Final = msgpack.Packer()
+_pack = _packer.pack
+_HEAD: Final = b"\x82" + _pack("events")  # a map of two entries
+_NEXT: Final = _pack("next")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Packed events that several subscribers may have in common.
+
+    Attributes:
+        count: of the events.
+        data: the events, one behind the other.
+    """
+
+    count: int
+    data: bytes
 
 
 class Subscriber:
@@ -36,6 +56,8 @@ class Subscriber:
         dropped: count of events that found no room.
         sees_all: True where every task may be told.
         ended: True where the roots are gone: no event will come any more.
+        likeness: equal for subscribers of the same roots that are told the same events.
+        hearers: those that it is told events with; None before it is added, and after it is removed.
     """
 
     def __init__(
@@ -55,8 +77,11 @@ class Subscriber:
         self.dropped = 0
         self.ended = False
         self.sees_all = viewer.privileged and not namespace.level
+        rights = () if viewer.privileged else (viewer.uid, viewer.gid, frozenset(viewer.groups))
+        self.likeness: Hashable = (namespace, self.kinds, rights)
+        self.hearers: Hearers | None = None
         self._hidden = False
-        self._events: list[bytes] = []
+        self._batches: list[Batch] = []
         self._bytes = 0
         self._missing = self._missing_ns = 0
 
@@ -67,60 +92,98 @@ class Subscriber:
         viewer = self.viewer
         return (viewer.privileged or viewer.sees_ids(task.ids)) and task.pid.number_in(self.namespace) > 0
 
-    def hide(self, task: TaskStruct, order: int, time_ns: int) -> None:
+    def hide(self, order: int, time_ns: int) -> None:
         """Tell, once, that the tree has a task which may not be told: the events are then not complete."""
-        if self.roots and not self._hidden and not self.viewer.sees_ids(task.ids):
+        if not self._hidden:
             self._hidden = True
             self.say({"event": "hidden", "order": order, "time_ns": time_ns})
 
-    def has_room(self, unsent_bytes: int, time_ns: int) -> bool:
-        """Return True if an event may be queued; if not, count it as dropped.
+    # ---- queued events -----------------------------------------------------------------------------------------------
+
+    @property
+    def is_behind(self) -> bool:
+        """True where events were dropped, and `take` has not told it yet: no event has room until then."""
+        return self._missing > 0
+
+    def room(self, unsent_bytes: int) -> int:
+        """Return the bytes that may be queued before the next event; less than 0: it has no room.
 
         Args:
             unsent_bytes: bytes that `take` has given and the socket has not taken.
-            time_ns: of the event.
         """
-        if self._missing or self._bytes + unsent_bytes > BACKLOG_BYTES:
-            self._missing += 1
-            self._missing_ns = time_ns
-            self.dropped += 1
-            return False
-        return True
+        return -1 if self._missing else BACKLOG_BYTES - self._bytes - unsent_bytes
+
+    def receive(self, batch: Batch, events: list[bytes], unsent_bytes: int, time_ns: int) -> None:
+        """Queue a batch, as far as there is room; count the rest as dropped.
+
+        Args:
+            batch: the events, joined.
+            events: the same, one by one.
+            unsent_bytes: as for `room`.
+            time_ns: of the last one.
+        """
+        room = self.room(unsent_bytes)
+        if len(batch.data) <= room:
+            self._queue(batch)
+            return
+        fitting = 0
+        while fitting < batch.count and room >= 0:
+            room -= len(events[fitting])
+            fitting += 1
+        if fitting:
+            self._queue(Batch(fitting, b"".join(events[:fitting])))
+        if fitting < batch.count:
+            self.miss(batch.count - fitting, time_ns)
+
+    def miss(self, count: int, time_ns: int) -> None:
+        """Count events as dropped, the last of them of this time."""
+        self._missing += count
+        self._missing_ns = time_ns
+        self.dropped += count
 
     def put(self, event: bytes) -> None:
-        """Queue a packed event; the caller has checked that there is room."""
-        self._events.append(event)
-        self._bytes += len(event)
+        """Queue a packed event for this subscriber alone, with or without room."""
+        self._share()
+        self._queue(Batch(1, event))
 
     def say(self, event: dict[str, Any]) -> None:
         """Queue an event that comes unasked, with or without room; a count of dropped events is queued before it."""
+        self._share()
         self._close_gap(event["order"])
-        self.put(_pack(event))
+        self._queue(Batch(1, _pack(event)))
+
+    def _share(self) -> None:
+        """Get the events before this moment."""
+        if self.hearers is not None:
+            self.hearers.share()
+
+    def _queue(self, batch: Batch) -> None:
+        self._batches.append(batch)
+        self._bytes += len(batch.data)
 
     def _close_gap(self, order: int) -> None:
         if self._missing:
             dropped = {"event": "dropped", "order": order, "time_ns": self._missing_ns, "count": self._missing}
             self._missing = 0
-            self.put(_pack(dropped))
+            self._queue(Batch(1, _pack(dropped)))
+            if self.hearers is not None:
+                self.hearers.full = False
 
     @property
     def waiting(self) -> bool:
         """True where `take` has events."""
-        return bool(self._events or self._missing)
+        return bool(self._batches or self._missing or (self.hearers is not None and self.hearers.collecting))
 
-    def take(self, next_order: int) -> bytes:
-        """Return the waiting events as one packed map of the protocol.
+    def take(self, next_order: int) -> list[bytes]:
+        """Return the waiting events as one packed map of the protocol, in pieces: other subscribers may have the same.
 
         Args:
             next_order: number of the next record: all events before it have been told, or counted as dropped.
         """
+        self._share()
         self._close_gap(next_order)
-        events = self._events
-        self.told += len(events)
-        packer = msgpack.Packer(autoreset=False)
-        packer.pack_map_header(2)
-        packer.pack("events")
-        packer.pack_array_header(len(events))
-        head: bytes = packer.bytes()
-        self._events, self._bytes = [], 0
-        return b"".join((head, *events, _pack("next"), _pack(next_order)))
+        batches, self._batches, self._bytes = self._batches, [], 0
+        count = sum([batch.count for batch in batches])
+        self.told += count
+        head: bytes = _HEAD + _packer.pack_array_header(count)
+        return [head, *[batch.data for batch in batches], _NEXT + _pack(next_order)]

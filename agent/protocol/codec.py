@@ -102,9 +102,9 @@ def pack(message: Message) -> bytes:
     return b"".join([*parts, packer.bytes()])
 
 
-def head(payload: bytes) -> bytes:
-    """Return the length that stands before a packed map."""
-    return _LENGTH.pack(len(payload))
+def head(*payload: bytes) -> bytes:
+    """Return the length that stands before a packed map, which is the sum of these pieces."""
+    return _LENGTH.pack(sum(map(len, payload)))
 
 
 def encode(message: Message) -> bytes:

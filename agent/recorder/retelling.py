@@ -38,6 +38,7 @@ Said: TypeAlias = dict[str, Any]
 """An event as the protocol has it."""
 
 _EVERY: Final = 2**64 - 1
+_ANY: Final = 1 << 62
 _MOVED_NS: Final = 100_000_000  # a clock that is slewed moves by 30 ms at most between two looks at it
 
 
@@ -65,9 +66,9 @@ class EventSpan:
 class _Unbounded(Subscriber):
     """A subscriber that is fetched from after each part of the ring, so that it needs no bound."""
 
-    def has_room(self, unsent_bytes: int, time_ns: int) -> bool:  # noqa: ARG002 - as the class above has it
-        """Return True."""
-        return True
+    def room(self, unsent_bytes: int) -> int:  # noqa: ARG002 - as the class above has it
+        """Return more than any batch takes."""
+        return _ANY
 
 
 class Retelling:
@@ -233,7 +234,7 @@ class Retelling:
         """Return the events that wait, with the boot's clock beside their times."""
         if not self._listener.waiting:
             return []
-        said: list[Said] = msgpack.unpackb(self._listener.take(self._replay.order))["events"]
+        said: list[Said] = msgpack.unpackb(b"".join(self._listener.take(self._replay.order)))["events"]
         for each in said:
             each["boottime_ns"] = each["time_ns"] - self._replay.ahead_ns
         return said

@@ -179,9 +179,9 @@ def one(host: Host, viewer: Viewer, data: bytes, chance: random.Random) -> Count
                     talk.tell(host.scene.watch.stream.next, 0.0)
                 elif (request := talk.next_request(0.0)) is not None:
                     talk.reply(service.packed(request, talk.asker), 0.0)
-            while chunk := talk.next_chunk():
-                heard.push(chunk)
-                talk.sent(len(chunk), 0.0)
+            while chunks := talk.next_chunks():
+                heard.push(b"".join(chunks))
+                talk.sent(sum(map(len, chunks)), 0.0)
             while (answer := heard.pop()) is not None:
                 found[_judged(viewer, answer)] += 1
             if talk.over:

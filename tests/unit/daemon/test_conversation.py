@@ -30,9 +30,9 @@ class Talk:
     def fetch(self, at: float = 0.0) -> list[codec.Message]:
         """Return all bytes that wait to be sent."""
         data = b""
-        while chunk := self.talk.next_chunk():
-            data += chunk
-            self.talk.sent(len(chunk), at)
+        while chunks := self.talk.next_chunks(7):
+            data += b"".join(chunks)
+            self.talk.sent(sum(map(len, chunks)), at)
         return codec.Decoder(codec.MAX_ANSWER).feed(data)
 
 

@@ -57,7 +57,7 @@ class Listener:
         """Return the events that wait to be sent."""
         if not self.subscription.waiting:
             return []
-        message = msgpack.unpackb(self.subscription.take(self.scene.watch.stream.next))
+        message = msgpack.unpackb(b"".join(self.subscription.take(self.scene.watch.stream.next)))
         assert message["next"] == self.scene.watch.stream.next
         found: list[Event] = message["events"]
         return found
@@ -216,7 +216,7 @@ def test_numbers_are_those_of_the_subscribers_namespace() -> None:
     scene.child()
     child = scene.child(init)
     outer = listener.hear()
-    heard = msgpack.unpackb(inner.take(0))["events"]
+    heard = msgpack.unpackb(b"".join(inner.take(0)))["events"]
 
     assert [event["numbers"] for event in outer][1:] == [list(child.pid.numbers)]
     assert [(event["tid"], event["numbers"], event["parent"]) for event in heard] == [(2, [2], 1)]
@@ -321,7 +321,7 @@ def test_a_subscription_begins_with_its_snapshot() -> None:
     (subscription,) = scene.service.feed.subscribers
     late = scene.child(root)
     scene.watch.tend()
-    (event,) = msgpack.unpackb(subscription.take(0))["events"]
+    (event,) = msgpack.unpackb(b"".join(subscription.take(0)))["events"]
 
     orders = [task.birth.order for task in image.tasks if task.birth is not None and task.birth.order is not None]
     assert len(image.tasks) == answer["tasks"] == 2
@@ -361,7 +361,7 @@ def test_a_subscriber_that_asks_is_told_the_arguments_of_execs() -> None:
     for asker in (other, asking):
         scene.watch.tend()
         assert asker.subscription is not None
-        events = msgpack.unpackb(asker.subscription.take(scene.watch.stream.next))["events"]
+        events = msgpack.unpackb(b"".join(asker.subscription.take(scene.watch.stream.next)))["events"]
         heard.append(_short(events, "arguments", "size"))
     assert heard == [
         [("exec", child.tid, None, None)],
@@ -375,7 +375,9 @@ def test_a_subscriber_that_asks_is_told_the_arguments_of_execs() -> None:
     run(b"x\0")
     scene.watch.tend()
     assert other.subscription is not None
-    assert _short(msgpack.unpackb(other.subscription.take(scene.watch.stream.next))["events"]) == [("exec", child.tid)]
+    assert _short(msgpack.unpackb(b"".join(other.subscription.take(scene.watch.stream.next)))["events"]) == [
+        ("exec", child.tid)
+    ]
 
 
 def test_the_arguments_of_execs_are_told_to_root_alone() -> None:

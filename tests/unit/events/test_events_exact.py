@@ -126,7 +126,7 @@ def test_several_trees_are_followed_in_one_order_until_the_last_root_is_gone() -
         scene.watch.tend()
         scene.service.feed.settle()
         assert subscription.ended is (root is second)
-    events = msgpack.unpackb(subscription.take(0))["events"]
+    events = msgpack.unpackb(b"".join(subscription.take(0)))["events"]
 
     assert [(each["event"], each.get("tid")) for each in events] == [
         ("birth", inside[0].tid),

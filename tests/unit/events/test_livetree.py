@@ -48,7 +48,7 @@ class Follower:
         subscription = self.asker.subscription
         assert subscription is not None
         if subscription.waiting:
-            message = msgpack.unpackb(subscription.take(self.scene.watch.stream.next))
+            message = msgpack.unpackb(b"".join(subscription.take(self.scene.watch.stream.next)))
             self.waiting += map(event_of, message["events"])
         orders = [event.order for event in self.waiting]
         assert orders == sorted(orders)
