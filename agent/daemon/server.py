@@ -36,6 +36,7 @@ MAX_CLIENTS_PER_USER: Final = 32  # of users who may not
 _TURN_S: Final = 0.005  # for answering requests before the ring has its turn again
 _HURRIED_TURN_S: Final = 0.003
 _SEND_BYTES: Final = 1 << 18  # to one client in one turn
+_EVENT_BYTES: Final = 1 << 16  # the same to a subscriber, for all of them may be sent to in each
 _DEBT_S: Final = 1.0  # a user who has to wait longer for a turn gets no new connection
 _TURNED_AWAY: Final = codec.encode(
     codec.failure(BusyError("your processes have had more than their share of the daemon's time: try again later"))
@@ -332,9 +333,10 @@ class Server:
     def _attend(self, peer: "Peer") -> None:
         """Send as much as the socket takes, then queue the client's next request or close the connection."""
         talk = peer.talk
+        most = _EVENT_BYTES if talk.subscribed else _SEND_BYTES
         sent = 0
         try:
-            while sent < _SEND_BYTES and (chunks := talk.next_chunks(_SEND_BYTES)):
+            while sent < most and (chunks := talk.next_chunks(most)):
                 count = peer.connection.sendmsg(chunks)
                 talk.sent(count, time.monotonic())
                 sent += count
