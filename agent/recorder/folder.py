@@ -33,6 +33,11 @@ def name_of(sequence: int, first: int) -> str:
     return f"{sequence:08d}-{first:016x}.tape"
 
 
+def is_segment(name: str) -> bool:
+    """Return True if a file of that name is a segment."""
+    return _NAME.fullmatch(name) is not None
+
+
 def stored(folder: Path) -> list[SegmentFile]:
     """Return the segments of a folder, oldest first.
 
@@ -51,49 +56,17 @@ def stored(folder: Path) -> list[SegmentFile]:
 
 
 def make(folder: Path) -> None:
-    """Make the folder, for its owner alone, where there is none.
+    """Make the folder, for its owner alone, where there is none, and the folders above, which their owner alone may change.
 
     Raises:
         HostError: it cannot be made.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in [each for each in reversed(folder.parents) if not each.exists()]:
+            each.mkdir(mode=0o755, exist_ok=True)  # whatever the umask is
+        folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise HostError(f"{folder}: no folder for the recording can be made: {error.strerror}") from error
-
-
-def share(folder: Path, group: int) -> None:
-    """Let the members of a group read the folder and the segments that it has.
-
-    Args:
-        folder: the folder.
-        group: its number.
-
-    Raises:
-        HostError: it cannot be given to that group.
-    """
-    try:
-        for path, mode in ((folder, 0o750), *((each.path, 0o640) for each in stored(folder))):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                permit(descriptor, group, mode)
-            finally:
-                os.close(descriptor)
-    except OSError as error:
-        raise HostError(
-            f"{folder}: its readers cannot be group {group}: {error.strerror}: have the daemon run with that group"
-        ) from error
-
-
-def permit(descriptor: int, group: int, mode: int) -> None:
-    """Set the group and the mode of an open file or folder.
-
-    Raises:
-        OSError: this process is no member of the group, or does not own it.
-    """
-    if os.fstat(descriptor).st_gid != group:
-        os.fchown(descriptor, -1, group)
-    os.fchmod(descriptor, mode)
 
 
 def sync(folder: Path) -> None:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.errors import HostError
-from agent.recorder import folder, folderlock, segment
+from agent.recorder import folder, folderlock, folderrights, segment
 from agent.recorder.folder import SegmentFile
 from agent.recorder.foldertail import Piece
 
@@ -77,12 +77,14 @@ class FolderCopy:
         self._place = place
         self._max_segment = max_bytes // 2
         folder.make(place)
+        folderrights.refuse_writers(place)
         self._lock = folderlock.lock(place)
         self._file = self._slots = -1
         self._path, self._segment, self._size, self._broken = place, b"", 0, False
         self._facts: segment.SegmentFacts | None = None
         try:
             self._hold()
+            folderrights.admit(place, None)
             self._slots = os.open(place / _POSITION, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             self._kept = _read(os.pread(self._slots, 2 * _SLOT.size, 0))
             self._names = _identities(place)

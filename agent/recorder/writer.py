@@ -24,7 +24,7 @@ from typing import Any, Final
 import zstandard
 
 from agent.errors import CkptreeError
-from agent.recorder import blockindex, folder, folderlock, segment, tape
+from agent.recorder import blockindex, folder, folderlock, folderrights, segment, tape
 from agent.recorder.channel import Channel
 from agent.recorder.marks import MARK
 from agent.recorder.tape import Data
@@ -259,7 +259,7 @@ class TapeWriter:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             self._file = os.open(self._path, flags, 0o600)
             if self._group is not None:
-                folder.permit(self._file, self._group, 0o640)
+                folderrights.permit(self._file, self._group, 0o640)
             self._write(begun)
             folder.sync(self._place)
             self._error = ""
@@ -381,12 +381,12 @@ def main(arguments: list[str]) -> int:
     place = Path(where)
     try:
         folder.make(place)
+        folderrights.refuse_writers(place)
         lock = folderlock.lock(place)
         folderlock.await_lock(place, lock, link)
         os.set_blocking(int(bell), False)
         group = int(readers) if readers else None
-        if group is not None:
-            folder.share(place, group)
+        folderrights.admit(place, group)
         writer = TapeWriter(place, Channel(int(memory), int(bell)), link, int(max_bytes), int(max_age_s), group)
     except CkptreeError as error:
         with contextlib.suppress(OSError):

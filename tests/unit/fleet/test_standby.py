@@ -19,7 +19,7 @@ import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
 
 from agent.fleet import messages, standbylink
-from agent.recorder import folder
+from agent.recorder import folder, folderrights
 from agent.recorder.held import open_held
 from agent.recorder.recording import Recording
 from tests.live.daemons import ckptree
@@ -313,7 +313,7 @@ def test_a_relay_that_may_not_read_the_recording_says_what_lets_it(
         )
         place.chmod(0o700)
         await_line(relay, 1, f"is not published: {place}: cannot be read: Permission denied: `group_may_read = true`")
-        folder.share(place, os.getegid())
+        folderrights.admit(place, os.getegid())
         await_line(relay, 1, "the recording is published again")
 
 

@@ -12,7 +12,6 @@ import pytest
 from agent.daemon import recording
 from agent.daemon.journal import Journal
 from agent.daemon.recording import Recorder
-from agent.errors import HostError
 from agent.recorder import folder, folderlock
 
 _PATIENCE_S = 180.0
@@ -43,23 +42,6 @@ def a_recorder(place: Path, log: Path) -> Iterator[Recorder]:
     finally:
         recorder.end(goes_on=False)
         os.close(descriptor)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_a_group_may_read_what_is_there(tmp_path: Path) -> None:
-    """Nobody else may; a folder that cannot be given to the group is named."""
-    place, group = tmp_path / "recording", 4242
-    folder.make(place)
-    segment = place / folder.name_of(1, 1)
-    segment.touch(0o600)
-    folder.share(place, group)
-    found = [path.stat() for path in (place, segment)]
-
-    assert [(each.st_gid, each.st_mode & 0o777) for each in found] == [(group, 0o750), (group, 0o640)]
-    place.rename(tmp_path / "away")
-    place.symlink_to("away")
-    with pytest.raises(HostError, match=f"its readers cannot be group {group}: .* have the daemon run with that group"):
-        folder.share(place, group)
 
 
 def until(recorder: Recorder, is_so: Callable[[], bool]) -> None:
