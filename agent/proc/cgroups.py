@@ -11,7 +11,10 @@ the root is searched for: at that depth below the mount it is the cgroup below w
 this process.
 
 Jobs, containers and pods are cgroups, too, with names that programs choose: agent.proc.slurmjobs, agent.proc.containers
-and agent.proc.pods find them.
+and agent.proc.pods find them. A user to whom a cgroup was delegated chooses names below it as well. A new folder belongs to
+its maker, who needs the right to write the folder that it is in. So what is in a folder of root's was made by root, and
+nothing else counts as Slurm's or the kubelet's. The folder itself may have been given away: a runtime gives a container's
+cgroup to the container's root.
 """
 
 import errno
@@ -124,8 +127,23 @@ def _is_own(folder: Path) -> bool:
         return False
 
 
-def folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, in order of their names; none where they cannot be read, or it is gone."""
+def owner(folder: Path) -> int | None:
+    """Return the uid of a folder's owner; None: the folder is gone."""
+    try:
+        return folder.stat().st_uid
+    except OSError:
+        return None
+
+
+def folders(folder: Path, maker: int | None = None) -> list[Path]:
+    """Return the folders in a folder, in order of their names; none where they cannot be read, or it is gone.
+
+    Args:
+        folder: the folder.
+        maker: uid of the user who must have made what is returned; None: any.
+    """
+    if maker is not None and owner(folder) != maker:
+        return []
     try:
         with os.scandir(folder) as entries:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
@@ -133,11 +151,17 @@ def folders(folder: Path) -> list[Path]:
         return []
 
 
-def walk(top: Path, until: Callable[[Path], bool]) -> Iterator[Path]:
-    """Yield the folders below a folder for which `until` holds; nothing below these is looked at."""
+def walk(top: Path, until: Callable[[Path], bool], maker: int | None = None) -> Iterator[Path]:
+    """Yield the folders below a folder for which `until` holds; nothing below these is looked at.
+
+    Args:
+        top: where to begin.
+        until: the condition.
+        maker: uid of the user who must have made the folder, and all above it; None: any.
+    """
     waiting = [top]
     while waiting:
-        for folder in folders(waiting.pop()):
+        for folder in folders(waiting.pop(), maker):
             if until(folder):
                 yield folder
             else:

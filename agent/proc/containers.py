@@ -25,6 +25,9 @@ The names of containers are in files of the engine:
 A file is believed about cgroups of its owner alone: a container belongs to the user who owns the folder of its cgroup's
 parent, root or another, for that user has made the cgroup. So no user can give the name of a container to processes of
 somebody else. Files of a user are read to a bound, and no link is followed.
+
+A user can make a cgroup with any ID. Of two with one ID root's is the container: no engine gives an ID twice. A word that is
+the name of one container and the beginning of another one's ID means neither.
 """
 
 import json
@@ -38,7 +41,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from agent.errors import HostError, NoSuchRootError, RefusedError
-from agent.proc.cgroups import hierarchies, walk
+from agent.proc.cgroups import hierarchies, owner, walk
 from agent.proc.nearnames import offered
 from agent.rootname import ContainerName, Engine
 
@@ -77,11 +80,8 @@ def find(name: ContainerName, proc: Path = Path("/proc"), host: Path = Path("/")
         RefusedError: several do, of several users.
         HostError: the engine's files may not be read; or no hierarchy is mounted here.
     """
-    running = list(_running(name.engine, proc))
-    if _ID.fullmatch(name.name):
-        found = [one for one in running if one.number.startswith(name.name)]
-        if found:
-            return [_only(name, [(one, "") for one in found])]
+    running = _without_impostors(list(_running(name.engine, proc)))
+    by_number = [one for one in running if _ID.fullmatch(name.name) and one.number.startswith(name.name)]
     named: list[tuple[Running, str]] = []
     unread: list[OSError] = []
     for uid in sorted({one.uid for one in running}):
@@ -90,9 +90,10 @@ def find(name: ContainerName, proc: Path = Path("/proc"), host: Path = Path("/")
             named += [(theirs[number], known) for number, known in _names(name.engine, uid, theirs, host)]
         except OSError as error:
             unread.append(error)
-    found_by_name = [(one, known) for one, known in named if known == name.name]
-    if found_by_name:
-        return [_only(name, found_by_name)]
+    found = [(one, known) for one, known in named if known == name.name]
+    found += [(one, "") for one in by_number if all(one != other for other, _ in found)]
+    if found:
+        return [_only(name, found)]
     if unread:
         raise HostError(
             f"{name}: the names of containers are in {unread[0].filename}, which cannot be read: {unread[0].strerror}. Ask "
@@ -118,14 +119,17 @@ def _running(engine: Engine, proc: Path) -> Iterator[Running]:
         found = list(walk(one.root or one.mount, lambda folder: pattern.fullmatch(folder.name) is not None))
         for folder in found:
             match = pattern.fullmatch(folder.name)
-            try:
-                uid = folder.parent.stat().st_uid
-            except OSError:
-                continue
-            if match is not None:
+            uid = owner(folder.parent)
+            if match is not None and uid is not None:
                 yield Running(next(group for group in match.groups() if group), uid, folder)
         if found:
             return
+
+
+def _without_impostors(running: list[Running]) -> list[Running]:
+    """Leave out users' cgroups that have the ID of one of root's."""
+    of_root = {one.number for one in running if not one.uid}
+    return [one for one in running if not one.uid or one.number not in of_root]
 
 
 def _only(name: ContainerName, found: list[tuple[Running, str]]) -> Path:

@@ -10,6 +10,9 @@ The pod's cgroup has its UID: with the driver ``systemd`` ``...-podUID.slice``, 
 ``cgroupfs`` ``podUID`` (pkg/kubelet/cm/pod_container_manager_linux.go, GetPodContainerName). In it each container has a
 cgroup with its ID: ``cri-containerd-ID.scope``, ``crio-ID.scope``, ``docker-ID.scope``, or ``ID`` or ``crio-ID``. The pod's
 sandbox, whose only program waits, has one too and no log: it is not among the containers.
+
+The kubelet and its runtimes are root, so only cgroups that the owner of the topmost one has made count
+(agent.proc.cgroups): a user could make others with a pod's UID, which is in the paths of all its processes.
 """
 
 import os
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.errors import HostError, NoSuchRootError, RefusedError
-from agent.proc.cgroups import folders, hierarchies, walk
+from agent.proc.cgroups import folders, hierarchies, owner, walk
 from agent.proc.nearnames import offered
 from agent.rootname import PodName
 
@@ -60,11 +63,11 @@ def find(name: PodName, proc: Path = Path("/proc"), host: Path = Path("/")) -> l
     pods = _pods(host)
     named = [pod for pod in pods if (pod.namespace, pod.name) == (name.namespace, name.pod)]
     cgroups = _cgroups(proc)
-    running = [pod for pod in named if pod.uid in cgroups]
+    running = [(pod, folder) for pod in named for folder in cgroups.get(pod.uid, ())]
     if len(running) > 1:
         raise RefusedError(
             f"{name} is {len(running)} pods, one of which may have been replaced: name a cgroup",
-            [f"cgroup:{cgroups[pod.uid]}, of UID {pod.uid}" for pod in running],
+            [f"cgroup:{folder}, of UID {pod.uid}" for pod, folder in running],
         )
     if not running:
         known = sorted(f"{pod.namespace}/{pod.name}" for pod in pods if pod.uid in cgroups)
@@ -72,8 +75,8 @@ def find(name: PodName, proc: Path = Path("/proc"), host: Path = Path("/")) -> l
             f"{name}: no such pod runs here. {offered('pods that run', 'here', known, f'{name.namespace}/{name.pod}')}; "
             f"looked in /{_LOGS} for {name.namespace}_{name.pod}_UID, and for its cgroup podUID"
         )
-    pod = running[0]
-    found = _containers(pod, cgroups[pod.uid], host)
+    pod, cgroup = running[0]
+    found = _containers(pod, cgroup, host)
     if name.container:
         if name.container not in found:
             raise NoSuchRootError(
@@ -82,7 +85,7 @@ def find(name: PodName, proc: Path = Path("/proc"), host: Path = Path("/")) -> l
                 f"looked in /{_LINKS} for links into {pod.logs}"
             )
         return found[name.container]
-    return [folder for each in found.values() for folder in each] or [cgroups[pod.uid]]
+    return [folder for each in found.values() for folder in each] or [cgroup]
 
 
 def _pods(host: Path) -> list[Pod]:
@@ -102,14 +105,15 @@ def _pods(host: Path) -> list[Pod]:
     return [Pod(parts[0], parts[1], parts[2], logs / name) for parts, name in split if len(parts) == _PARTS]
 
 
-def _cgroups(proc: Path) -> dict[str, Path]:
-    """Return the folder of each pod's cgroup by UID, of the first hierarchy that has any."""
+def _cgroups(proc: Path) -> dict[str, list[Path]]:
+    """Return the folders of each pod's cgroups by UID, of the first hierarchy that has any."""
     for one in hierarchies(proc):
-        found = {}
-        for folder in walk(one.root or one.mount, lambda each: _POD.fullmatch(each.name) is not None):
+        found: dict[str, list[Path]] = {}
+        top = one.root or one.mount
+        for folder in walk(top, lambda each: _POD.fullmatch(each.name) is not None, owner(top)):
             match = _POD.fullmatch(folder.name)
             if match is not None:
-                found[match[1].replace("_", "-")] = folder
+                found.setdefault(match[1].replace("_", "-"), []).append(folder)
         if found:
             return found
     return {}
@@ -117,7 +121,7 @@ def _cgroups(proc: Path) -> dict[str, Path]:
 
 def _containers(pod: Pod, cgroup: Path, host: Path) -> dict[str, list[Path]]:
     """Return the folder of the cgroup of each container that runs, by the container's name."""
-    ids = {match[1]: folder for folder in folders(cgroup) if (match := _CONTAINER.fullmatch(folder.name))}
+    ids = {match[1]: folder for folder in folders(cgroup, owner(cgroup.parent)) if (match := _CONTAINER.fullmatch(folder.name))}
     found: dict[str, list[Path]] = {}
     for link in _links(host):
         try:

@@ -20,6 +20,9 @@ environment of its tasks, as SLURM_JOB_ID beside SLURM_JOB_SLUID (src/common/env
 
 Of version 1, ``proctrack/cgroup`` uses the hierarchy ``freezer``, the others serve limits and accounts and have their
 processes at other levels.
+
+``slurmd`` is root, so only cgroups that the owner of the topmost one has made count (agent.proc.cgroups): a user could
+make others with a job's number.
 """
 
 import re
@@ -28,7 +31,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import HostError, NoSuchRootError
-from agent.proc.cgroups import Hierarchy, folders, hierarchies, processes, walk
+from agent.proc.cgroups import Hierarchy, folders, hierarchies, owner, processes, walk
 from agent.proc.nearnames import offered
 from agent.rootname import JobName
 
@@ -90,15 +93,17 @@ def _jobs(mounted: list[Hierarchy]) -> list[Path]:
 
 
 def _unified(top: Path) -> Iterator[Path]:
-    for scope in walk(top, lambda each: each.name.endswith(_SCOPE)):
-        yield from (each for each in folders(scope) if _is_job(each))
+    root = owner(top)
+    for scope in walk(top, lambda each: each.name.endswith(_SCOPE), root):
+        yield from (each for each in folders(scope, root) if _is_job(each))
 
 
 def _of_version_1(top: Path) -> Iterator[Path]:
-    for slurm in folders(top):
+    root = owner(top)
+    for slurm in folders(top, root):
         if _SLURM.fullmatch(slurm.name):
-            for user in folders(slurm):
-                yield from (each for each in folders(user) if _is_job(each))
+            for user in folders(slurm, root):
+                yield from (each for each in folders(user, root) if _is_job(each))
 
 
 def _is_job(folder: Path) -> bool:
@@ -106,7 +111,7 @@ def _is_job(folder: Path) -> bool:
 
 
 def _steps(folder: Path) -> list[Path]:
-    return [each for each in folders(folder) if each.name.startswith("step_")]
+    return [each for each in folders(folder, owner(folder.parent)) if each.name.startswith("step_")]
 
 
 def _is_meant(step: Path, wanted: str) -> bool:

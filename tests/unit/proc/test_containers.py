@@ -128,6 +128,32 @@ def test_a_beginning_that_two_ids_have_is_refused_with_both(host: Host, tmp_path
     assert len(caught.value.leaks) == 2
 
 
+def test_a_name_that_is_the_beginning_of_another_containers_id_means_neither(host: Host, tmp_path: Path) -> None:
+    """Else the ID would win, which another user can choose."""
+    for number in (WEB, DB):
+        host.cgroup(host.top / f"unified/machine.slice/libpod-{number}.scope")
+    in_podman(tmp_path, {WEB: DB[:12], DB: "db"})
+
+    with pytest.raises(RefusedError, match="podman:cdcdcdcdcdcd is 2 containers") as caught:
+        containers.find(ContainerName("podman", DB[:12]), host.proc, tmp_path)
+    assert [WEB in caught.value.leaks[0], DB in caught.value.leaks[1]] == [True, True]
+    assert [one.name for one in containers.find(ContainerName("podman", DB), host.proc, tmp_path)] == [f"libpod-{DB}.scope"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives folders away")
+@pytest.mark.parametrize("before", [True, False], ids=["before", "behind"])
+def test_a_users_cgroup_with_the_id_of_roots_container_is_none(host: Host, tmp_path: Path, *, before: bool) -> None:
+    """Neither by its ID nor by its name."""
+    wanted = host.cgroup(host.top / f"unified/machine.slice/libpod-{WEB}.scope")
+    own = host.cgroup(host.top / "unified" / ("a.slice" if before else "z.slice"))
+    host.cgroup(own / f"libpod-{WEB}.scope", 666)
+    os.chown(own, 65534, 65534)
+    in_podman(tmp_path, {WEB: "web"})
+
+    for name in (WEB, WEB[:12], "web"):
+        assert containers.find(ContainerName("podman", name), host.proc, tmp_path) == [wanted]
+
+
 def test_version_1_has_a_container_in_each_hierarchy_of_which_one_is_taken(tmp_path: Path) -> None:
     """All have the same processes."""
     host = Host(tmp_path)

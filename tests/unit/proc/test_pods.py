@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cgroups of pods, on folders laid out as the kubelet and its runtimes make them: see agent.proc.pods."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -159,3 +160,41 @@ def test_a_host_without_a_kubelet_says_so(node: Node) -> None:
     """The message names what was looked for."""
     with pytest.raises(NoSuchRootError, match="There are no pods that run here; looked in /var/log/pods for default"):
         pods.find(PodName("default", "web"), node.proc, node.root)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives folders away")
+@pytest.mark.parametrize("before", [True, False], ids=["before", "behind"])
+def test_a_users_cgroup_with_a_pods_uid_is_no_pod(node: Node, *, before: bool) -> None:
+    """A user may make any below a cgroup that was delegated to him, at whatever place of the order."""
+    folder = a_pod(node, f"default_web_{UID}")
+    own = node.cgroup(node.unified / ("a.slice" if before else "z.slice"))
+    os.chown(own, 65534, 65534)
+    node.cgroup(own / f"pod{UID}" / APP, 666)
+    os.chown(own / f"pod{UID}", 65534, 65534)
+
+    assert pods.find(PodName("default", "web", "app"), node.proc, node.root) == [folder / f"cri-containerd-{APP}.scope"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives folders away")
+def test_a_container_whose_root_owns_its_cgroup_is_of_the_pod(node: Node) -> None:
+    """With users of its own a container gets its cgroup; what its root makes in it is no other pod's container."""
+    folder = a_pod(node, f"default_web_{UID}")
+    given = folder / f"cri-containerd-{APP}.scope"
+    node.cgroup(given / f"pod{STATIC}" / SIDE)
+    node.logs(f"default_other_{STATIC}", "app", SIDE)
+    for each in (given, given / f"pod{STATIC}"):
+        os.chown(each, 100_000, 100_000)
+
+    assert pods.find(PodName("default", "web", "app"), node.proc, node.root) == [given]
+    with pytest.raises(NoSuchRootError):
+        pods.find(PodName("default", "other"), node.proc, node.root)
+
+
+def test_two_cgroups_of_one_pod_are_refused_with_both(node: Node) -> None:
+    """Nothing tells which of them the kubelet means."""
+    folder = a_pod(node, f"default_web_{UID}")
+    other = node.cgroup(node.unified / f"z.slice/pod{UID}")
+
+    with pytest.raises(RefusedError, match="pod:default/web is 2 pods") as caught:
+        pods.find(PodName("default", "web"), node.proc, node.root)
+    assert [f"cgroup:{each}, of UID {UID}" for each in (folder, other)] == sorted(caught.value.leaks)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cgroups of Slurm's jobs, on folders laid out as Slurm's plugins make them: see agent.proc.slurmjobs for sources."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,31 @@ def test_a_host_without_slurm_says_so(host: Host) -> None:
 
     with pytest.raises(NoSuchRootError, match=r"There are no jobs here; looked for job_4 below slurm\* and slurm"):
         find(JobName("4"), host.proc)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives folders away")
+@pytest.mark.parametrize("given", ["user.slice", "user.slice/slurmstepd.scope", "user.slice/slurmstepd.scope/job_42"])
+def test_a_users_cgroup_with_a_jobs_number_is_no_job(host: Host, given: str) -> None:
+    """A user may make any below a cgroup that was delegated to him."""
+    unified(host, "job_7", "step_0")
+    job = unified(host, "job_42", "step_0", scope="user.slice/slurmstepd.scope")
+    top = host.top / "unified"
+    for each in (top / given, *sorted((top / given).rglob("*"))):
+        if each.is_dir():
+            os.chown(each, 65534, 65534)
+
+    with pytest.raises(NoSuchRootError, match="The jobs here: 7|no such step here"):
+        find(JobName("42", "0"), host.proc)
+    assert job.is_dir()
+    assert find(JobName("7", "0"), host.proc)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives folders away")
+def test_a_users_cgroup_is_no_job_of_version_1_either(host: Host) -> None:
+    """Below a controller that was delegated."""
+    top = host.mount("freezer", "freezer")
+    host.cgroup(top / "slurm_node/uid_1000/job_42/step_0")
+    os.chown(top / "slurm_node", 65534, 65534)
+
+    with pytest.raises(NoSuchRootError, match="no such job here"):
+        find(JobName("42", "0"), host.proc)
