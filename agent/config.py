@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from agent import bounded
+from agent import configfile
 from agent.environment import SYSTEM_FILE
 from agent.errors import UsageError
 from agent.record import record
@@ -171,13 +171,7 @@ def _document(path: Path) -> tuple[dict[str, Any], str]:
     """Return a configuration file's keys, as TOML, and its text."""
     import tomllib  # most hosts have no such file
 
-    try:
-        with path.open("rb") as file:
-            data = bounded.read(file, _MOST_BYTES)
-    except bounded.TooLargeError as error:
-        raise UsageError(f"{path}: {error}") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    data = configfile.read(path, _MOST_BYTES)
     try:
         text = data.decode("utf-8")
         given = tomllib.loads(text)

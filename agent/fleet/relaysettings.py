@@ -39,7 +39,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from agent import bounded
+from agent import configfile
 from agent.errors import NotPermittedError, UsageError
 from agent.fleet import messages
 from agent.fleet.stores import folders
@@ -188,17 +188,12 @@ def load(path: Path | None) -> RelaySettings:
         path: of the file; None: everything has its default.
 
     Raises:
-        UsageError: the file cannot be read, is no TOML, or has a key or value that is not allowed.
+        UsageError: the file cannot be read, may be written by others, is no TOML, or has a key or value that is not allowed.
     """
     if path is None:
         return RelaySettings(host=messages.checked_host(socket.gethostname()))
     try:
-        with path.open("rb") as file:
-            given = tomllib.loads(bounded.read(file, _MOST_BYTES).decode())
-    except bounded.TooLargeError as error:
-        raise UsageError(f"{path}: {error}") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+        given = tomllib.loads(configfile.read(path, _MOST_BYTES).decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: is no TOML file: {error}") from error
     try:

@@ -132,7 +132,7 @@ def test_a_users_cgroup_with_a_jobs_number_is_no_job(host: Host, given: str) -> 
         if each.is_dir():
             os.chown(each, 65534, 65534)
 
-    with pytest.raises(NoSuchRootError, match="The jobs here: 7|no such step here"):
+    with pytest.raises(NoSuchRootError, match=r"The jobs here: 7|no such step here"):
         find(JobName("42", "0"), host.proc)
     assert job.is_dir()
     assert find(JobName("7", "0"), host.proc)
