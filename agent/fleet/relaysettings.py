@@ -188,7 +188,7 @@ def load(path: Path | None) -> RelaySettings:
         path: of the file; None: everything has its default.
 
     Raises:
-        UsageError: the file cannot be read, may be written by others, is no TOML, or has a key or value that is not allowed.
+        UsageError: the file cannot be read, may be written by others, or is no TOML; a key or value is not allowed.
     """
     if path is None:
         return RelaySettings(host=messages.checked_host(socket.gethostname()))

@@ -26,8 +26,8 @@ A file is believed about cgroups of its owner alone: a container belongs to the 
 parent, root or another, for that user has made the cgroup. So no user can give the name of a container to processes of
 somebody else. Files of a user are read to a bound, and no link is followed.
 
-A user can make a cgroup with any ID. Of two with one ID root's is the container: no engine gives an ID twice. A word that is
-the name of one container and the beginning of another one's ID means neither.
+A user can make a cgroup with any ID. Of two with one ID root's is the container: no engine gives an ID twice. A word that
+is the name of one container and the beginning of another one's ID means neither.
 """
 
 import json

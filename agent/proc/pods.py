@@ -121,7 +121,8 @@ def _cgroups(proc: Path) -> dict[str, list[Path]]:
 
 def _containers(pod: Pod, cgroup: Path, host: Path) -> dict[str, list[Path]]:
     """Return the folder of the cgroup of each container that runs, by the container's name."""
-    ids = {match[1]: folder for folder in folders(cgroup, owner(cgroup.parent)) if (match := _CONTAINER.fullmatch(folder.name))}
+    made = folders(cgroup, owner(cgroup.parent))
+    ids = {match[1]: folder for folder in made if (match := _CONTAINER.fullmatch(folder.name))}
     found: dict[str, list[Path]] = {}
     for link in _links(host):
         try:

@@ -35,7 +35,9 @@ def test_a_file_that_others_may_write_is_refused_with_the_remedy(path: Path, mod
     path.chmod(mode)
 
     assert callable(read)
-    with pytest.raises(UsageError, match=rf"others than its owner may write it \(mode 0{mode:o}\): `chmod go-w {path}`"):
+    with pytest.raises(
+        UsageError, match=rf"others than its owner may write it \(mode 0{mode:o}\): `chmod go-w {path}`"
+    ):
         read(path)
 
 
@@ -44,7 +46,9 @@ def test_root_reads_no_configuration_of_another_user(path: Path) -> None:
     """A user has written it, or may do so any time."""
     os.chown(path, 65534, 65534)
 
-    with pytest.raises(UsageError, match=f"belongs to uid 65534, who could have anything done by it: `chown root {path}`"):
+    with pytest.raises(
+        UsageError, match=f"belongs to uid 65534, who could have anything done by it: `chown root {path}`"
+    ):
         configfile.read(path, 10)
 
 

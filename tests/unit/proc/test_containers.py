@@ -137,7 +137,9 @@ def test_a_name_that_is_the_beginning_of_another_containers_id_means_neither(hos
     with pytest.raises(RefusedError, match="podman:cdcdcdcdcdcd is 2 containers") as caught:
         containers.find(ContainerName("podman", DB[:12]), host.proc, tmp_path)
     assert [WEB in caught.value.leaks[0], DB in caught.value.leaks[1]] == [True, True]
-    assert [one.name for one in containers.find(ContainerName("podman", DB), host.proc, tmp_path)] == [f"libpod-{DB}.scope"]
+    assert [one.name for one in containers.find(ContainerName("podman", DB), host.proc, tmp_path)] == [
+        f"libpod-{DB}.scope"
+    ]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives folders away")
