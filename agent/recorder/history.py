@@ -88,7 +88,8 @@ class NumberHistory:
         for run, seen in found:
             self._cross(gaps, run, seen.order)
             self._note(run, seen)
-        self._cross(gaps, self._until.run, self._until.order - 1)
+        ends_behind_gap = any((gap.next_run, gap.next) == self._until[:2] for gap in gaps)  # nothing has happened since
+        self._cross(gaps, self._until.run, self._until.order - (not ends_behind_gap))
         self._end()
         told = [self._told(life) for life in self._lives.values()]
         lives = [life for life in told if life]
@@ -271,7 +272,7 @@ class NumberHistory:
         while gaps and (gaps[-1].run, gaps[-1].first) <= (run, order):
             gap = gaps.pop()
             lives = self._unended(gap.run)
-            if (gap.next_run, gap.next) <= (self._since.run, self._since.order) or not lives:
+            if (gap.next_run, gap.next) <= (self._since.run, self._since.order):
                 continue
             boots = [self._recording.runs[each].boot_id for each in (gap.run, gap.next_run)]
             for life in lives:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from agent.recorder.recording import Recording
 from tests.bench.storm import Storm
 from tests.live.daemons import PATIENCE_S, TOP, a_daemon, ckptree
 from tests.support.traceprocessor import answers
@@ -192,3 +193,21 @@ def test_a_life_that_goes_on_over_a_restart_of_the_daemon_is_told_with_its_death
     assert [event["event"] for event in life[gap + 1 :]] == ["death", "reap"]
     assert life[gap + 1]["signal"] == "SIGKILL"
     assert ckptree("history", str(lasting.pid), "--record", place, "--allow-incomplete").code == 0
+
+
+def test_a_process_that_begins_without_a_daemon_is_there_when_the_next_one_begins(tmp_path: Path) -> None:
+    """The history tells it as of the first state of the next daemon, though nothing happens to it."""
+    place = tmp_path / "recording"
+    with a_daemon(tmp_path, "--record", place):
+        pass
+    with subprocess.Popen(["sleep", "600"]) as born:
+        with a_daemon(tmp_path, "--record", place):
+            time.sleep(0.5)
+        born.kill()
+    begun = Recording(place).runs[1].first
+    ran = ckptree("history", str(born.pid), "--record", place, "--json")
+    assert ran.code == 0, ran.err
+    ((*life,),) = json.loads(ran.out)["lives"]
+    assert [(each["event"], each["order"], each["time_ns"]) for each in life] == [
+        ("present", begun.order, begun.time_ns)
+    ]

@@ -192,6 +192,29 @@ def test_a_life_that_goes_on_over_a_gap_is_one_life(tmp_path: Path, seed: int) -
     assert gaps > 4
 
 
+def test_a_life_that_begins_within_a_gap_is_there_behind_it(tmp_path: Path) -> None:
+    """From the first state behind the gap on, whatever records follow; each later gap is in it."""
+    begun = 0
+    for seed in range(6):
+        (tmp_path / str(seed)).mkdir()
+        recording = in_pieces(tmp_path / str(seed), seed)
+        span = recording.runs[0].first, recording.runs[-1].last
+        births = [each for each in told(recording, whole(recording)) if each["event"] == "birth"]
+        known = {(each["tid"], each["start_ns"]) for each in births if not each.get("assumed") or "present" in each}
+        for place, gap in enumerate(recording.gaps):
+            there = recording.table_at(span[0]._replace(order=gap.next)).table.tasks()
+            for number, start_ns in {(task.pid.numbers[0], task.start_ns) for task in there} - known:
+                known.add((number, start_ns))
+                lives = NumberHistory(recording, span, number, Enquirer()).lives()
+                (life,) = [each for each in lives if each[0]["start_ns"] == start_ns]
+                assert (life[0]["event"], life[0]["order"], life[0]["time_ns"]) == ("present", gap.next, gap.until_ns)
+                if life[-1]["event"] != "reap":
+                    later = recording.gaps[place + 1 :]
+                    assert [each["order"] for each in life if each["event"] == "gap"] == [each.first for each in later]
+                begun += 1
+    assert begun > 10
+
+
 def test_a_block_that_is_damaged_is_a_gap_in_the_lives_that_it_was_about(tmp_path: Path) -> None:
     """And in no other one."""
     longrecording.make(tmp_path, 20_000, 100, interval=30_000)
