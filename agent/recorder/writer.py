@@ -36,6 +36,7 @@ _NAP_S: Final = 0.02  # a wake-up costs as much as some twenty records
 _SYNC_S: Final = 1.0
 _REPORT_S: Final = 0.5
 _LEVEL: Final = 3
+_HASH_LOG, _CHAIN_LOG = 14, 15  # by itself 17 and 16: those take longer to fill anew for each block, and find no more
 _THOROUGH: Final = 6  # takes three times as long, and an eighth less on disk
 _LEISURE: Final = 1 << 20  # bytes of tape a second: up to so many, the thorough level takes 1.2 % of a processor
 _PIPE_BYTES: Final = 1 << 20
@@ -64,7 +65,7 @@ class TapeWriter:
         self._kept = folder.Kept(place, max_bytes, max_age_s)
         known = folder.stored(place)
         self._sequence = known[-1].sequence if known else 0
-        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True)
+        self._compressor = zstandard.ZstdCompressor(compression_params=_hurried())
         self._thorough = zstandard.ZstdCompressor(level=_THOROUGH, write_content_size=True)
         self._file = -1
         self._path = place
@@ -365,6 +366,13 @@ class TapeWriter:
         }
         with contextlib.suppress(OSError):
             self._control.send(json.dumps(said).encode(), socket.MSG_DONTWAIT)
+
+
+def _hurried() -> zstandard.ZstdCompressionParameters:
+    """Return the parameters for blocks that come fast: tables that stay in a processor's cache."""
+    return zstandard.ZstdCompressionParameters.from_level(
+        _LEVEL, source_size=_BLOCK_BYTES, hash_log=_HASH_LOG, chain_log=_CHAIN_LOG
+    )
 
 
 def main(arguments: list[str]) -> int:

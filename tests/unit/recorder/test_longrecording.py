@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from agent.daemon.recording import keyframe_interval
 from agent.recorder import tape, writer
@@ -110,6 +111,17 @@ def test_what_comes_at_leisure_takes_less_on_disk(tmp_path: Path, monkeypatch: p
         contents.append(b"".join(each.content(block) or b"" for each, block in tapes))
     assert contents[0] == contents[1]
     assert sizes[1] < 0.97 * sizes[0]
+
+
+def test_a_block_that_comes_fast_takes_no_more_on_disk_than_with_larger_tables(tmp_path: Path) -> None:
+    """Those of the library's own level, which do not stay in a cache."""
+    longrecording.make(tmp_path, _RECORDS, _LIVE, pid_max=1000, interval=_RECORDS)
+    contents = [each.content(block) or b"" for each in Recording(tmp_path).segments for block in each.tapes]
+    ours = zstandard.ZstdCompressor(compression_params=writer._hurried())
+    theirs = zstandard.ZstdCompressor(level=writer._LEVEL)
+    blocks = [each for each in contents if len(each) >= writer._BLOCK_BYTES]
+    assert blocks
+    assert sum(len(ours.compress(each)) for each in blocks) <= sum(len(theirs.compress(each)) for each in blocks)
 
 
 def test_a_writer_hurries_where_more_comes_than_it_has_time_for(tmp_path: Path) -> None:
