@@ -78,6 +78,8 @@ class TapeWriter:
         self._times: list[int] = []
         self._open_bytes = 0
         self._open_since = 0.0
+        self._before = 0, 0.0  # bytes of the block before, and when it was begun
+        self._hurried = False
         self._rows: list[blockindex.BlockNumbers] | None = []
         self._facts_check = 0
         self._unsynced = False
@@ -233,9 +235,11 @@ class TapeWriter:
         entries = self._channel.waiting()[: self._open_bytes]
         if self._file >= 0:
             times = (self._times[0], self._times[-1]) if self._times else (0, 0)
+            self._hurried = self._hurries(self._open_bytes)
             self._append(segment.TAPE, entries, (self._first, self._next), times)
         self._channel.took(self._open_bytes)
         self._channel.free()
+        self._before = self._open_bytes, self._open_since
         self._open_bytes = 0
 
     # ---- files -----------------------------------------------------------------------------------------------------
@@ -283,15 +287,18 @@ class TapeWriter:
         self, kind: int, data: Data, numbers: tuple[int, int], times_ns: tuple[int, int] = (0, 0)
     ) -> tuple[bytes, Data]:
         codec = segment.PLAIN if kind == segment.PLACE else segment.ZSTD
-        hurries = kind == segment.TAPE and self._hurries(len(data))
-        compressor = self._compressor if hurries else self._thorough
+        compressor = self._compressor if self._hurried and kind != segment.KEYFRAME else self._thorough
         stored = compressor.compress(data) if codec == segment.ZSTD else data
         return segment.block(kind, stored, len(data), numbers, (*times_ns, self._ahead_ns), codec)
 
     def _hurries(self, size: int) -> bool:
         """Return True if so many bytes of entries have come so fast, or wait behind them, that they may cost but little."""
-        waits = self._channel.unread > size + _BLOCK_BYTES // 2  # this process may have got no processor for a while
-        return waits or size > _LEISURE * max(_FLUSH_S, time.monotonic() - self._open_since)
+        if self._channel.unread > size + _BLOCK_BYTES // 2:  # this process may have got no processor for a while
+            return True
+        now, (before, since) = time.monotonic(), self._before
+        return size > _LEISURE * max(_FLUSH_S, now - self._open_since) or (  # a mark may end a block early
+            before > 0 and size + before > _LEISURE * max(_FLUSH_S, now - since)
+        )
 
     def _note_numbers(self, entries: Data, head: bytes) -> None:
         """Note the numbers of a block that is written next."""

@@ -125,8 +125,9 @@ def test_a_block_that_comes_fast_takes_no_more_on_disk_than_with_larger_tables(t
 
 
 def test_a_writer_hurries_where_more_comes_than_it_has_time_for(tmp_path: Path) -> None:
-    """A mebibyte of tape in a second is no hurry, and less in a moment is none either; a block in no time is. So is one
-    behind which others wait, however long it took: the writer was kept from its work.
+    """A mebibyte of tape in a second is no hurry, and less in a moment is none either; a block in no time is, and so is
+    the rest of one that comes at once behind it. So is one behind which others wait, however long it took: the writer
+    was kept from its work.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel.create(1 << 20)
@@ -136,6 +137,10 @@ def test_a_writer_hurries_where_more_comes_than_it_has_time_for(tmp_path: Path) 
     hers._open_since = time.monotonic()
     assert not hers._hurries(1 << 18)
     assert hers._hurries(1 << 19)
+    hers._before = 1 << 19, time.monotonic()
+    assert hers._hurries(1 << 18)
+    hers._before = 1 << 19, time.monotonic() - 10
+    assert not hers._hurries(1 << 18)
     hers._open_since = time.monotonic() - 10
     assert channel.put(tape.PART, 1, 1, bytes(1 << 19))
     assert not hers._hurries(1 << 19)
