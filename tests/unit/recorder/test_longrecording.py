@@ -149,6 +149,26 @@ def test_a_writer_hurries_where_more_comes_than_it_has_time_for(tmp_path: Path) 
     theirs.close()
 
 
+def test_a_writer_naps_no_longer_than_a_block_or_a_message_may_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it finds behind the nap counts as old as the bell. A nap that did not end would last for an hour here."""
+    monkeypatch.setattr(writer, "_NAP_S", 3600.0)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel = Channel.create(1 << 20)
+    hers = writer.TapeWriter(tmp_path, channel, theirs, 1 << 40, 0)
+    assert channel.put(tape.PART, 1, 1, bytes(8))
+    hers._rung_s = 5.0
+    hers._take()
+    assert hers._open_since == 5.0
+    hers._heed_bell()  # the open block is due
+    hers._flush()
+    ours.send(b"keyframe")
+    hers._heed_bell()
+    ours.close()
+    theirs.close()
+
+
 def test_a_keyframe_is_due_the_later_the_more_tasks_there_are() -> None:
     """Within bounds: of the time that a replay takes, and of what keyframes cost where there are few tasks."""
     found = [keyframe_interval(tasks) for tasks in (100, 10_000, 12_000, 1_000_000)]
