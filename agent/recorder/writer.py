@@ -22,24 +22,17 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-import zstandard
-
 from agent.errors import CkptreeError
 from agent.recorder import blockindex, folder, folderlock, folderrights, segment, tape
 from agent.recorder.channel import Channel
+from agent.recorder.compression import BLOCK_BYTES, OPEN_S, Compression
 from agent.recorder.marks import MARK
 from agent.recorder.tape import Data
 from agent.table.inputs import Input
 
-_BLOCK_BYTES: Final = 1 << 19
-_FLUSH_S: Final = 0.45
 _NAP_S: Final = 0.1  # a wake-up costs as much as some twenty records, and finds nothing in the caches
 _SYNC_S: Final = 1.0
 _REPORT_S: Final = 0.5
-_LEVEL: Final = 3
-_HASH_LOG, _CHAIN_LOG = 14, 15  # by itself 17 and 16: those take longer to fill anew for each block, and find no more
-_THOROUGH: Final = 6  # takes three times as long, and an eighth less on disk
-_LEISURE: Final = 1 << 20  # bytes of tape a second: up to so many, the thorough level takes 1.2 % of a processor
 _PIPE_BYTES: Final = 1 << 20
 
 
@@ -66,8 +59,7 @@ class TapeWriter:
         self._kept = folder.Kept(place, max_bytes, max_age_s)
         known = folder.stored(place)
         self._sequence = known[-1].sequence if known else 0
-        self._compressor = zstandard.ZstdCompressor(compression_params=_hurried())
-        self._thorough = zstandard.ZstdCompressor(level=_THOROUGH, write_content_size=True)
+        self._compression = Compression()
         self._file = -1
         self._path = place
         self._size = 0
@@ -80,8 +72,6 @@ class TapeWriter:
         self._open_bytes = 0
         self._open_since = 0.0
         self._rung_s = 0.0  # when the bell rang for what is taken now; 0: it did not
-        self._before = 0, 0.0  # bytes of the block before, and when it was begun
-        self._hurried = False
         self._rows: list[blockindex.BlockNumbers] | None = []
         self._facts_check = 0
         self._unsynced = False
@@ -102,7 +92,7 @@ class TapeWriter:
             self._take()
             self._rung_s = 0.0
             now = time.monotonic()
-            if self._open_bytes and now - self._open_since >= _FLUSH_S:
+            if self._open_bytes and now - self._open_since >= OPEN_S:
                 self._flush()
             if self._unsynced and now - self._synced >= _SYNC_S:
                 self._sync(now)
@@ -121,7 +111,7 @@ class TapeWriter:
         now = time.monotonic()
         due = []
         if self._open_bytes:
-            due.append(self._open_since + _FLUSH_S)
+            due.append(self._open_since + OPEN_S)
         if self._unsynced:
             due.append(self._synced + _SYNC_S)
         return max(0.0, min(due) - now) if due else None
@@ -132,7 +122,7 @@ class TapeWriter:
         """Let more entries come, for the channel has room, unless a block is due or the daemon has a message."""
         self._rung_s = time.monotonic()
         if not self._pipes:
-            due_s = self._open_since + _FLUSH_S - self._rung_s if self._open_bytes else _NAP_S
+            due_s = self._open_since + OPEN_S - self._rung_s if self._open_bytes else _NAP_S
             select.select([self._control], [], [], max(0.0, min(_NAP_S, due_s)))
         self._channel.hush()
 
@@ -205,7 +195,7 @@ class TapeWriter:
                 self._note(kind, value, ns)
                 self._open_bytes += whole
                 at += whole
-                if self._open_bytes >= _BLOCK_BYTES:
+                if self._open_bytes >= BLOCK_BYTES:
                     self._flush()
                     break
             else:
@@ -241,11 +231,10 @@ class TapeWriter:
         entries = self._channel.waiting()[: self._open_bytes]
         if self._file >= 0:
             times = (self._times[0], self._times[-1]) if self._times else (0, 0)
-            self._hurried = self._hurries(self._open_bytes)
+            self._compression.note(self._open_bytes, self._open_since, self._channel.unread - self._open_bytes)
             self._append(segment.TAPE, entries, (self._first, self._next), times)
         self._channel.took(self._open_bytes)
         self._channel.free()
-        self._before = self._open_bytes, self._open_since
         self._open_bytes = 0
 
     # ---- files -----------------------------------------------------------------------------------------------------
@@ -293,18 +282,8 @@ class TapeWriter:
         self, kind: int, data: Data, numbers: tuple[int, int], times_ns: tuple[int, int] = (0, 0)
     ) -> tuple[bytes, Data]:
         codec = segment.PLAIN if kind == segment.PLACE else segment.ZSTD
-        compressor = self._compressor if self._hurried and kind != segment.KEYFRAME else self._thorough
-        stored = compressor.compress(data) if codec == segment.ZSTD else data
+        stored = self._compression.stored(kind, data) if codec == segment.ZSTD else data
         return segment.block(kind, stored, len(data), numbers, (*times_ns, self._ahead_ns), codec)
-
-    def _hurries(self, size: int) -> bool:
-        """Return True if so many bytes of entries have come so fast, or wait behind them, that they may cost but little."""
-        if self._channel.unread > size + _BLOCK_BYTES // 2:  # this process may have got no processor for a while
-            return True
-        now, (before, since) = time.monotonic(), self._before
-        return size > _LEISURE * max(_FLUSH_S, now - self._open_since) or (  # a mark may end a block early
-            before > 0 and size + before > _LEISURE * max(_FLUSH_S, now - since)
-        )
 
     def _note_numbers(self, entries: Data, head: bytes) -> None:
         """Note the numbers of a block that is written next."""
@@ -379,13 +358,6 @@ class TapeWriter:
         }
         with contextlib.suppress(OSError):
             self._control.send(json.dumps(said).encode(), socket.MSG_DONTWAIT)
-
-
-def _hurried() -> zstandard.ZstdCompressionParameters:
-    """Return the parameters for blocks that come fast: tables that stay in a processor's cache."""
-    return zstandard.ZstdCompressionParameters.from_level(
-        _LEVEL, source_size=_BLOCK_BYTES, hash_log=_HASH_LOG, chain_log=_CHAIN_LOG
-    )
 
 
 def main(arguments: list[str]) -> int:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recordings that the measurements ask are true ones: of a host whose table is never in doubt."""
 
+import random
 import socket
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import zstandard
 
 from agent.daemon.recording import keyframe_interval
-from agent.recorder import tape, writer
+from agent.recorder import compression, segment, tape, writer
 from agent.recorder.channel import Channel
 from agent.recorder.facts import Instant
 from agent.recorder.history import NumberHistory
@@ -103,7 +104,7 @@ def test_what_comes_at_leisure_takes_less_on_disk(tmp_path: Path, monkeypatch: p
     """The entries are the same: a reader needs not know how much time the writer had."""
     sizes, contents = [], []
     for name, leisure in (("hurried", 0), ("leisurely", 1 << 40)):
-        monkeypatch.setattr(writer, "_LEISURE", leisure)
+        monkeypatch.setattr(compression, "_LEISURE", leisure)
         longrecording.make(tmp_path / name, _RECORDS, _LIVE, pid_max=1000, interval=_RECORDS)
         found = Recording(tmp_path / name)
         tapes = [(each, block) for each in found.segments for block in each.tapes]
@@ -117,36 +118,44 @@ def test_a_block_that_comes_fast_takes_no_more_on_disk_than_with_larger_tables(t
     """Those of the library's own level, which do not stay in a cache."""
     longrecording.make(tmp_path, _RECORDS, _LIVE, pid_max=1000, interval=_RECORDS)
     contents = [each.content(block) or b"" for each in Recording(tmp_path).segments for block in each.tapes]
-    ours = zstandard.ZstdCompressor(compression_params=writer._hurried())
-    theirs = zstandard.ZstdCompressor(level=writer._LEVEL)
-    blocks = [each for each in contents if len(each) >= writer._BLOCK_BYTES]
+    ours, theirs = compression.fast(), zstandard.ZstdCompressor(level=compression._FAST)
+    blocks = [each for each in contents if len(each) >= compression.BLOCK_BYTES]
     assert blocks
     assert sum(len(ours.compress(each)) for each in blocks) <= sum(len(theirs.compress(each)) for each in blocks)
 
 
-def test_a_writer_hurries_where_more_comes_than_it_has_time_for(tmp_path: Path) -> None:
+def test_a_writer_hurries_where_more_comes_than_it_has_time_for() -> None:
     """A mebibyte of tape in a second is no hurry, and less in a moment is none either; a block in no time is, and so is
     the rest of one that comes at once behind it. So is one behind which others wait, however long it took: the writer
     was kept from its work.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    channel = Channel.create(1 << 20)
-    hers = writer.TapeWriter(tmp_path, channel, theirs, 1 << 40, 0)
-    hers._open_since = time.monotonic() - 10
-    assert not hers._hurries(10 << 20)
-    hers._open_since = time.monotonic()
-    assert not hers._hurries(1 << 18)
-    assert hers._hurries(1 << 19)
-    hers._before = 1 << 19, time.monotonic()
-    assert hers._hurries(1 << 18)
-    hers._before = 1 << 19, time.monotonic() - 10
-    assert not hers._hurries(1 << 18)
-    hers._open_since = time.monotonic() - 10
-    assert channel.put(tape.PART, 1, 1, bytes(1 << 19))
-    assert not hers._hurries(1 << 19)
-    assert hers._hurries(1 << 10)
-    ours.close()
-    theirs.close()
+
+    def hurries(*blocks: tuple[int, float], waiting: int = 0) -> bool:
+        hers = compression.Compression()
+        for size, ago_s in blocks:
+            hers.note(size, time.monotonic() - ago_s, waiting)
+        return hers.hurries
+
+    assert not hurries((10 << 20, 10))
+    assert not hurries((1 << 18, 0))
+    assert hurries((1 << 19, 0))
+    assert hurries((1 << 19, 0), (1 << 18, 0))
+    assert not hurries((1 << 19, 10), (1 << 18, 0))
+    assert not hurries((1 << 10, 10), waiting=1 << 18)
+    assert hurries((1 << 10, 10), waiting=1 << 19)
+
+
+def test_a_keyframe_is_compressed_thoroughly_at_any_pace() -> None:
+    """An index is not."""
+    chance = random.Random(1)
+    data = b"".join(b"%d %d " % (chance.randrange(300), chance.randrange(9)) for _ in range(20_000))
+    hers = compression.Compression()
+    sizes = []
+    for size in (1, 1 << 19):
+        hers.note(size, time.monotonic(), 0)
+        sizes.append([len(hers.stored(kind, data)) for kind in (segment.KEYFRAME, segment.INDEX, segment.TAPE)])
+    leisurely, hurried = sizes
+    assert leisurely[0] == hurried[0] < hurried[1] == hurried[2]
 
 
 def test_a_writer_naps_no_longer_than_a_block_or_a_message_may_wait(
