@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a recording: its segments by name, and retention.
+"""The folder of a recording: its segments by name.
 
 A segment's name is ``SEQUENCE-FIRST.tape``: its number in the folder, eight digits or more, and the first number of a
-record that it may have, sixteen hexadecimal digits. So the folder alone is an index. The oldest segment goes first.
+record that it may have, sixteen hexadecimal digits. So the folder alone is an index.
 """
 
 import os
@@ -76,60 +76,3 @@ def sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class Kept:
-    """The segments that a writer keeps, and their sizes.
-
-    Args:
-        folder: the folder.
-        max_bytes: bound of all segments together.
-        max_age_s: age of a segment's last write after which it goes; 0: none is too old.
-
-    Attributes:
-        bytes: of all segments.
-        dropped: count of segments removed.
-    """
-
-    def __init__(self, folder: Path, max_bytes: int, max_age_s: int) -> None:
-        self._max_bytes, self._max_age_s = max_bytes, max_age_s
-        self._sizes: dict[Path, int] = {}
-        for each in stored(folder):
-            try:
-                self._sizes[each.path] = each.path.stat().st_size
-            except FileNotFoundError:
-                continue
-        self.dropped = 0
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all segments."""
-        return sum(self._sizes.values())
-
-    @property
-    def count(self) -> int:
-        """Count of segments."""
-        return len(self._sizes)
-
-    def grew(self, path: Path, size: int) -> None:
-        """Note the size of the newest segment."""
-        self._sizes[path] = size
-
-    def trim(self, now_s: float) -> None:
-        """Remove the oldest segments beyond the bounds, never the newest.
-
-        Args:
-            now_s: CLOCK_REALTIME, s.
-        """
-        for path in list(self._sizes)[:-1]:
-            if self.bytes <= self._max_bytes and not self._is_old(path, now_s):
-                return
-            path.unlink(missing_ok=True)
-            del self._sizes[path]
-            self.dropped += 1
-
-    def _is_old(self, path: Path, now_s: float) -> bool:
-        try:
-            return 0 < self._max_age_s < now_s - path.stat().st_mtime
-        except FileNotFoundError:
-            return True

@@ -23,7 +23,6 @@ import contextlib
 import hashlib
 import os
 import struct
-import time
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,6 +32,7 @@ from agent.errors import HostError
 from agent.recorder import folder, folderlock, folderrights, segment
 from agent.recorder.folder import SegmentFile
 from agent.recorder.foldertail import Piece
+from agent.recorder.retention import Clocks, Retention
 
 _POSITION: Final = "position"
 _SLOT: Final = struct.Struct("<QQQ16s16sII")
@@ -64,7 +64,7 @@ class FolderCopy:
 
     Args:
         place: the folder; it is made where it is not there.
-        max_bytes, max_age_s: bounds of what is kept, as of `folder.Kept`.
+        max_bytes, max_age_s: bounds of what is kept, as of `Retention`.
 
     Attributes:
         gaps: count of segments whose rest was left out, for a piece was missing.
@@ -89,7 +89,7 @@ class FolderCopy:
             self._kept = _read(os.pread(self._slots, 2 * _SLOT.size, 0))
             self._names = _identities(place)
             self._take_back()
-            self._files = folder.Kept(place, max_bytes, max_age_s)
+            self._files = Retention(place, max_bytes, max_age_s)
         except OSError as error:
             self.close()
             raise HostError(f"{place}: the copy cannot be written: {error.strerror}") from error
@@ -183,7 +183,7 @@ class FolderCopy:
         self._facts = facts
         self._broken = False
         self._unsynced = self._renamed = True
-        self._files.grew(path, max(_LEAST_BYTES, self._size))
+        self._files.grew(path, max(_LEAST_BYTES, self._size), Clocks.now())
 
     def _write(self, data: bytes) -> None:
         try:
@@ -195,7 +195,7 @@ class FolderCopy:
             raise
         self._size += len(data)
         self._unsynced = True
-        self._files.grew(self._path, max(_LEAST_BYTES, self._size))
+        self._files.grew(self._path, max(_LEAST_BYTES, self._size), Clocks.now())
 
     def sync(self, stream: str, sequence: int) -> None:
         """Have everything so far survive a power cut, and note the position in the stream.
@@ -233,7 +233,7 @@ class FolderCopy:
     def trim(self) -> None:
         """Remove the oldest segments beyond the bounds. The newest segment must have its keyframe."""
         dropped = self._files.dropped
-        self._files.trim(time.time())
+        self._files.trim(Clocks.now())
         if self._files.dropped > dropped:
             self._names = {key: value for key, value in self._names.items() if value.exists()}
 

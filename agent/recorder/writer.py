@@ -27,6 +27,7 @@ from agent.recorder import blockindex, folder, folderlock, folderrights, segment
 from agent.recorder.channel import Channel
 from agent.recorder.compression import BLOCK_BYTES, OPEN_S, Compression
 from agent.recorder.marks import MARK
+from agent.recorder.retention import Clocks, Retention
 from agent.recorder.tape import Data
 from agent.table.inputs import Input
 
@@ -43,7 +44,7 @@ class TapeWriter:
         place: the folder.
         channel: the tape.
         control: the socket to the daemon, of kind SOCK_SEQPACKET.
-        max_bytes, max_age_s: as in folder.Kept.
+        max_bytes, max_age_s: as in Retention.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class TapeWriter:
         group: int | None = None,
     ) -> None:
         self._place, self._channel, self._control, self._group = place, channel, control, group
-        self._kept = folder.Kept(place, max_bytes, max_age_s)
+        self._kept = Retention(place, max_bytes, max_age_s)
         known = folder.stored(place)
         self._sequence = known[-1].sequence if known else 0
         self._compression = Compression()
@@ -265,7 +266,7 @@ class TapeWriter:
             self._error = ""
         except OSError as error:
             self._fail(error)
-        self._kept.trim(time.time())
+        self._kept.trim(Clocks.now())
 
     def _append(self, kind: int, data: Data, numbers: tuple[int, int], times_ns: tuple[int, int]) -> None:
         head, stored = self._block(kind, data, numbers, times_ns)
@@ -276,7 +277,7 @@ class TapeWriter:
             self._write(head, stored)
         except OSError as error:
             self._fail(error)
-        self._kept.trim(time.time())
+        self._kept.trim(Clocks.now())
 
     def _block(
         self, kind: int, data: Data, numbers: tuple[int, int], times_ns: tuple[int, int] = (0, 0)
@@ -320,7 +321,7 @@ class TapeWriter:
                 raise
         self._size += total
         self._written_bytes += total
-        self._kept.grew(self._path, self._size)
+        self._kept.grew(self._path, self._size, Clocks.now())
         self._unsynced = True
 
     def _fail(self, error: OSError) -> None:
