@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from agent import foreignjson
 from agent.errors import FormatError
 from agent.fleet.clocks import Offset
 
@@ -21,6 +22,7 @@ VERSION: Final = 1
 _SINGLE: Final = "`ckptree show` reads a single image"
 MOST_BYTES: Final = 16 << 20
 """Bound of a manifest: 1000 hosts take 0.5 MB."""
+_LEAST: Final = -(1 << 63)  # of times and counts
 _HASH: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -189,9 +191,11 @@ def loads(data: bytes) -> FleetSet:
         FormatError: it is none, or of another version.
     """
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        why = error.msg if isinstance(error, json.JSONDecodeError) else "its bytes are no text"
+        document = foreignjson.loads(data)
+    except UnicodeDecodeError:
+        raise FormatError("set", f"it is no JSON (its bytes are no text), and no set: {_SINGLE}") from None
+    except ValueError as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise FormatError("set", f"it is no JSON ({why}), and no set: {_SINGLE}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise FormatError("set.format", f"expected {FORMAT}: this is no set of images: {_SINGLE}")
@@ -259,6 +263,8 @@ def _number(document: object, key: str, path: str) -> int:
     found = _value(document, key, path)
     if not isinstance(found, int) or isinstance(found, bool):
         raise FormatError(f"{path}.{key}", "expected an integer")
+    if not _LEAST <= found < -_LEAST:
+        raise FormatError(f"{path}.{key}", "expected an integer of 64 bits")
     return found
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
+from agent import foreignjson
 from agent.errors import CkptreeError, FormatError
 from agent.fleet.stores import address as addresses
 from agent.fleet.stores import plainfolder
@@ -307,7 +308,7 @@ def _time_of(listed: Mapping[str, Any]) -> int | None:
 def _listed(where: str, data: bytes) -> dict[str, _Listed]:
     """Read a list: each file by its name."""
     try:
-        document = json.loads(data)
+        document = foreignjson.loads(data)
         if (document["format"], document["version"]) != (_FORMAT, _VERSION):
             raise FormatError(where, f"is no list of a folder, of version {_VERSION}")
         files = {

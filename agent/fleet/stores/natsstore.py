@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from agent import foreignjson
 from agent.errors import FormatError
 from agent.fleet import natsserver
 from agent.fleet.stores.store import (
@@ -137,7 +138,7 @@ class NatsObjects:
                     raise
                 return _Description(0, {})
         try:
-            facts: dict[str, Any] = json.loads(message.data or b"")
+            facts: dict[str, Any] = foreignjson.loads(message.data or b"")
             if (facts.get("options") or {}).get("link"):
                 raise FormatError(f"{self.address}/{name}", "is a link to another object: name that one")
             if not facts.get("deleted"):

@@ -8,10 +8,9 @@ push and pull the same::
     oras push REGISTRY/REPO:TAG tree.ckpt:application/vnd.ckptree.image.v1
 
 Credentials are those of ``docker login`` (``~/.docker/config.json`` and its helpers). Registries on this host are asked
-without TLS, as docker does.
+without TLS, as docker does, and no other (agent.fleet.stores.guardedhttp).
 """
 
-import json
 import logging
 import os
 import re
@@ -21,7 +20,9 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from agent import foreignjson
 from agent.errors import CkptreeError, FormatError
+from agent.fleet.stores import guardedhttp
 from agent.fleet.stores.store import MOST_BYTES, Closing, MissingError, Stored, StoreError, bound, sha256, verified
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ MEDIA_TYPE: Final = "application/vnd.ckptree.image.v1"
 _MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 _EMPTY: Final = b"{}"
 _EMPTY_TYPE: Final = "application/vnd.oci.empty.v1+json"
-_LOOPBACK: Final = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?")
 _PATIENCE_S: Final = (5.0, 30.0)  # to connect, and between two bytes
 _MOST_MANIFEST: Final = 4 << 20
 _CHUNK: Final = 1 << 20
@@ -68,16 +68,19 @@ class OciStore(Closing):
         self.address = f"oci://{place}"
         self._place = place
         self._host = place.partition("/")[0]
-        insecure = _LOOPBACK.fullmatch(self._host) is not None
+        insecure = guardedhttp.is_local(self._host)
         logger.set_level(logging.CRITICAL)  # what the library would print is in an error, too
         with self._answered(""), requests.Session() as session:
+            guardedhttp.guard(session, self.address, local=insecure)
             url = f"{'http' if insecure else 'https'}://{self._host}/v2/"
-            challenge = session.get(url, timeout=_PATIENCE_S).headers.get("Www-Authenticate", "")
+            with session.get(url, timeout=_PATIENCE_S, stream=True) as answer:
+                challenge = answer.headers.get("Www-Authenticate", "")
         self._wants_password = challenge.lower().startswith("basic")
         self._registry = Registry(insecure=insecure, auth_backend="basic" if self._wants_password else "token")
         # The library would try again for two minutes what no second attempt makes better.
         self._registry.do_request = partial(Registry.do_request.__wrapped__, self._registry)
-        own = self._registry.session
+        own = self._registry.session  # of the requests for tokens, too
+        guardedhttp.guard(own, self.address, local=insecure)
         own.request = partial(own.request, timeout=_PATIENCE_S)
 
     def head(self, name: str) -> Stored | None:
@@ -161,7 +164,7 @@ class OciStore(Closing):
         if text is None:
             return None
         try:
-            layers = json.loads(text).get("layers", [])
+            layers = foreignjson.loads(text).get("layers", [])
             ours: list[dict[str, Any]] = [layer for layer in layers if layer["mediaType"] == MEDIA_TYPE]
             (layer,) = ours
             _stored(layer)
@@ -193,7 +196,9 @@ class OciStore(Closing):
             return answer
         words = f"{answer.status_code} {answer.reason}"
         with suppress(ValueError, TypeError, KeyError):
-            words = "; ".join(str(each["message"]) for each in json.loads(_read(answer, _CHUNK))["errors"]) or words
+            words = (
+                "; ".join(str(each["message"]) for each in foreignjson.loads(_read(answer, _CHUNK))["errors"]) or words
+            )
         if answer.status_code in _FORBIDDEN:
             words += f": `docker login {self._host}` keeps credentials for it"
         kind = RegistryFaultError if answer.status_code >= _FAULTS else StoreError

@@ -112,6 +112,7 @@ def test_a_set_is_complete_if_no_host_is_missing_and_all_images_are_complete() -
         ({"hosts": [3]}, r"set.hosts\[0\]"),
         ({"id": 7}, "set.id"),
         ({"at_ns": True}, "set.at_ns"),
+        ({"at_ns": 10**21}, "set.at_ns: expected an integer of 64 bits"),
         ({"missing": [{}]}, r"set.missing\[0\].host"),
     ],
 )
