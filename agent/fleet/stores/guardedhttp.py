@@ -59,14 +59,14 @@ def guard(session: "Session", address: str, *, local: bool) -> None:
                 raise StoreError(f"{address}: it leads to {parts.hostname!r} without TLS, which is refused")
             answer = super().send(request, stream, timeout, verify, cert, proxies)
             if not stream or answer.is_redirect:
-                answer.raw = _Bounded(answer.raw, address)
+                answer.raw = _ShortAnswer(answer.raw, address)
             return answer
 
     for scheme in ("http://", "https://"):
         session.mount(scheme, Guarded())
 
 
-class _Bounded:
+class _ShortAnswer:
     """An answer of the library below requests, of which a bounded number of bytes is read.
 
     Args:
