@@ -58,7 +58,7 @@ class Loading:
         null = os.open(os.devnull, os.O_RDWR)
         try:
             os.set_inheritable(theirs.fileno(), True)
-            arguments = interpreter.command(_HELPER, str(theirs.fileno()), str(ring_bytes), *names)
+            arguments = interpreter.command(_HELPER, str(theirs.fileno()), str(ring_bytes), *names, at_once=True)
             self._helper = os.posix_spawn(
                 sys.executable,
                 arguments,

@@ -2,6 +2,7 @@
 """Sources of trees for a verb: the daemon, BPF in this process, or /proc. All have the same interface."""
 
 import os
+import select
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,11 +131,16 @@ def _own_watch() -> "tuple[Watch, Snapshots]":
 
 
 def _let_go(watch: "Watch") -> None:
-    """Detach in a child, which takes the kernel a third of a second: the verb need not wait for it."""
+    """Detach in a child, which takes the kernel a third of a second: the verb need not wait for it.
+
+    The kernel detaches where the last descriptor is closed. So the child holds all of them until this process has ended.
+    """
+    this = os.pidfd_open(os.getpid())
     if os.fork() == 0:
         try:
             for stream in range(3):
                 os.close(stream)  # the reader of the verb's output must not wait for this child's end
+            select.select([this], [], [])
             watch.close()
         finally:
             os._exit(0)

@@ -101,6 +101,35 @@ def test_a_child_of_an_isolated_process_ignores_the_environment_too(tmp_path: Pa
     assert child(other, ours, program, "-I", cwd=tmp_path, **named) == "ABCMeta 1"
 
 
+@pytest.mark.parametrize("options", [("-I", "-S"), ()])
+def test_a_child_without_site_finds_the_packages_of_its_parent(
+    tmp_path: Path, other: Path, options: tuple[str, ...]
+) -> None:
+    """A folder that the parent has put on its path counts, and a file of paths in it is not read."""
+    ours = an_installation(tmp_path / "ours")
+    place = tmp_path / "private" / "site-packages"
+    place.mkdir(parents=True)
+    (place / "private.py").write_text("FOUND = 'found'")
+    marked = site_packages(tmp_path / "marked")
+    (marked / "mark.pth").write_text("import sys; sys.marked = True\n")
+    starter = (
+        f"import sys; sys.path[:0] = [{os.fspath(ours)!r}]; sys.path += [{os.fspath(place)!r}]; import subprocess; "
+        "from agent import interpreter; "
+        "sys.exit(subprocess.run(interpreter.command(sys.argv[1], 'one', at_once=True)).returncode)"
+    )
+    program = (
+        "import private; from agent import mark; print(private.FOUND, mark.MARK, hasattr(sys, 'marked'), sys.argv[1:])"
+    )
+    ran = subprocess.run(
+        [os.fspath(tmp_path / "marked" / "bin" / "python"), *options, "-c", starter, program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=other.parent,
+    )
+    assert ran.stdout.strip() == "found ours False ['one']"
+
+
 def test_a_child_gets_its_arguments_alone(tmp_path: Path, other: Path) -> None:
     """The folder of the installation is taken away before the program runs."""
     ours = an_installation(tmp_path / "ours")

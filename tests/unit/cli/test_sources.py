@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sources of trees: what each hands over."""
 
+import os
+import select
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -59,3 +63,33 @@ def test_the_answer_of_a_daemon_is_read_when_it_is_asked_for() -> None:
         5,
     )
     assert sources.received(replace(answer, data=registry.image(a_family()))).load() == a_family()
+
+
+_VERB = """
+import os, sys, time
+from agent.cli import sources
+
+class Watch:
+    def close(self):
+        os.write(int(sys.argv[1]), b"closed")
+
+sources._let_go(Watch())
+sys.stdin.read()
+os.write(int(sys.argv[1]), b"ends ")
+"""
+
+
+def test_the_probes_are_let_go_of_when_the_verb_has_ended() -> None:
+    """Whoever closes a probe's last descriptor waits for the kernel to detach it: that is to be the child."""
+    told, tells = os.pipe()
+    verb = subprocess.Popen([sys.executable, "-c", _VERB, str(tells)], stdin=subprocess.PIPE, pass_fds=(tells,))
+    os.close(tells)
+    assert verb.stdin is not None
+    early, _, _ = select.select([told], [], [], 0.2)
+    verb.stdin.close()
+    assert verb.wait() == 0
+    said = b""
+    while part := os.read(told, 64):
+        said += part
+    os.close(told)
+    assert (early, said) == ([], b"ends closed")
