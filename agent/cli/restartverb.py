@@ -247,8 +247,9 @@ def _prepare(asked: "Asked") -> None:
         import json
 
         from agent.restart.rebuild import verify
+        from exporters.content import wording
 
-        del json, verify
+        del json, verify, wording
     except RuntimeError:
         asked.check()  # an import may wrap an exception that is raised within it
         raise

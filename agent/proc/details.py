@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agent.model import Capabilities, ProcessDetails, ProgramFile
+from agent.model import Capabilities, ProcessDetails
 from agent.proc import arguments, surroundings
 from agent.proc.host import start_ticks
-from agent.proc.statfile import UNREADABLE, note, opened, read_at, stat_fields
+from agent.proc.statfile import UNREADABLE, note, opened, program_file, read_at, stat_fields
 from agent.table.areas import AtExec
 
 _FLAGS, _STARTTIME = 9 - 3, 22 - 3  # fields 9 and 22 of stat; the first one after comm is field 3
@@ -181,11 +181,6 @@ def _process(process: int, flags: int, *, shared: bool) -> ProcessDetails | None
         execed=not flags & _PF_FORKNOEXEC,
         exe_file=None if deleted or file is None else program_file(file),
     )
-
-
-def program_file(status: os.stat_result) -> ProgramFile:
-    """Return the identity of the file that has this status."""
-    return ProgramFile(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _stat(process: int, name: bytes) -> os.stat_result | None:

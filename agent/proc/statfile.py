@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from agent.model import ProgramFile
+
 UNREADABLE: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
 """The errors of procfs for a task that is gone, or that the reader may not see."""
 
@@ -47,3 +49,8 @@ def stat_fields(stat: bytes) -> list[bytes]:
     does, so the *last* parenthesis ends it.
     """
     return stat.rpartition(b")")[2].split()
+
+
+def program_file(status: os.stat_result) -> ProgramFile:
+    """Return the identity of the file that has this status."""
+    return ProgramFile(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

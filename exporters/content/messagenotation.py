@@ -124,6 +124,8 @@ def described(tables: Mapping[str, str], package: str) -> bytes:
 
 
 def _integer(field: int, value: int) -> bytes:
+    if value < _MORE:  # as most are
+        return bytes((field << 3, value))
     return _varint(field << 3) + _varint(value)
 
 
@@ -132,6 +134,8 @@ def _text(field: int, value: str) -> bytes:
 
 
 def _piece(field: int, value: bytes) -> bytes:
+    if len(value) < _MORE:
+        return bytes((field << 3 | _LENGTH_DELIMITED, len(value))) + value
     return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(len(value)) + value
 
 

@@ -6,7 +6,9 @@ files outlive its versions: these are of CRIU 4.2, and hold for 3.15 and all sin
 kept with its message and not looked at. The classes are made when the first file is read or written.
 """
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,6 +55,25 @@ def messages() -> "dict[str, type[Message]]":
     """
     lists = {f"{name}_list": f"entries*1:{name}" for name in LISTED}
     return classes({**MESSAGES, **lists}, "ckptree.criu", "CRIU's images", "criu")
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Decode without warnings: the library in Python warns of a stray end of a group, and then stops there."""
+    if not _warns():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@cache
+def _warns() -> bool:
+    messages()  # which says what to do where there is no library
+    from google.protobuf.internal import api_implementation
+
+    return bool(api_implementation.Type() == "python")
 
 
 def unknown_fields(message: "Message") -> Iterator[tuple[str, int]]:

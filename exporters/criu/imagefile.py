@@ -15,9 +15,7 @@ import io
 import os
 import re
 import struct
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
@@ -266,26 +264,18 @@ def read(file: BinaryIO, name: str, kind: ImageKind | None = None) -> Iterator[I
         raise FormatError(name, "no kind of image file has such a name")
     size = file.seek(0, os.SEEK_END)
     if size <= _AT_ONCE:
-        data = _bytes(file, name, 0, size)
-        with _without_warnings():
-            found = list(_entries(io.BytesIO(data), name, kind, size, data))
+        whole = file if isinstance(file, io.BytesIO) else io.BytesIO(_bytes(file, name, 0, size))
+        with criuschema.without_warnings():
+            found = list(_entries(whole, name, kind, size, whole.getvalue()))
         yield from found
         return
     entries = _entries(file, name, kind, size)
     while True:
-        with _without_warnings():
+        with criuschema.without_warnings():
             entry = next(entries, None)
         if entry is None:
             return
         yield entry
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Decode without warnings: one implementation of the library warns of a stray end of a group, and then stops there."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _entries(file: BinaryIO, name: str, kind: ImageKind, size: int, whole: bytes = b"") -> Iterator[ImageEntry]:

@@ -55,7 +55,8 @@ class ImageFolder:
 
     def __init__(self, path: Path, shown: str = "") -> None:
         self.path = path
-        self.shown = shown or os.fspath(path)
+        self._path = os.fspath(path)
+        self.shown = shown or self._path
 
     def open(self, name: str) -> BinaryIO | None:
         """Open a file for reading; None where there is none.
@@ -64,7 +65,7 @@ class ImageFolder:
             CkptreeError: it cannot be opened, or is no regular file.
         """
         try:
-            fd = os.open(os.path.join(self.path, name), _FLAGS)
+            fd = os.open(f"{self._path}/{name}", _FLAGS)
         except FileNotFoundError:
             return None
         except OSError as error:

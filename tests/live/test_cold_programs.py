@@ -10,8 +10,8 @@ import pytest
 
 from agent.errors import RefusedError
 from agent.model import Capabilities, ProcessDetails, Snapshot
-from agent.proc.details import program_file
 from agent.proc.host import boot_id
+from agent.proc.statfile import program_file
 from agent.restart.planning.search import make_plan
 from agent.restart.rebuild.commands import own_arguments
 from agent.restart.rebuild.coordinator import Rebuild

@@ -264,7 +264,7 @@ class Images:
                 return tuple([entry.message for entry in imagefile.read(file, name)])
             key = name.partition("-")[0], data
             if key not in self._known:
-                self._known[key] = tuple([entry.message for entry in imagefile.read(file, name)])
+                self._known[key] = tuple([entry.message for entry in imagefile.read(io.BytesIO(data), name)])
             return self._known[key]
 
 

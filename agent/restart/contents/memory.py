@@ -31,7 +31,7 @@ from agent.restart.contents.images import Images, ProcessImage
 from agent.restart.contents.kernelareas import KernelAreas
 from agent.restart.contents.layouts import MemoryLayout
 from agent.restart.contents.pagereads import merge_pages, read_pages
-from agent.restart.contents.pageruns import PAGE, PageRun, cut
+from agent.restart.contents.pageruns import PageRun, cut
 from agent.restart.contents.privateareas import Inherited, PrivateArea
 from exporters.criu.memorymessages import (
     ANON_PRIVATE,
@@ -118,8 +118,7 @@ class AddressSpace:
 
     def page(self, address: int) -> PageRun:
         """Return a page that it has."""
-        run = self.runs[bisect.bisect_right(self.runs.addresses, address) - 1]
-        return PageRun(address, PAGE, run.file, run.offset + address - run.address)
+        return self.runs.page(address)
 
     @property
     def lies(self) -> int:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of pages, and many of them in little memory: a memory may have as many as it has pages."""
 
-import copy
+import bisect
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -69,7 +69,8 @@ class PageRuns(Sequence[PageRun]):
 
     def moved(self, file: Path) -> "PageRuns":
         """Return runs of one file as they are in another one; they share their places, so none can be added."""
-        made = copy.copy(self)
+        made = PageRuns.__new__(PageRuns)
+        made.__dict__.update(self.__dict__)
         made.files = [file] if self.files else []
         return made
 
@@ -101,8 +102,14 @@ class PageRuns(Sequence[PageRun]):
         if isinstance(place, slice):
             first, last, _ = place.indices(len(self))
             return list(self.between(first, last))
-        at = range(len(self))[place]
-        return next(self.between(at, at + 1))
+        file = self.files[self._places[place]]
+        return PageRun(self.addresses[place], self._sizes[place], file, self._offsets[place])
+
+    def page(self, address: int) -> PageRun:
+        """Return the page at an address that a run has."""
+        place = bisect.bisect_right(self.addresses, address) - 1
+        offset = self._offsets[place] + address - self.addresses[place]
+        return PageRun(address, PAGE, self.files[self._places[place]], offset)
 
 
 def cut(runs: Sequence[PageRun], ranges: Iterable[AddressRange]) -> list[PageRun]:

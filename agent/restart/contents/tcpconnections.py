@@ -9,7 +9,6 @@ there, for its peer may be one of them.
 """
 
 import re
-import shutil
 import socket as sockets
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -217,7 +216,11 @@ class BlockedConnections:
     def fault(self) -> tuple[str, str]:
         """Return the rule and the text of the reason to refuse connections; empty: there is none."""
         tool = {_IPTABLES: "iptables", _NFTABLES: "nft"}.get(self._method)
-        if tool is None or shutil.which(tool):
+        if tool is None:
+            return "", ""
+        import shutil  # few trees have connections
+
+        if shutil.which(tool):
             return "", ""
         text = f"CRIU has blocked it by a rule which {tool} removes, and {tool} is not here: install it, or dump with "
         return "blocked", f"{text}--network-lock skip"

@@ -136,9 +136,13 @@ def reach(images: Images, spaces: Mapping[int, tuple[int, ...]], kinds: Mapping[
 
 def unknown(processes: Mapping[int, ProcessImage]) -> Found:
     """Refuse processes whose messages have fields that are not known here: a newer CRIU may mean something by them."""
+    known: set[int] = set()  # messages of alike processes are the same ones
     for pid, process in processes.items():
         for message in (*process.cores.values(), *((process.mm, process.fs) if process.lives else ())):
-            for name, number in criuschema.unknown_fields(message):
+            found = [] if id(message) in known else list(criuschema.unknown_fields(message))
+            if not found:
+                known.add(id(message))
+            for name, number in found:
                 text = f"field {number} of {name} is not known here: use a newer ckptree"
                 yield pid, Refused("images", f"{name} {number}", "unknown", text)
 

@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 from agent.errors import RefusedError
 from agent.model import Capabilities, ProcessDetails, ProgramFile, Surroundings, Task, TaskState
 from agent.proc import surroundings
-from agent.proc.details import program_file
 from agent.proc.host import boot_id, own_status
+from agent.proc.statfile import program_file
 from agent.restart.rebuild import programpath
 from agent.restart.rebuild.helperabi import Program, Rights
 from agent.restart.rebuild.programpath import ProgramWay, way

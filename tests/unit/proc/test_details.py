@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from agent.model import Capabilities, ProcessDetails
-from agent.proc.details import NOTHING, Details, details, program_file
+from agent.proc.details import NOTHING, Details, details
 from agent.proc.host import ns_per_tick
-from agent.proc.statfile import opened, read_at, stat_fields
+from agent.proc.statfile import opened, program_file, read_at, stat_fields
 from agent.proc.surroundings import SurroundingsReader
 
 PID = 41

@@ -11,7 +11,7 @@ import pytest
 
 from agent.errors import RefusedError
 from agent.model import Capabilities, ProcessDetails, Surroundings, Task
-from agent.proc.details import program_file
+from agent.proc.statfile import program_file
 from agent.restart.planning.search import make_plan
 from agent.restart.rebuild import programpath
 from agent.restart.rebuild.commands import own_arguments
