@@ -58,6 +58,15 @@ def holder(descriptor: int, locks: Path = Path("/proc/locks")) -> int:
     )
 
 
+def is_in(folder: Path, descriptor: int) -> bool:
+    """Return True if a lock is that of a folder, whose file may have been removed or replaced.
+
+    Raises:
+        OSError: it has none, or cannot be looked at.
+    """
+    return os.path.samestat(os.fstat(descriptor), (folder / _LOCK).lstat())
+
+
 def is_written(folder: Path) -> bool:
     """Return True if a writer holds the lock of a folder."""
     try:

@@ -28,6 +28,7 @@ from agent.recorder.channel import Channel
 from agent.recorder.compression import BLOCK_BYTES, OPEN_S, Compression
 from agent.recorder.marks import MARK
 from agent.recorder.retention import Clocks, Retention
+from agent.recorder.segmentoutput import RemovedError, SegmentOutput
 from agent.recorder.tape import Data
 from agent.table.inputs import Input
 
@@ -45,6 +46,7 @@ class TapeWriter:
         channel: the tape.
         control: the socket to the daemon, of kind SOCK_SEQPACKET.
         max_bytes, max_age_s: as in Retention.
+        group, lock: as in SegmentOutput.
     """
 
     def __init__(
@@ -55,15 +57,14 @@ class TapeWriter:
         max_bytes: int,
         max_age_s: int,
         group: int | None = None,
+        lock: int = -1,
     ) -> None:
-        self._place, self._channel, self._control, self._group = place, channel, control, group
+        self._channel, self._control = channel, control
         self._kept = Retention(place, max_bytes, max_age_s)
+        self._output = SegmentOutput(place, self._kept, group, lock)
         known = folder.stored(place)
         self._sequence = known[-1].sequence if known else 0
         self._compression = Compression()
-        self._file = -1
-        self._path = place
-        self._size = 0
         self._facts: dict[str, Any] = {}
         self._error = ""
         self._next = 0
@@ -75,18 +76,21 @@ class TapeWriter:
         self._rung_s = 0.0  # when the bell rang for what is taken now; 0: it did not
         self._rows: list[blockindex.BlockNumbers] | None = []
         self._facts_check = 0
-        self._unsynced = False
         self._synced = self._reported = 0.0
         self._keyframes: dict[int, tuple[int, bytearray]] = {}
         self._pipes: list[int] = []
-        self._raw_bytes = self._written_bytes = self._marks = 0
+        self._raw_bytes = self._marks = 0
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel.bell, selectors.EVENT_READ, self._heed_bell)
         self._selector.register(control, selectors.EVENT_READ, self._heed_control)
         self._running = True
 
     def run(self) -> None:
-        """Write until the daemon closes its end."""
+        """Write until the daemon closes its end.
+
+        Raises:
+            RemovedError: what is written was removed.
+        """
         while self._running:
             for key, _ in self._selector.select(self._wait_s()):
                 key.data()
@@ -95,7 +99,7 @@ class TapeWriter:
             now = time.monotonic()
             if self._open_bytes and now - self._open_since >= OPEN_S:
                 self._flush()
-            if self._unsynced and now - self._synced >= _SYNC_S:
+            if self._output.unsynced and now - self._synced >= _SYNC_S:
                 self._sync(now)
             if now - self._reported >= _REPORT_S:
                 self._report(now)
@@ -113,7 +117,7 @@ class TapeWriter:
         due = []
         if self._open_bytes:
             due.append(self._open_since + OPEN_S)
-        if self._unsynced:
+        if self._output.unsynced:
             due.append(self._synced + _SYNC_S)
         return max(0.0, min(due) - now) if due else None
 
@@ -155,7 +159,7 @@ class TapeWriter:
         number = int.from_bytes(data[:8], "little")
         if number != self._facts.get("keyframe"):
             self._take()  # the fork may be faster than this process: its segment's mark may be in the channel still
-        if number == self._facts.get("keyframe") and self._file >= 0 and len(data) > 8:
+        if number == self._facts.get("keyframe") and self._output.is_open and len(data) > 8:
             first = int(self._facts["first"])
             body = memoryview(data)[8:]
             begin_ns = int(self._facts["boottime_ns"])
@@ -221,7 +225,7 @@ class TapeWriter:
     def _flush_up_to(self, order: int) -> None:
         """Write the open entries, and note the number behind them: records that had come early may have followed."""
         first, self._next = self._next, max(self._next, order)
-        if not self._open_bytes and self._next > first and self._file >= 0:
+        if not self._open_bytes and self._next > first and self._output.is_open:
             self._append(segment.TAPE, memoryview(b""), (first, self._next), (0, 0))
         self._flush()
 
@@ -230,7 +234,7 @@ class TapeWriter:
         if not self._open_bytes:
             return
         entries = self._channel.waiting()[: self._open_bytes]
-        if self._file >= 0:
+        if self._output.is_open:
             times = (self._times[0], self._times[-1]) if self._times else (0, 0)
             self._compression.note(self._open_bytes, self._open_since, self._channel.unread - self._open_bytes)
             self._append(segment.TAPE, entries, (self._first, self._next), times)
@@ -252,21 +256,14 @@ class TapeWriter:
         self._ahead_ns = self._ahead_before_ns = int(said["realtime_ns"]) - int(said["boottime_ns"])
         self._rows = []
         facts = segment.SegmentFacts(sequence=self._sequence, **{key: said[key] for key in said if key != "keyframe"})
-        self._path = self._place / folder.name_of(self._sequence, self._next)
-        self._size = 0
         begun = segment.head(facts)
         self._facts_check = segment.facts_check(begun)
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._file = os.open(self._path, flags, 0o600)
-            if self._group is not None:
-                folderrights.permit(self._file, self._group, 0o640)
-            self._write(begun)
-            folder.sync(self._place)
+            self._output.begin(folder.name_of(self._sequence, self._next), begun)
             self._error = ""
         except OSError as error:
             self._fail(error)
-        self._kept.trim(Clocks.now())
+        self._trim()
 
     def _append(self, kind: int, data: Data, numbers: tuple[int, int], times_ns: tuple[int, int]) -> None:
         head, stored = self._block(kind, data, numbers, times_ns)
@@ -274,10 +271,14 @@ class TapeWriter:
         if kind == segment.TAPE:
             self._note_numbers(data, head)
         try:
-            self._write(head, stored)
+            self._output.write(head, stored)
         except OSError as error:
             self._fail(error)
-        self._kept.trim(Clocks.now())
+        self._trim()
+
+    def _trim(self) -> None:
+        with contextlib.suppress(OSError):  # of a file system that can only be read now: a write tells that, too
+            self._kept.trim(Clocks.now())
 
     def _block(
         self, kind: int, data: Data, numbers: tuple[int, int], times_ns: tuple[int, int] = (0, 0)
@@ -293,57 +294,33 @@ class TapeWriter:
         if found is None or self._rows is None or block is None:
             self._rows = None
         else:
-            self._rows.append(blockindex.BlockNumbers(self._size, self._ahead_before_ns, block.check, found))
+            self._rows.append(blockindex.BlockNumbers(self._output.size, self._ahead_before_ns, block.check, found))
         self._ahead_before_ns = self._ahead_ns
 
     def _seal(self) -> None:
         """End the present segment, with its index; it is whole without one, where the disk is full."""
-        if self._file >= 0 and self._rows is not None:
+        if self._output.is_open and self._rows is not None:
             numbers = int(self._facts["first"]), self._next
-            place = blockindex.PLACE.pack(self._size)
+            place = blockindex.PLACE.pack(self._output.size)
             with contextlib.suppress(OSError):
-                self._write(*self._block(segment.INDEX, blockindex.pack(self._rows, self._facts_check), numbers))
-                self._write(*self._block(segment.PLACE, place, numbers))
-        self._close()
-
-    def _write(self, *pieces: bytes | memoryview) -> None:
-        """Append to the segment; what cannot be written whole is taken back."""
-        total = sum(map(len, pieces))
-        done = os.writev(self._file, pieces)
-        if done < total:
-            rest = memoryview(b"".join(pieces))[done:]
-            try:
-                while rest:
-                    rest = rest[os.write(self._file, rest) :]
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._file, self._size)
-                raise
-        self._size += total
-        self._written_bytes += total
-        self._kept.grew(self._path, self._size, Clocks.now())
-        self._unsynced = True
+                self._output.write(*self._block(segment.INDEX, blockindex.pack(self._rows, self._facts_check), numbers))
+                self._output.write(*self._block(segment.PLACE, place, numbers))
+        self._output.close()
 
     def _fail(self, error: OSError) -> None:
         self._error = error.strerror or str(error)
-        self._close()
+        self._output.close()
         self._report(time.monotonic())
 
     def _sync(self, now: float) -> None:
         self._synced = now
-        self._unsynced = False
-        if self._file >= 0:
-            try:
-                os.fdatasync(self._file)
-            except OSError as error:
-                self._fail(error)
-
-    def _close(self) -> None:
-        if self._file >= 0:
-            with contextlib.suppress(OSError):
-                os.fdatasync(self._file)
-            os.close(self._file)
-            self._file = -1
+        try:
+            self._output.sync()
+        except RemovedError:
+            self._seal()  # it may be renamed alone
+            raise
+        except OSError as error:
+            self._fail(error)
 
     def _report(self, now: float) -> None:
         """Tell the daemon of the folder."""
@@ -352,8 +329,8 @@ class TapeWriter:
             "bytes": self._kept.bytes,
             "segments": self._kept.count,
             "dropped": self._kept.dropped,
-            "segment_bytes": self._size,
-            "written_bytes": self._written_bytes,
+            "segment_bytes": self._output.size,
+            "written_bytes": self._output.written_bytes,
             "tape_bytes": self._raw_bytes,
             "error": self._error,
         }
@@ -381,12 +358,12 @@ def main(arguments: list[str]) -> int:
         os.set_blocking(int(bell), False)
         group = int(readers) if readers else None
         folderrights.admit(place, group)
-        writer = TapeWriter(place, Channel(int(memory), int(bell)), link, int(max_bytes), int(max_age_s), group)
+        channel = Channel(int(memory), int(bell))
+        TapeWriter(place, channel, link, int(max_bytes), int(max_age_s), group, lock).run()
     except CkptreeError as error:
         with contextlib.suppress(OSError):
             link.send(json.dumps({"fatal": str(error)}).encode())
         return error.exit_code
-    writer.run()
     return 0
 
 

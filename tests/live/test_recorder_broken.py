@@ -3,6 +3,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -11,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 
 from agent.protocol.client import Client
 from agent.recorder.recording import NoSuchInstantError, Recording
@@ -204,3 +206,48 @@ def test_a_full_disk_stops_the_recording_and_nothing_else(tmp_path: Path) -> Non
         assert len(recording.gaps) == 1
         assert "No space left on device" in recording.gaps[0].why
         assert all(each.complete for each in snapshots)
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+def test_a_folder_that_goes_away_is_noticed_and_made_anew(tmp_path: Path, *, renamed: bool) -> None:
+    """Status and log say so, and the recording goes on in a new folder, behind a gap."""
+    place, away = tmp_path / "recording", tmp_path / "away"
+    with a_daemon(tmp_path, "--record", place) as daemon, Storm(idle=50, rate=_RATE, workers=2) as storm:
+        wait_until(daemon, "recording")
+        before = shots(daemon.socket, storm.root, 5)
+        time.sleep(1.0)
+        if renamed:
+            place.rename(away)
+        else:
+            shutil.rmtree(place)
+        wait_until(daemon, f"stopped: {place}: the recording there was removed")
+        assert recording_of(daemon)["active"] == 0
+        wait_until(daemon, "recording")
+        behind = shots(daemon.socket, storm.root, 5)
+        assert recording_of(daemon)["gaps"] == 1
+        time.sleep(1.0)
+        said = daemon.log.read_text()
+    recording = Recording(place)
+
+    assert f"the recording has a gap: {place}: the recording there was removed, renamed or replaced" in said
+    assert untrue(recording, behind) == []
+    assert all(recording.table_at(recording.at_order(each.order)).reasons == () for each in behind if each.complete)
+    assert recording.segments[0].facts.why.startswith(f"{place}: the recording there was removed")
+    assert place.stat().st_mode & 0o777 == 0o700
+    if renamed:
+        assert untrue(Recording(away), before) == []
+        assert Recording(away).segments[-1].index() is not None
+
+
+def test_a_folder_of_another_user_in_its_place_is_not_written(tmp_path: Path) -> None:
+    """The status says why, and once the folder is gone the recording goes on."""
+    place = tmp_path / "recording"
+    with a_daemon(tmp_path, "--record", place) as daemon, Storm(idle=10, rate=100, workers=1):
+        wait_until(daemon, "recording")
+        place.rename(tmp_path / "away")
+        place.mkdir()
+        os.chown(place, 4242, 4242)
+        wait_until(daemon, f"stopped: {place}: it belongs to user 4242, who could remove or forge what is recorded")
+        assert list(place.iterdir()) == []
+        place.rmdir()
+        wait_until(daemon, "recording")

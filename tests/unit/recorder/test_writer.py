@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The writer of a recording where another process has the folder."""
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ from agent.daemon import recording
 from agent.daemon.journal import Journal
 from agent.daemon.recording import Recorder
 from agent.recorder import folder, folderlock
+from agent.recorder.recording import Recording
+from agent.recorder.retention import Retention
+from tests.support.taped import a_recording
 
 _PATIENCE_S = 180.0
 _IMPATIENT = (
@@ -91,3 +95,14 @@ def test_a_writer_that_gives_up_has_said_why(place: Path, tmp_path: Path, monkey
         assert recorder.figures()["state"] == f"stopped: {reason(place)}"
         assert recorder.figures()["active"] == 0
     assert f"ckptree: nothing is recorded: {reason(place)}" in log.read_text()
+
+
+def test_a_segment_that_cannot_be_removed_ends_no_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a file system that an error has made one that can only be read: a write tells that."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Retention, "trim", refuse)
+    truths = a_recording(tmp_path, 3, runs=1)
+    assert Recording(tmp_path).runs[-1].last.order >= truths[-1].order
