@@ -12,25 +12,23 @@ The table behind a gap is another one; the differences are told as assumed event
 the boot's clock beside `time_ns`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import msgpack
 
-from agent.errors import NoSuchRootError
 from agent.events import eventpack
 from agent.events.eventfacts import ASSUMED
 from agent.events.feed import Feed
 from agent.events.subscriber import ARGUMENTS, KINDS, Subscriber
 from agent.recorder import bridge, tape
 from agent.recorder.facts import Gap, Instant
-from agent.recorder.numberrecords import NumberPlace, places
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.recorder.replay import NO_RECORDS
+from agent.recorder.rootsearch import RootSearch
 from agent.rootname import RootName
-from agent.selection import lookup
 from agent.table.inputs import Input
 from agent.table.objects import PidNamespace, TaskStruct
 
@@ -108,9 +106,8 @@ class Retelling:
             raise tape.TornError(text) from error
 
     def _batches(self) -> Iterator[list[Said]]:
-        self._listen(*self._found())
-        if self._span.present:
-            yield self._present()
+        self._begin()
+        yield self._taken()
         while not self._over:
             for entry in self._entries:
                 self._note(entry)
@@ -139,53 +136,31 @@ class Retelling:
         until = self._span.until
         return until.order if until.run == self._run else _EVERY
 
-    def _found(self) -> tuple[tuple[TaskStruct, ...], PidNamespace]:
-        """Return the root, as soon as there is a process of its number, and the reader's pid namespace."""
-        reader = self._reader
-        wanted, sees = self._span.root, reader.sees
-        seen = None if sees is None else lambda task: sees(task.ids)
-        if wanted is None:
-            return (), reader.space(self._replay.table, self._boot_id)
-        waited = False
-        skip = self._skipper(wanted)
-        while True:
-            table = self._replay.table
-            try:
-                namespace = reader.space(table, self._boot_id)
-                root = lookup.process(table, wanted, namespace, seen)
-            except NoSuchRootError:
-                waited = True
-                if not skip() or next(self._entries, None) is None:
-                    raise
-                continue
-            if not waited or root.order < 0:
-                return (root,), namespace
-            # It was born within the part that has been applied: begin right behind its birth.
-            self._replay = self._recording.replayer(Instant(self._run, root.order + 1, 0, 0, 0))
-            self._entries = self._replay.steps(self._limit())
-            waited = False
-
-    def _skipper(self, wanted: RootName) -> Callable[[], bool]:
-        """Return a function that passes over records that are not about a number; it returns False where no more are."""
-        if wanted.namespace or self._reader.namespace:
-            return lambda: True  # the index has numbers of the initial namespace alone
-        ahead = places(self._recording, wanted.number, self._span.since)
-        here: NumberPlace | None = None
-
-        def skip() -> bool:
-            nonlocal here
-            replay = self._replay
-            if here is not None and (replay.order <= here.next or replay.stream.waiting):
-                return True  # a record that has come too early may be one of a place that lies behind
-            here = next((each for each in ahead if each.next >= replay.order), None)
-            if here is None or here.first >= self._limit():
-                return False
-            if here.keyframe > replay.order:
-                self._replay = self._recording.replayer(Instant(self._run, here.first, 0, 0, 0))
-                self._entries = self._replay.steps(self._limit())
-            return True
-
-        return skip
+    def _begin(self) -> None:
+        """Listen to the root, or to all tasks, and tell how they come: what is there, or a birth behind the beginning."""
+        span = self._span
+        if span.root is None:
+            self._listen((), self._reader.space(self._replay.table, self._boot_id))
+            if span.present:
+                self._tell_present()
+            return
+        found = RootSearch(self._recording, span.since, span.until, span.root, self._reader).found()
+        replay = self._replay = found.replay
+        self._run, self._ahead_ns = found.run, replay.ahead_ns
+        self._entries = replay.steps(self._limit())
+        self._listen((found.task,), found.namespace)
+        if not found.is_later:
+            if span.present:
+                self._tell_present()
+        elif found.is_born:
+            self._tell_birth(found.task)
+        else:
+            if found.gap is not None:
+                times = {"time_ns": found.gap.from_ns, "boottime_ns": found.gap.from_ns - found.ahead_ns}
+                self._listener.say({"event": "gap", "order": found.gap.first, **times, **self._of_gap(found.gap)})
+            self._compare(bridge.Side({}, found.namespace), same_boot=True)
+            if found.gap is not None:
+                self._say("resync")
 
     def _listen(self, roots: tuple[TaskStruct, ...], namespace: PidNamespace) -> None:
         replay = self._replay
@@ -194,8 +169,8 @@ class Retelling:
         self._listener = _Unbounded(self._reader.viewer, namespace, roots, kinds, replay.order)
         self._feed.add(self._listener, int)
 
-    def _present(self) -> list[Said]:
-        """Return the tasks that there are as assumed births, parents first."""
+    def _tell_present(self) -> None:
+        """Tell the tasks that there are as assumed births, parents first."""
         listener, replay = self._listener, self._replay
         for task in sorted(self._feed.told, key=lambda task: task.start_ns):
             if listener.sees(task):
@@ -203,7 +178,13 @@ class Retelling:
                 listener.put(
                     eventpack.event("birth", *when, task, task.leader, listener.namespace, eventpack.presence, marks)
                 )
-        return self._taken()
+
+    def _tell_birth(self, root: TaskStruct) -> None:
+        """Tell the birth of a root, behind which the replay stands."""
+        listener = self._listener
+        if "birth" in listener.kinds and listener.sees(root):
+            when = root.order, root.start_ns + self._replay.ahead_ns
+            listener.put(eventpack.event("birth", *when, root, root, listener.namespace, eventpack.birth, {}))
 
     # ---- the span ----------------------------------------------------------------------------------------------------
 
@@ -236,16 +217,15 @@ class Retelling:
             return []
         said: list[Said] = msgpack.unpackb(b"".join(self._listener.take(self._replay.order)))["events"]
         for each in said:
-            each["boottime_ns"] = each["time_ns"] - self._replay.ahead_ns
+            each.setdefault("boottime_ns", each["time_ns"] - self._replay.ahead_ns)
         return said
 
     # ---- gaps --------------------------------------------------------------------------------------------------------
 
     def _cross(self, gap: Gap) -> Iterator[list[Said]]:
         """Tell a gap, and the differences between the tables before and behind it."""
-        runs = self._recording.runs
-        same_boot = runs[gap.next_run].boot_id == runs[self._run].boot_id
-        self._say("gap", why=gap.why, until_ns=gap.until_ns, next=gap.next, reboot=not same_boot)
+        self._say("gap", **self._of_gap(gap))
+        same_boot = self._is_one_boot(gap)
         yield self._taken()
         until = self._span.until
         if (gap.next_run, gap.next) > (until.run, until.order):
@@ -259,14 +239,27 @@ class Retelling:
         self._ahead_ns, self._asleep_ns, self._sweeping = replay.ahead_ns, 0, False
         here = {bridge.key(task): task for task in replay.table.tasks()} if same_boot else {}
         roots = tuple(here[bridge.key(root)] for root in listener.roots if bridge.key(root) in here)
-        when = (replay.order, replay.time_ns)
         if listener.roots and not roots:
+            when = (replay.order, replay.time_ns)
             bridge.cross(before, bridge.Side({}, listener.namespace), listener, *when, same_boot=same_boot)
             self._say("end")
             self._over = True
         else:
             self._listen(roots, self._reader.space(replay.table, self._boot_id))
-            after = bridge.Side(self._feed.told, self._listener.namespace)
-            bridge.cross(before, after, self._listener, *when, same_boot=same_boot)
+            self._compare(before, same_boot=same_boot)
             self._say("resync")
         yield self._taken()
+
+    def _compare(self, before: bridge.Side, *, same_boot: bool) -> None:
+        """Tell the differences between the tasks before a gap and those that are listened to."""
+        after = bridge.Side(self._feed.told, self._listener.namespace)
+        when = self._replay.order, self._replay.time_ns
+        bridge.cross(before, after, self._listener, *when, same_boot=same_boot)
+
+    def _is_one_boot(self, gap: Gap) -> bool:
+        runs = self._recording.runs
+        return runs[gap.next_run].boot_id == runs[gap.run].boot_id
+
+    def _of_gap(self, gap: Gap) -> Said:
+        """Return the details of the event of a gap."""
+        return {"why": gap.why, "until_ns": gap.until_ns, "next": gap.next, "reboot": not self._is_one_boot(gap)}

@@ -211,3 +211,26 @@ def test_a_process_that_begins_without_a_daemon_is_there_when_the_next_one_begin
     assert [(each["event"], each["order"], each["time_ns"]) for each in life] == [
         ("present", begun.order, begun.time_ns)
     ]
+    ran = ckptree("events", str(born.pid), "--record", place, "--json")
+    assert ran.code == 6, ran.err
+    told = [json.loads(line) for line in ran.out.splitlines()]
+    assert [each["event"] for each in told[:2]] == ["gap", "birth"]
+    assert (told[1]["tid"], told[1]["order"], told[1]["assumed"]) == (born.pid, begun.order, True)
+
+
+def test_the_events_of_a_process_begin_with_its_birth(tmp_path: Path) -> None:
+    """Of one that is over before the daemon looks, too; the page of them has it not among those that were there."""
+    place = tmp_path / "recording"
+    with a_daemon(tmp_path, "--record", place):
+        with subprocess.Popen(["true"]) as brief:
+            brief.wait()
+        time.sleep(1)
+    ran = ckptree("events", str(brief.pid), "--record", place, "--json")
+    assert ran.code == 0, ran.err
+    told = [json.loads(line) for line in ran.out.splitlines()]
+    assert [each["event"] for each in told] == ["birth", "exec", "death", "reap", "end"]
+    assert (told[0]["parent"], told[0]["creator"]) == (os.getpid(), os.getpid())
+    assert "assumed" not in told[0]
+    page = ckptree("events", str(brief.pid), "--record", place, "-f", "html")
+    assert page.code == 0, page.err
+    assert b"1 process, 0 of them there at the beginning" in page.out

@@ -16,6 +16,7 @@ from agent.recorder.history import NumberHistory
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
+from agent.recorder.rootsearch import RootSearch
 from agent.rootname import RootName
 from tests.bench import longrecording
 from tests.support.examples import examples
@@ -117,6 +118,68 @@ def test_a_root_that_is_born_later_is_followed_from_its_birth_on(tmp_path: Path)
     assert followed > 3
 
 
+def test_a_root_that_is_born_later_begins_with_its_birth(tmp_path: Path) -> None:
+    """As the events of all tasks have it; where it is told with what is there at the beginning, it is not among that."""
+    compared = 0
+    for seed in range(6):
+        (tmp_path / str(seed)).mkdir()
+        recording = in_pieces(tmp_path / str(seed), seed)
+        span = whole(recording)
+        births = [each for each in told(recording, span) if each["event"] == "birth" and each["tid"] == each["pid"]]
+        first = {each["tid"]: each for each in reversed(births)}
+        for number, birth in first.items():
+            if birth.get("assumed"):
+                continue
+            root = RootName(namespace=False, number=number)
+            for present in (False, True):
+                assert told(recording, EventSpan(span.since, span.until, root, present=present))[0] == birth
+            kinds = told(recording, EventSpan(span.since, span.until, root, ("exec", "death")))
+            assert "birth" not in {each["event"] for each in kinds}
+            compared += 1
+    assert compared > 30
+
+
+def test_a_root_whose_life_is_read_from_the_ring_at_once_is_found(tmp_path: Path) -> None:
+    """From its birth to its reap: between two looks of the daemon at the ring it is in no table."""
+    taped = Taped(tmp_path, 1)
+    kernel = taped.kernel
+    taped.mark(continues=False)
+    parent = next(iter(kernel.threads))
+    child = kernel.fork(parent)
+    kernel.exit(child)
+    kernel.wait(parent, child)
+    taped.hear()
+    taped.end()
+    recording = Recording(tmp_path)
+    root = RootName(namespace=False, number=child.pid.numbers[0])
+    events = told(recording, EventSpan(recording.runs[0].first, recording.runs[0].last, root))
+    assert [each["event"] for each in events] == ["birth", "death", "reap", "end"]
+
+
+def test_a_root_that_begins_within_a_gap_is_told_behind_it(tmp_path: Path) -> None:
+    """The gap comes first, then what there is behind it, as assumed births; each number of the recording is found."""
+    begun = 0
+    for seed in range(6):
+        (tmp_path / str(seed)).mkdir()
+        recording = in_pieces(tmp_path / str(seed), seed)
+        span = whole(recording)
+        births = [each for each in told(recording, span) if each["event"] == "birth" and each["tid"] == each["pid"]]
+        first = {each["tid"]: each for each in reversed(births)}
+        gaps = {gap.next: gap for gap in recording.gaps}
+        for number, birth in first.items():
+            if "present" in birth or not birth.get("assumed"):
+                continue
+            gap = gaps[birth["order"]]
+            events = told(recording, EventSpan(span.since, span.until, RootName(namespace=False, number=number)))
+            assert [each["event"] for each in events[:2]] == ["gap", "birth"]
+            assert (events[0]["why"], events[0]["until_ns"], events[0]["reboot"]) == (gap.why, gap.until_ns, False)
+            assert events[1] == birth
+            resync = [each["event"] for each in events].index("resync")
+            assert {(each["event"], each.get("assumed")) for each in events[1:resync]} == {("birth", True)}
+            begun += 1
+    assert begun > 10
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_root_of_later_is_found_by_the_index_as_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -140,7 +203,7 @@ def test_a_root_of_later_is_found_by_the_index_as_without(
         return found
 
     by_index = everything()
-    monkeypatch.setattr(Retelling, "_skipper", lambda _self, _wanted: lambda: True)
+    monkeypatch.setattr(RootSearch, "_skipper", lambda _self, _since: lambda: True)
     assert everything() == by_index
     assert sum(isinstance(each, list) for each in by_index) > len(by_index) // 10
 
