@@ -13,7 +13,7 @@ from exporters import gcpause
 from exporters.criu import PREFIX, TREE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from agent.cli.restartwish import RestartWish
     from agent.model import Snapshot
@@ -40,14 +40,51 @@ def located(wish: "RestartWish") -> "RestartWish":
     """Return a wish whose tree is a file, and whose contents are a folder on this host, fetched from their stores.
 
     Raises:
+        UsageError: the contents would be fetched for nothing: this process has no terminal to give.
         CkptreeError: as storefiles.fetch does.
     """
     file, contents = wish.file, wish.contents
+    if isinstance(contents, storefiles.StoredFolder):
+        with_terminal(wish.allowed)
     if file.startswith(PREFIX):
         storefiles.fetch(file, pages=contents == file)
         tree = storefiles.folder_of(file) / TREE
         file = str(tree) if tree.exists() else file
     return replace(wish, file=file, images=storefiles.folder_of(contents) if contents else None)
+
+
+def tree_of(wish: "RestartWish", keys: "Sequence[Path]") -> "Snapshot":
+    """Return the tree of a wish with contents, which are looked at once their signature has been checked.
+
+    Args:
+        wish: a restart; its folder is fetched.
+        keys: each must have signed the set of the contents.
+
+    Raises:
+        FormatError: the folder has no contents.
+        CkptreeError: there is no such folder; or as setcontents.check_wish raises it.
+    """
+    from agent.cli import criusource
+    from agent.cli.fileverbs import load_file
+
+    if keys or wish.of_set is not None:
+        from agent.cli import setcontents
+
+        setcontents.check_wish(wish, keys)
+    images = criusource.folder(wish.contents)
+    criusource.require_contents(images)
+    snapshot = load_file(wish.file)
+    criusource.warn_unfinished(images, snapshot)
+    return snapshot
+
+
+def with_terminal(allowed: "External") -> "External":
+    """Return what a tree may have with the terminal of this process, if it may have that.
+
+    Raises:
+        UsageError: this process has none.
+    """
+    return allowed._replace(terminal=_own_terminal()) if allowed.terminal else allowed
 
 
 def examined(folder: Path, snapshot: "Snapshot", plan: "Plan", allowed: "External | None" = None) -> "Contents":
@@ -87,26 +124,26 @@ def external(
     *,
     with_contents: bool,
     stays: bool = True,
-    planned: bool = False,
+    remedy: str = "add --contents",
     shell_job: bool,
     tcp_established: bool,
     tcp_close: bool,
 ) -> "External":
-    """Return the objects outside of the tree that the options allow it.
+    """Return the objects outside of the tree that the options allow it. A terminal has a name that stands for that of a
+    restart, which `with_terminal` looks for.
 
     Args:
         with_contents: the tree has contents.
         stays: this process stays with the tree.
-        planned: the tree is only planned, and needs no terminal yet: that of a later restart counts.
+        remedy: what to do where the tree has no contents.
         shell_job, tcp_established, tcp_close: the options.
 
     Raises:
-        UsageError: a tree without contents has none, this process has no terminal to give, or they contradict each other.
+        UsageError: a tree without contents has none, or they contradict each other.
     """
     options = ("--shell-job", shell_job), ("--tcp-established", tcp_established), ("--tcp-close", tcp_close)
     for option, given in options:
         if given and not with_contents:
-            remedy = f"name a folder that CRIU wrote, as {PREFIX}DIR" if planned else "add --contents"
             raise UsageError(f"{option} is about a tree with contents: {remedy}")
     if tcp_established and tcp_close:
         raise UsageError("--tcp-established makes connections again, and --tcp-close closes them: leave out one")
@@ -114,8 +151,7 @@ def external(
         raise UsageError("--shell-job gives the tree the terminal of restart, which must stay: leave out --detach")
     from agent.restart.contents.external import External
 
-    terminal = (b"/dev/tty" if planned else _own_terminal()) if shell_job else b""
-    return External(terminal, tcp_established, tcp_close)
+    return External(b"/dev/tty" if shell_job else b"", tcp_established, tcp_close)
 
 
 def _own_terminal() -> bytes:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs that work on files alone: show, check, diff, convert, plan. They need no daemon, no root and no kernel."""
+"""The verbs that work on files alone: show, check, convert; and how these and diff and plan read a file. They need no
+daemon, no root and no kernel.
+"""
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,14 +18,11 @@ from agent.cli.options import (
     Format,
     ModeName,
     Nats,
-    ShellJob,
     Socket,
     SourceName,
-    TcpClose,
-    TcpEstablished,
 )
 from agent.cli.terminal import say
-from agent.errors import CkptreeError, FormatError, NotRebuildableError, UsageError
+from agent.errors import CkptreeError, FormatError, UsageError
 from agent.fleet.stores import address
 from exporters.criu import PREFIX, TREE
 
@@ -32,22 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from agent.model import Snapshot
-
-
-class PlanFormat(StrEnum):
-    """The form in which a plan is shown."""
-
-    TEXT = "text"
-    JSON = "json"
-    DOT = "dot"
-    SVG = "svg"
-
-
-class Restorer(StrEnum):
-    """The program that would make a tree again."""
-
-    CKPTREE = "ckptree"
-    CRIU = "criu"
 
 
 _NAMED_KINDS = 10  # types of unknown records that have a line each
@@ -114,10 +96,24 @@ def _load(shown: str, data: bytes) -> "Snapshot":
                 return registry.load(data)
             reading = checkpoint.read(data)
         except FormatError as error:
+            _refuse_criu_image(shown, data)
             raise FormatError(f"{shown}: {error.path}", error.message, error.offset) from error
     for line in _left_out(reading.foreign):
         say(f"{shown}: {line} not known here and left out")
     return reading.snapshot
+
+
+def _refuse_criu_image(shown: str, data: bytes) -> None:
+    """Refuse a file of CRIU's, which is a part of a snapshot at most.
+
+    Raises:
+        FormatError: the file is one.
+    """
+    from exporters.criu import imagefolder
+
+    if imagefolder.is_image(data):
+        folder = f"{PREFIX}{Path(shown).parent}"
+        raise FormatError(shown, f"it is one of CRIU's images: name their folder, {folder}") from None
 
 
 def _left_out(foreign: "Sequence[tuple[int, int]]") -> "Iterator[str]":
@@ -137,13 +133,26 @@ def _left_out(foreign: "Sequence[tuple[int, int]]") -> "Iterator[str]":
         yield f"{count(len(each), 'record')} of {of}, {sum(each)} bytes, {'is' if len(each) == 1 else 'are'}"
 
 
-def warn_of_doubt(snapshot: "Snapshot") -> None:
-    """Print on standard error that a snapshot says of itself that it is incomplete."""
-    if reasons := snapshot.completeness.reasons:
-        from exporters.content.wording import plain
+def warn_of_doubt(snapshot: "Snapshot", file: str) -> None:
+    """Print on standard error that a snapshot is incomplete, and why.
 
-        doubt = plain("; ".join(reasons))
-        say(f"the image says that it is incomplete: {doubt}; the tree may never have been so")
+    Args:
+        snapshot: the tree.
+        file: its FILE.
+    """
+    done = snapshot.completeness
+    if done.complete:
+        return
+    if file.startswith(PREFIX):
+        from agent.cli import criusource
+
+        if doubt := criusource.doubt(criusource.folder(file), snapshot):
+            say(f"{doubt}: all births are assumed")
+            return
+    from exporters.content.wording import plain
+
+    doubt = plain("; ".join(done.reasons)) or "it is not verified"
+    say(f"the image says that it is incomplete: {doubt}; the tree may never have been so")
 
 
 def load_file(file: str, *keys: Path, of_set: str | None = None) -> "Snapshot":
@@ -160,6 +169,7 @@ def load_file(file: str, *keys: Path, of_set: str | None = None) -> "Snapshot":
 
         images = criusource.folder(file)
         tree = criusource.tree_file(images)
+        criusource.warn_failed(images)
         if tree is None and not keys:
             return criusource.load(images)
         if tree is None:
@@ -231,8 +241,8 @@ def check(file: File, nats: Nats = None, as_json: AsJson = False) -> None:
 
         folder = criusource.folder(file)
         found = criusource.check(folder)
-        if not criusource.has_contents(folder):
-            say(f"{file}: the tree alone: it has no inventory.img, which each dump of criu has")
+        if not (found and any(one.severity == "error" for one in found)) and not criusource.has_contents(folder):
+            say(f"{file}: {criusource.ALONE}")
     else:
         data = read_named(file)
         with allowance.bounded(shown_name(file), len(data)):
@@ -292,108 +302,3 @@ def convert(
         out.write_made(apart.made(work, say))
     except apart.EndedError as ended:
         raise SystemExit(ended.code) from None
-
-
-def plan(
-    file: File,
-    fmt: Annotated[PlanFormat, Option("--format", "-f", help="Show the plan in this form.")] = PlanFormat.TEXT,
-    as_json: AsJson = False,
-    pidns: Annotated[
-        bool,
-        Option("--pidns/--no-pidns", help="Plan for a pid namespace of the tree's own, or for the caller's."),
-    ] = True,
-    pids: Annotated[bool, Option("--pids/--no-pids", help="Plan for the same pids, or for any.")] = True,
-    restorer: Annotated[
-        Restorer,
-        Option("--for", help="Plan a restart by ckptree, or tell which tasks CRIU refuses or gets wrong."),
-    ] = Restorer.CKPTREE,
-    nats: Nats = None,
-    shell_job: ShellJob = False,
-    tcp_established: TcpEstablished = False,
-    tcp_close: TcpClose = False,
-) -> None:
-    """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule.
-
-    Of criu:DIR the contents are examined, too: exit code 7 where a restart would refuse any of them.
-    """
-    file = storefiles.named(file, nats)
-    outside = {"shell_job": shell_job, "tcp_established": tcp_established, "tcp_close": tcp_close}
-    if restorer is Restorer.CRIU:
-        if fmt not in (PlanFormat.TEXT, PlanFormat.JSON) or not pidns or not pids or any(outside.values()):
-            raise UsageError("--for criu takes -f text or json, and no option of a restart: leave out the others")
-        confine(file)
-        loaded = load_file(file)
-        from agent.cli import criuplan
-
-        warn_of_doubt(loaded)
-        criuplan.tell(loaded, as_json=as_json or fmt is PlanFormat.JSON)
-        return
-    if as_json and fmt not in (PlanFormat.TEXT, PlanFormat.JSON):
-        raise UsageError(f"--json is -f json: leave out -f {fmt.value}")
-    images = None
-    if file.startswith(PREFIX):
-        from agent.cli import contentsplan
-
-        images = contentsplan.folder_of(file) if pids else None
-    from agent.cli import contents as contentsoptions
-
-    allowed = contentsoptions.external(with_contents=images is not None, planned=True, **outside)
-    if images is None and fmt is PlanFormat.SVG:
-        terminal.write(_plan_picture(file, pidns=pidns, any_numbers=not pids))
-        return
-    if images is None:
-        confine(file)  # what contents need is asked of the host: files, addresses
-    loaded = load_file(file)
-    warn_of_doubt(loaded)
-    from agent.restart import planview
-    from agent.restart.planning.search import decide
-
-    in_json = as_json or fmt is PlanFormat.JSON
-    try:
-        _, made = decide(loaded, pidns=pidns, any_numbers=not pids)
-    except NotRebuildableError as error:
-        if in_json:
-            terminal.tell_json(planview.refusal(error, pidns=pidns))
-        raise
-    examined: dict[str, list[object]] = {}
-    if images is not None:
-        made = contentsplan.examined(file, images, loaded, made, allowed, as_json=in_json)
-        examined = {"contents": []}
-    if in_json:
-        terminal.tell_json(planview.to_document(made, loaded) | examined)
-    elif fmt is PlanFormat.TEXT:
-        text = planview.render(made, loaded)
-        terminal.tell(text if terminal.unicode() else text.encode("ascii", "backslashreplace").decode("ascii"))
-    else:
-        from agent import picture
-        from agent.restart import plandrawing
-
-        drawing = plandrawing.dumps(made, loaded)
-        terminal.write(picture.svg(drawing) if fmt is PlanFormat.SVG else drawing)
-    if file.startswith(PREFIX) and images is None:
-        contentsplan.tell_left_out(file, pids=pids)
-
-
-def _plan_picture(file: str, *, pidns: bool, any_numbers: bool) -> bytes:
-    """Draw a plan as SVG. A confined child reads the file and plans; this process, which may start programs, has the
-    child's drawing laid out."""
-    from agent import picture
-    from agent.cli import apart
-
-    storefiles.fetch(file, pages=False)
-
-    def work() -> apart.Made:
-        from agent.restart import plandrawing
-        from agent.restart.planning.search import decide
-
-        loaded = load_file(file)
-        warn_of_doubt(loaded)
-        return plandrawing.dumps(decide(loaded, pidns=pidns, any_numbers=any_numbers)[1], loaded)
-
-    try:
-        drawing = apart.made(work, say)
-    except apart.EndedError as ended:
-        raise SystemExit(ended.code) from None
-    if not isinstance(drawing, bytes):
-        raise CkptreeError("what was made of the file is a folder: it is no drawing")
-    return picture.svg(drawing)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verb restart: rebuild the tree of a snapshot, and stay with it.
 
-With `--run hold` the exit code is 0 when a signal has taken the tree down. With a command it is the root's, or 125 if
-restart itself has failed, since 1 and 2 may be codes of the command. Wrong options always give 2, as everywhere.
+With `--run hold` the exit code is 0 when a signal has taken the tree down. With a command or contents it is the root's, or
+125 if restart itself has failed, since 1 and 2 may be codes of the root. With `--detach` it is never the root's. Wrong
+options always give 2, as everywhere.
 """
 
 import os
@@ -14,9 +15,8 @@ from agent.cli import staying, storefiles
 from agent.cli.declarations import Option
 from agent.cli.fileverbs import File, load_file, warn_of_doubt
 from agent.cli.options import DropDying, Nats, ShellJob, TcpClose, TcpEstablished
-from agent.cli.restartwish import RestartWish, TakenFile
+from agent.cli.restartwish import RestartWish, TakenFile, required_signers
 from agent.cli.terminal import say
-from agent.environment import SYSTEM_FILE
 from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
 from exporters import gcpause
 
@@ -47,11 +47,13 @@ EPILOG += """
    [{"tag": T, "pid": PID, "numbers": [N, ...]}, ...]}
 
 \b
-Exit codes of hold and --detach: 0 ended by a signal, or left
-to its guard; 1 failed; 2 usage; 5 this host cannot, or not
-now; 7 cannot be rebuilt; 8 no image. With CMD or argv: that
-of the root, 128 and more for a signal; 125 failed; 2 usage;
-with argv 7: what was recorded cannot be run here.
+Exit codes of hold, and of all with --detach: 0 ended by a
+signal, or left to its guard; 1 failed; 2 usage; 5 this host
+cannot, or not now; 7 cannot be rebuilt; 8 no image, or no
+contents. Of CMD, argv and contents without --detach: that of
+the root, 128 and more for a signal; 125 failed; 2 usage; with
+argv or contents 7: what was recorded cannot be run here, or a
+part of it cannot be restored.
 """
 
 
@@ -136,8 +138,13 @@ def restart(
         )
     if contents and drop_dying:
         raise UsageError("--drop-dying leaves tasks out, and a dump with contents has none that end: leave it out")
-    given = {"shell_job": shell_job, "tcp_established": tcp_established, "tcp_close": tcp_close}
-    allowed = external(with_contents=bool(contents), stays=not detach, **given)
+    allowed = external(
+        with_contents=bool(contents),
+        stays=not detach,
+        shell_job=shell_job,
+        tcp_established=tcp_established,
+        tcp_close=tcp_close,
+    )
     command = _split(run) if run not in ("hold", "argv") else None
     wish = RestartWish(
         file,
@@ -174,14 +181,14 @@ def restart(
             raise
         raise SystemExit(OWN_FAILURE) from error
     except Interrupted as interrupted:
-        code = 0 if not wish.fails_apart and begun else SIGNALLED + interrupted.number
+        code = 0 if wish.holds and not wish.detach and begun else SIGNALLED + interrupted.number
     if code:
         raise SystemExit(code)
 
 
 def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
     """Make the tree and stay with it; `begun` gets an entry before anything of the tree is made."""
-    from agent.cli.contents import examined, filling, located, run_on, whole
+    from agent.cli.contents import examined, filling, located, run_on, whole, with_terminal
     from agent.cli.signals import Interrupted
 
     try:
@@ -189,10 +196,14 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
         from agent.restart.rebuild.coordinator import Rebuild
         from agent.restart.rebuild.timenamespace import NO_NAMESPACES
 
+        if wish.key is not None:
+            from agent.cli import signature
+
+            signature.check_key(wish.key)
         words = _with_path(wish.command) if wish.command else None
         given, wish = wish, located(wish)
         snapshot, plan, programs = _planned(wish)
-        filled = whole(examined(wish.images, snapshot, plan, wish.allowed)) if wish.images else None
+        filled = whole(examined(wish.images, snapshot, plan, with_terminal(wish.allowed))) if wish.images else None
         plan = filled.plan if filled is not None else plan
         asked.check()
     except RuntimeError as error:  # an import may wrap an exception that is raised within it
@@ -299,16 +310,15 @@ def _planned(wish: RestartWish) -> "tuple[Snapshot, Plan, dict[int, Program] | N
     from agent.restart.planning.search import decide
     from agent.restart.rebuild.preflight import preflight
 
-    required = None if isinstance(wish.file, TakenFile) else _required_signers()
+    required = None if isinstance(wish.file, TakenFile) else required_signers()
     keys = [key for key in (required, wish.key) if key is not None]
-    if wish.images is not None and (keys or wish.of_set is not None):
-        from agent.cli import setcontents
+    if wish.images is not None:
+        from agent.cli.contents import tree_of
 
-        setcontents.check_wish(wish, keys)
-        snapshot = load_file(wish.file)
+        snapshot = tree_of(wish, keys)
     else:
         snapshot = load_file(wish.file, *keys, of_set=wish.of_set)
-    warn_of_doubt(snapshot)
+    warn_of_doubt(snapshot, wish.file)
     if wish.run == "argv":
         from agent.restart.rebuild.commands import at_their_beginning, own_arguments
 
@@ -339,15 +349,6 @@ def _planned(wish: RestartWish) -> "tuple[Snapshot, Plan, dict[int, Program] | N
 
         pidfile.check(wish.pidfile)
     return snapshot, plan, programs
-
-
-def _required_signers() -> Path | None:
-    """Return the file of keys that this host requires signatures of; None: it requires none."""
-    if not SYSTEM_FILE.exists():
-        return None
-    from agent.config import required_signers  # most hosts have no such file
-
-    return required_signers()
 
 
 def _commands(words: list[str], standing: "Standing", wish: RestartWish) -> "dict[int, Program]":

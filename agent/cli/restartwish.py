@@ -4,6 +4,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.environment import SYSTEM_FILE
 from agent.record import record
 
 if TYPE_CHECKING:
@@ -14,6 +15,15 @@ class TakenFile(str):
     """The name of a FILE that `fleet takeover` has made, and for which the configuration asks for no signature."""
 
     __slots__ = ()
+
+
+def required_signers() -> Path | None:
+    """Return the file of keys that this host requires signatures of; None: it requires none."""
+    if not SYSTEM_FILE.exists():
+        return None
+    from agent import config  # most hosts have no such file
+
+    return config.required_signers()
 
 
 @record
@@ -44,5 +54,13 @@ class RestartWish:
 
     @property
     def fails_apart(self) -> bool:
-        """True if the exit code is the root's, so that failures of restart itself need one of their own."""
-        return self.run != "hold" or bool(self.contents)
+        """True if the exit code is the root's, so that failures of restart itself need one of their own.
+
+        With ``--detach`` the root outlives this process, whose exit code is never the root's.
+        """
+        return not self.detach and not self.holds
+
+    @property
+    def holds(self) -> bool:
+        """True if the tasks only hold."""
+        return self.run == "hold" and not self.contents

@@ -105,6 +105,15 @@ def _verified(data: bytes, file: str, key: Path, signature: str, descriptors: tu
     raise FormatError(file, f"other bytes were signed, or not for {NAMESPACE}: {_last_words(done)}")
 
 
+def check_key(key: Path) -> None:
+    """Refuse a KEY that can show no signature.
+
+    Raises:
+        UsageError: it is missing, or private.
+    """
+    _allowed_signers(key)
+
+
 def _allowed_signers(key: Path) -> bytes:
     """Return the lines of allowed signers for ssh-keygen; a plain public key allows the holder of its private half."""
     _look(key)

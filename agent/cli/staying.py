@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agent.cli.terminal import say
 from agent.errors import SIGNALLED, CkptreeError
@@ -19,6 +19,9 @@ _FORWARDED = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2),
     *(signal.SIGWINCH, signal.SIGALRM),
 )
+
+_ROOT_ENDS_S: Final = 1.0
+"""Time that a root has to end by a signal before an advice is printed."""
 
 
 def hold(rebuild: "Rebuild", asked: "Asked") -> int:
@@ -35,17 +38,28 @@ def hold(rebuild: "Rebuild", asked: "Asked") -> int:
 
 def forward(rebuild: "Rebuild", release: Callable[[], None]) -> int:
     """Forward signals to the root until it ends, and return its exit code, or 128 plus the signal that ended it."""
+    from threading import Timer
+
     from agent.cli.signals import handled
 
     asked = 0
+    advice: list[Timer] = []
+
+    def advise(text: str) -> None:
+        """Print an advice if the root has not ended in a while."""
+        advice.append(Timer(_ROOT_ENDS_S, say, [text]))
+        advice[-1].daemon = True
+        advice[-1].start()
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked += number == signal.SIGTERM
-        if number == signal.SIGINT:
-            say("SIGINT goes to the root, which may not end by it; a second SIGTERM to this process kills the tree")
+        if number == signal.SIGINT and not advice:
+            advise("the root has not ended by SIGINT: a second SIGTERM to this process kills the tree")
         if number == signal.SIGTERM and asked == 1 and rebuild.plan.pidns and not rebuild.plan.tasks[0]:
-            say("SIGTERM goes to the root, an init, which ignores it unless it has a handler; a second kills the tree")
+            advise(
+                "SIGTERM goes to the root, an init, which ignores it unless it has a handler; a second kills the tree"
+            )
         if number == signal.SIGTERM and asked > 1:
             rebuild.end()
         else:
@@ -53,7 +67,11 @@ def forward(rebuild: "Rebuild", release: Callable[[], None]) -> int:
 
     with handled(_FORWARDED, pass_on) as bell:
         release()
-        status = rebuild.wait(bell)
+        try:
+            status = rebuild.wait(bell)
+        finally:
+            for each in advice:
+                each.cancel()
     if status is None:
         if asked > 1:
             return SIGNALLED + signal.SIGKILL

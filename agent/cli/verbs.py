@@ -9,7 +9,7 @@ VERBS: Final = {
     "show": "fileverbs",
     "check": "fileverbs",
     "convert": "fileverbs",
-    "plan": "fileverbs",
+    "plan": "planverb",
     "diff": "diffverb",
     "restart": "restartverb",
     "tree": "treeverb",

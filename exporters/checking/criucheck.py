@@ -27,6 +27,8 @@ _PAGE: Final = 4096
 _CORE_DUMPED: Final = 0x80  # of a wait status
 _ALIVE: Final = (TaskState.RUNNING, TaskState.STOPPED)
 _NEEDED: Final = ("mm", "pagemap", "fs")
+_OF_THE_TREE_ALONE: Final = ("incomplete", "workers-left-out")
+"""The rules about facts that CRIU's images do not have; all others are checked with the images."""
 
 
 def check_folder(files: ImageFiles) -> list[Finding]:
@@ -38,6 +40,8 @@ def check_folder(files: ImageFiles) -> list[Finding]:
     """
     with gcpause.paused():
         findings = [*_file_faults(files)]
+        if criutree.has_failed(files):
+            findings.append(Finding("criu-missing", criutree.INVENTORY, criutree.FAILED))
         try:
             snapshot = criutree.load(files)
         except FormatError as error:
@@ -51,8 +55,13 @@ def check_folder(files: ImageFiles) -> list[Finding]:
         ]
         if criutree.is_dump(files):
             findings += _dump_faults(files, snapshot)
-        if TREE in files.names():
-            findings += _tree_faults(files, snapshot)
+        tree = _tree(files)
+        if isinstance(tree, Finding):
+            findings.append(tree)
+        elif tree is not None:
+            findings += _tree_faults(tree, snapshot)
+        if criutree.is_in_doubt(files, tree if isinstance(tree, Snapshot) else None):
+            findings.append(Finding("criu-unfinished", criutree.STATISTICS, criutree.UNFINISHED))
         return findings
 
 
@@ -126,18 +135,24 @@ def _size(files: ImageFiles, name: str) -> int | None:
         return opened.seek(0, 2)
 
 
-def _tree_faults(files: ImageFiles, images: Snapshot) -> Iterator[Finding]:
-    """Yield each difference between the tree of the images and that of tree.ckpt."""
+def _tree(files: ImageFiles) -> Snapshot | Finding | None:
+    """Return the tree of tree.ckpt, or the fault of that file; None where there is no such file."""
     opened = files.open(TREE)
     if opened is None:
-        return
+        return None
     with closing(opened):
         data = opened.read()
     try:
-        tree = registry.load(data)
+        return registry.load(data)
     except FormatError as error:
-        yield Finding("criu-tree", f"{TREE}: {error.path}", error.message, _offset(error))
-        return
+        return Finding("criu-tree", f"{TREE}: {error.path}", error.message, _offset(error))
+
+
+def _tree_faults(tree: Snapshot, images: Snapshot) -> Iterator[Finding]:
+    """Yield each difference between the tree of the images and that of tree.ckpt, and the doubts of that one itself."""
+    for fault in doubts(base_of(tree), tree):
+        if fault.rule in _OF_THE_TREE_ALONE:
+            yield Finding(fault.rule, f"{TREE}: {path_of(fault)}", fault.text, None, fault.tags)
     ours = {tree.number(task.pid): task for task in tree.tasks}
     theirs = {images.number(task.pid): task for task in images.tasks}
     sides = _SideNumbers(tree), _SideNumbers(images)

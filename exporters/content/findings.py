@@ -131,6 +131,7 @@ RULES: Final[dict[str, Rule]] = {
     # a folder of CRIU images
     "criu-image": Rule("error", "a file that is no image of its kind, or no tree", "criu: open_image, pb_read_one"),
     "criu-missing": Rule("error", "a file that a living process needs is not there", "criu: open_image"),
+    "criu-unfinished": Rule("warning", "criu may have failed after it wrote the images", "criu: cr_dump_finish"),
     "criu-pages": Rule("error", "a page map names more pages than their file has", "criu: open_page_read"),
     "criu-tree": Rule("error", "tree.ckpt and the images are of different trees", "ours: both are of one instant"),
     "document": Rule("error", "a document that its reader refuses", "ours"),

@@ -32,12 +32,27 @@ from agent.model import (
     WaitStatus,
 )
 from exporters.content.soundness import PID_NUMBER_MAX
-from exporters.criu import imagefolder
+from exporters.criu import imagefile, imagefolder
 from exporters.criu.criuschema import ALIVE, DEAD, MACHINES, STOPPED, ZOMBIE
 from exporters.criu.imagefolder import ImageFiles
 
 INVENTORY: Final = "inventory.img"
 PSTREE: Final = "pstree.img"
+STATISTICS: Final = "stats-dump"
+_OF_A_TREE: Final = ("pstree", "core")
+"""The kinds of files that the format criu writes."""
+FAILED: Final = (
+    "the folder has no such file, and other files of a dump: criu writes it after all others, so the dump failed, and "
+    "what it dumped may run on: see the end of CRIU's log"
+)
+"""The fault of a folder without an inventory that a dump has left."""
+UNFINISHED: Final = (
+    "the folder has no such file, which criu writes when a dump has succeeded: without --work-dir of criu, as a container "
+    "runtime gives it, the dump failed, and what it dumped may run on: see the end of CRIU's log"
+)
+"""The doubt about a folder without statistics: cr_dump_finish() of CRIU 3.17 to 4.2 writes them last, into its work
+folder.
+"""
 
 _STATES: Final = {
     ALIVE: TaskState.RUNNING,
@@ -66,11 +81,54 @@ class TreeEntry(NamedTuple):
 
 def is_dump(files: ImageFiles) -> bool:
     """Return True for a folder that CRIU wrote, False for one that ckptree wrote, which has the tree alone."""
-    opened = files.open(INVENTORY)
+    return _has(files, INVENTORY)
+
+
+def has_failed(files: ImageFiles) -> bool:
+    """Return True for a folder that a failed dump has left: CRIU writes the inventory after all other images."""
+    if _has(files, INVENTORY):
+        return False
+    kinds = [imagefile.kind_of(name) for name in files.names()]
+    return any(kind is not None and kind.stem not in _OF_A_TREE for kind in kinds)
+
+
+def is_in_doubt(files: ImageFiles, tree: Snapshot | None) -> bool:
+    """Return True for a folder of a dump that may have failed after its images were written.
+
+    Args:
+        files: of the folder.
+        tree: of the file beside the images, which says that CRIU's action script has succeeded if it is complete; else
+            None.
+    """
+    return (tree is None or not tree.completeness.complete) and is_dump(files) and not _has(files, STATISTICS)
+
+
+def _is_pre_dump(files: ImageFiles) -> bool:
+    """Return True for a folder of ``criu pre-dump``, which has memory and no tree."""
+    found: Any = imagefolder.optional(files, INVENTORY)
+    return found is not None and bool(found.HasField("pre_dump_mode"))
+
+
+def _has(files: ImageFiles, name: str) -> bool:
+    opened = files.open(name)
     if opened is None:
         return False
     opened.close()
     return True
+
+
+def require(files: ImageFiles) -> None:
+    """Refuse a folder without a tree.
+
+    Raises:
+        FormatError: it has none; the text tells why, as far as the folder shows it.
+    """
+    if _has(files, PSTREE):
+        return
+    if _is_pre_dump(files):
+        raise FormatError(PSTREE, "the folder has no such file: criu pre-dump wrote it: name that of the last dump")
+    text = "the folder has no such file, which all folders of CRIU images have: did the dump fail? See dump.log"
+    raise FormatError(PSTREE, f"{text}, or where else CRIU's log goes")
 
 
 def tree_entries(files: ImageFiles) -> list[TreeEntry]:
@@ -80,9 +138,7 @@ def tree_entries(files: ImageFiles) -> list[TreeEntry]:
         FormatError: there is no such file, it is no image, or its entries make no tree.
         HostError: no protobuf library is installed.
     """
-    if PSTREE not in files.names():
-        text = "the folder has no such file, which all folders of CRIU images have: did the dump fail? See dump.log"
-        raise FormatError(PSTREE, f"{text}, or where else CRIU's log goes")
+    require(files)
     found: list[TreeEntry] = []
     leaders: set[int] = set()
     taken: set[int] = set()

@@ -101,6 +101,11 @@ class ImageFolder:
         return ImageFolder(path) if path.is_dir() else None
 
 
+def is_image(data: bytes) -> bool:
+    """Return True for the bytes of an image file, of any kind with a magic number."""
+    return any(data.startswith(imagefile.image(stem, ())) for stem in imagefile.KINDS)
+
+
 def entries(files: ImageFiles, name: str) -> Iterator[imagefile.ImageEntry]:
     """Yield the entries of an image file; none where there is no such file, as CRIU has it.
 

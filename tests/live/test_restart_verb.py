@@ -105,13 +105,31 @@ def test_the_first_sigterm_says_that_an_init_may_ignore_it(tmp_path: Path) -> No
             assert soon(lambda ready=ready: Path(f"/proc/{ready['root']}/comm").read_text() == "sleep\n")
             time.sleep(0.1)
             process.send_signal(signal.SIGTERM)
+            assert process.stderr is not None
+            told = (line for line in process.stderr if "which ignores it unless it has a handler; a second" in line)
             if said:
-                time.sleep(0.3)
+                assert next(told)
                 assert process.poll() is None
                 process.send_signal(signal.SIGTERM)
             assert process.wait(10) == code
+            assert list(told) == []
+
+
+def test_an_interrupt_that_ends_the_root_says_nothing(tmp_path: Path) -> None:
+    """Of one that does not, a second SIGTERM is named as the way to end the tree."""
+    path = tmp_path / "tree.ckpt"
+    path.write_bytes(registry.image(a_snapshot([(100,)], [a_task(1, 0)]), "ckpt"))
+    for words, ignored in (("sleep 100", False), ("sh -c 'trap \"\" INT; exec sleep 100'", True)):
+        with running(path, "--run", words) as (process, ready):
+            assert soon(lambda ready=ready: Path(f"/proc/{ready['root']}/comm").read_text() == "sleep\n")
+            process.send_signal(signal.SIGINT)
             assert process.stderr is not None
-            assert process.stderr.read().count("which ignores it unless it has a handler; a second kills") == said
+            told = (line for line in process.stderr if "a second SIGTERM to this process kills the tree" in line)
+            if ignored:
+                assert next(told)
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 128 + (signal.SIGTERM if ignored else signal.SIGINT)
+            assert list(told) == []
 
 
 def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code(image: Path, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ def here(tmp_path: Path) -> Run:
 
 
 def test_a_folder_that_cannot_be_restarted_is_a_failure_of_restart_itself(here: Run) -> None:
-    """1 where the tasks hold, and 125 where the exit code is else the root's: with a command, and with contents."""
+    """1 where the tasks hold, and 125 where the exit code is else the root's: with a command, and with contents. With
+    --detach it is never the root's.
+    """
     codes = [
         here("restart", *words).returncode
         for words in (
@@ -39,6 +41,9 @@ def test_a_folder_that_cannot_be_restarted_is_a_failure_of_restart_itself(here: 
     ]
 
     assert codes == [1, 125, 125, 125, 125]
+    for what, code in (("images", 1), ("criu:none", 1), ("criu:images", 8)):
+        assert here("restart", what, "--detach").returncode == code
+    assert here("restart", "images", "--run", "true", "--detach").returncode == 1
 
 
 def test_a_folder_without_a_tree_says_why_it_is_incomplete(here: Run) -> None:

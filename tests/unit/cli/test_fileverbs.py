@@ -211,7 +211,7 @@ def test_a_folder_that_ckptree_wrote_is_read_too(here: Run) -> None:
 
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert "4712 make" in ran.stdout.decode()
-    assert b"criu:images: the tree alone: it has no inventory.img" in checked.stderr
+    assert b"criu:images: it holds the tree alone" in checked.stderr
 
 
 def test_the_tree_beside_the_images_is_the_tree(here: Run, dump: Path) -> None:

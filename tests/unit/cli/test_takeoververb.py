@@ -152,7 +152,7 @@ def test_restart_asks_for_no_signature_of_what_was_taken_over(monkeypatch: pytes
         asked.append(keys)
         raise HostError("as far as this test goes")
 
-    monkeypatch.setattr(restartverb, "_required_signers", lambda: Path("/etc/ckptree/signers"))
+    monkeypatch.setattr(restartverb, "required_signers", lambda: Path("/etc/ckptree/signers"))
     monkeypatch.setattr(restartverb, "load_file", load)
     for file in (TakenFile("old.ckpt"), "old.ckpt"):
         with pytest.raises(HostError, match="as far as"):
