@@ -32,7 +32,7 @@ def hosts(nats: Nats = None, as_json: AsJson = False) -> None:
     """Show the hosts whose relays are connected, and what each allows."""
     import asyncio
 
-    from agent.fleet import fleetclient, lag, messages, natsserver
+    from agent.fleet import fleetclient, hostanswers, lag, messages, natsserver
 
     async def ask() -> "tuple[list[Present], list[dict[str, Any]], dict[str, Replied | CkptreeError]]":
         async with fleetclient.opened(natsserver.server_of(nats)) as asked:
@@ -51,9 +51,12 @@ def hosts(nats: Nats = None, as_json: AsJson = False) -> None:
             say(str(replied))
             rows.append(row | {"host": host})
         else:
-            told = {key: replied.answer.get(key) for key in ("version", "kernel", "tasks", "allow")}
-            rows.append(row | told | {"host": host, "clock_offset_ns": replied.clock.ns})
+            rows.append(row | {"host": host, "clock_offset_ns": replied.clock.ns})
             bounds[host] = replied.clock.bound_ns
+            try:
+                rows[-1] |= hostanswers.hello(replied.answer)
+            except (KeyError, TypeError, ValueError) as error:
+                say(f"{host}: its relay answered hello without {error}: it is of another version, or at fault")
         if (several := sum(each.host == host for each in present)) > 1:
             say(f"{host}: {several} relays have this name: each host needs a name of its own")
     _add_standbys(rows, standbys)
@@ -61,9 +64,9 @@ def hosts(nats: Nats = None, as_json: AsJson = False) -> None:
         terminal.tell_json(rows)
         return
     for row in rows:
-        terminal.tell(_line(row, bounds.get(row["host"], 0)))
+        terminal.tell_line(_line(row, bounds.get(row["host"], 0)))
         for each in row.get("standbys", ()):
-            terminal.tell(f"  stand-by on {each['host']}: {lag.in_words(each)}")
+            terminal.tell_line(f"  stand-by on {each['host']}: {lag.in_words(each)}")
 
 
 def _add_standbys(rows: list[dict[str, Any]], standbys: list[dict[str, Any]]) -> None:

@@ -141,9 +141,11 @@ def show(name: SetName, nats: Nats = None, as_json: AsJson = False) -> None:
         terminal.tell_json(json.loads(manifest.dumps(found.made)) | {"ranks": rows})
         return
     for line in _lines(found):
-        terminal.tell(line)
+        terminal.tell_line(line)
     for row in rows:
-        terminal.tell(f"rank {row['rank']:<6} {row['host']:<24} pid {row['pid']} {row['comm']}  ({row['variable']})")
+        terminal.tell_line(
+            f"rank {row['rank']:<6} {row['host']:<24} pid {row['pid']} {row['comm']}  ({row['variable']})"
+        )
 
 
 def _lines(found: FetchedSet) -> "Iterator[str]":
@@ -194,7 +196,7 @@ def check(name: SetName, nats: Nats = None, as_json: AsJson = False) -> None:
             errors += row["severity"] == "error"
             warnings += row["severity"] == "warning"
             if not as_json:
-                terminal.tell(f"{each.host}: {row['severity']} {row['name']}: {row['text']}")
+                terminal.tell_line(f"{each.host}: {row['severity']} {row['name']}: {row['text']}")
     warnings += len(found.made.missing)
     if as_json:
         terminal.tell_json(document)
@@ -232,14 +234,14 @@ def diff(
         document["hosts"][host] = difference.to_document(found)
         if not as_json:
             for line in difference.lines(found, unicode=terminal.unicode()):
-                terminal.tell(f"{host}: {line}")
+                terminal.tell_line(f"{host}: {line}")
     if as_json:
         terminal.tell_json(document)
     else:
         for host in document["only_a"]:
-            terminal.tell(f"{host}: only in {a}")
+            terminal.tell_line(f"{host}: only in {a}")
         for host in document["only_b"]:
-            terminal.tell(f"{host}: only in {b}")
+            terminal.tell_line(f"{host}: only in {b}")
     if not equal:
         raise SystemExit(DIFFERENT)
 
@@ -376,12 +378,12 @@ def _tell_plan(host: str, row: "Mapping[str, Any]") -> None:
 
     where = host if row["from"] == host else f"{host} (from {row['from']})"
     if row["not_rebuildable"]:
-        terminal.tell(f"{where}: {row['not_rebuildable']}")
+        terminal.tell_line(f"{where}: {row['not_rebuildable']}")
         return
-    terminal.tell(f"{where}: {count(row['tasks'], 'task')} in {count(row['steps'], 'step')}")
+    terminal.tell_line(f"{where}: {count(row['tasks'], 'task')} in {count(row['steps'], 'step')}")
     for number, holder in (row.get("taken") or {}).items():
-        terminal.tell(f"{where}: pid {number} is taken by {holder}")
+        terminal.tell_line(f"{where}: pid {number} is taken by {holder}")
     for text in [*row.get("refused", ()), *([row["unplanned"]] if row.get("unplanned") else ())]:
-        terminal.tell(f"{where}: {text}")
+        terminal.tell_line(f"{where}: {text}")
     if row.get("unasked"):
         say(f"{where}: not asked which pids are taken: {row['unasked']}")

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any, TypedDict
 
-from agent.cli.message import plain
+from agent.cli.message import in_a_line, plain
 from agent.cli.message import say as say
 
 
@@ -48,6 +48,11 @@ def can_be_taken_over() -> bool:
 def tell(text: str) -> None:
     """Print a text without colours on standard output."""
     draw(plain(text))
+
+
+def tell_line(text: str) -> None:
+    """Print a line without colours on standard output. A line's end in a text of another's makes no further line."""
+    draw(in_a_line(text))
 
 
 def draw(text: str) -> None:

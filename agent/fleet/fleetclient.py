@@ -11,8 +11,9 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from agent import foreignjson
 from agent.errors import CkptreeError
-from agent.fleet import lag, lasting, messages, natsserver, tapemessages
+from agent.fleet import hostanswers, lag, lasting, messages, natsserver, tapemessages
 from agent.fleet.clocks import Offset
 from agent.fleet.gathering import Gathered, Gathering, Wanted
 from agent.fleet.messages import Message
@@ -110,7 +111,9 @@ class FleetClient:
         for said in await self._services(f"$SRV.PING.{messages.SERVICE}", longest_s):
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 host = messages.checked_host(said["metadata"]["host"])
-                found[said["id"]] = Present(host, str(said["version"]), str(said["id"]))
+                instance, version = said["id"], said["version"]
+                if isinstance(instance, str) and isinstance(version, str):
+                    found[instance] = Present(host, version, instance)
         return sorted(found.values())
 
     async def standbys(self, longest_s: float) -> list[dict[str, Any]]:
@@ -126,8 +129,6 @@ class FleetClient:
 
     async def _services(self, subject: str, longest_s: float) -> list[dict[str, Any]]:
         """Ask services of NATS, and return the answers that are maps."""
-        import json
-
         inbox = self._client.new_inbox()
         answers: asyncio.Queue[Msg] = asyncio.Queue()
         subscription = await self._client.subscribe(inbox, cb=answers.put)
@@ -142,7 +143,7 @@ class FleetClient:
             if _status(message) == _NOBODY:
                 break
             with contextlib.suppress(ValueError):
-                said = json.loads(message.data)
+                said = foreignjson.loads(message.data)
                 if isinstance(said, dict):
                     found.append(said)
         await subscription.unsubscribe()
@@ -173,7 +174,12 @@ class FleetClient:
             raise CkptreeError(f"{words}: {error}") from None
         answer = messages.unpack(got.data)
         messages.raise_failure(answer)
-        return Replied(answer, Offset.measured(sent_ns, answer["received_ns"], answer["answered_ns"], now_ns()))
+        try:
+            return Replied(answer, hostanswers.clock(answer, sent_ns, now_ns()))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CkptreeError(
+                f"{host}: its relay answered {verb} without {error}: it is of another version, or at fault"
+            ) from None
 
     async def ask_all(
         self, verb: str, of: Mapping[str, Message], timeout_s: float

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
-from agent.fleet import messages
+from agent.fleet import hostanswers, messages
 from agent.fleet.clocks import Offset
-from agent.fleet.manifest import FleetSet, HostImage, Missing, hash_of, read_contents
+from agent.fleet.hostanswers import CutAnswer
+from agent.fleet.manifest import FleetSet, HostImage, Missing, hash_of
 from agent.fleet.messages import Message
 
 MS: Final = 1_000_000
@@ -35,7 +36,9 @@ _LEAD_NS, _LEAD_DUMP_NS = 20 * MS, 2000 * MS
 """Hosts have so long until the instant: a process that dumps is started meanwhile."""
 _MOST_FETCHING: Final = 128
 """Pieces that are on their way: 32 MB. The server disconnects a client for whom it has more than 64 MB."""
-MOST_IMAGE: Final = 256 << 20
+_MOST_BOUND: Final = 4
+"""All hosts wait for the instant twice as long as the time of any is uncertain: that may be half of what is left."""
+_MOST_REASON: Final = 4096  # characters of a relay's words
 _LATE: Final = "the relay has not answered by the deadline"
 _ABSENT: Final = "no relay of that name is connected"
 
@@ -127,7 +130,7 @@ class _Expected:
         self.absent_ns: int | None = None
         self.clock: Offset | None = None
         self.reason = ""
-        self.facts: Message = {}
+        self.facts: CutAnswer | None = None
         self.data = bytearray()
 
 
@@ -242,9 +245,16 @@ class Gathering:
                 late = f"{_LATE}, of the first half of the time"
                 self._enter(host, HostPhase.MISSING, late if each.absent_ns is None else _ABSENT)
         if self._at_ns is None and not self._count[HostPhase.ARMING] and self._count[HostPhase.READY]:
-            if self._abandoned():
-                return
             ready = self._in(HostPhase.READY)
+            for host, each in ready.items():
+                bound_ns = each.clock.bound_ns if each.clock is not None else 0
+                if bound_ns > (self._deadline_ns - now_ns) // _MOST_BOUND:
+                    self._fail(
+                        host, f"its relay answered so late that its clock is known to {bound_ns / 1e9:.1f} s only"
+                    )
+            ready = self._in(HostPhase.READY)
+            if self._abandoned() or not ready:
+                return
             # Each must have the message before the instant, with some room.
             bounds = [each.clock.bound_ns for each in ready.values() if each.clock is not None]
             lead_ns = _LEAD_DUMP_NS if self._wanted.requester else _LEAD_NS
@@ -282,7 +292,7 @@ class Gathering:
     def refused(self, number: int, reason: str) -> None:
         """Take the relay's word that it will not, or cannot, do what a message asks for."""
         if number in self._sent and self._is_awaited(number):
-            self._enter(self._sent[number][0], HostPhase.MISSING, reason)
+            self._fail(self._sent[number][0], reason[:_MOST_REASON])
 
     def _is_awaited(self, number: int) -> bool:
         """Return True if a message is of the phase in which its host is: an answer to an earlier try counts, too."""
@@ -297,54 +307,45 @@ class Gathering:
         each = self._hosts[host]
         try:
             if verb == messages.ARM:
-                each.clock = _measured(answer, sent_ns, now_ns)
+                each.clock = hostanswers.clock(answer, sent_ns, now_ns)
                 self._enter(host, HostPhase.READY)
             elif verb in (messages.CUT, messages.DUMP):
-                self._cut(host, answer, _measured(answer, sent_ns, now_ns).narrower(each.clock))
-            else:
-                self._piece(host, answer)
+                self._cut(host, answer, hostanswers.clock(answer, sent_ns, now_ns).narrower(each.clock))
+            elif each.facts is not None:
+                self._piece(host, each.facts, answer)
         except (KeyError, TypeError, ValueError) as error:
-            self._fail(host, f"its relay answered {verb} without {error}: it is of another version")
+            self._fail(host, f"its relay answered {verb} without {error}: it is of another version, or at fault")
 
     def _fail(self, host: str, reason: str) -> None:
         self._enter(host, HostPhase.MISSING, reason)
 
     def _cut(self, host: str, answer: Message, clock: Offset) -> None:
         each = self._hosts[host]
-        size = _whole(answer, "bytes")
-        if not 0 < size <= MOST_IMAGE:
-            self._fail(host, f"its image has {size} bytes, and {MOST_IMAGE} are the most that are taken")
-            return
-        for key in ("before_ns", "after_ns", "tasks"):
-            _whole(answer, key)
-        if read_contents(answer.get("contents"), "contents") is None and self._wanted.requester:
-            raise KeyError("contents")
-        each.facts, each.clock = answer, clock
+        each.facts, each.clock = hostanswers.cut(answer, contents=bool(self._wanted.requester)), clock
         self._enter(host, HostPhase.FETCHING)
-        data = answer.get("data")
-        if isinstance(data, bytes) and data:
-            each.data += data
-            self._finish(host)
+        if each.facts.data:
+            each.data += each.facts.data
+            self._finish(host, each.facts)
 
-    def _piece(self, host: str, answer: Message) -> None:
+    def _piece(self, host: str, facts: CutAnswer, answer: Message) -> None:
         each = self._hosts[host]
-        if _whole(answer, "offset") != len(each.data):
+        if hostanswers.whole(answer, "offset") != len(each.data):
             return  # the answer to a question that was asked twice
         data = answer["data"]
-        if not isinstance(data, bytes) or not data or len(each.data) + len(data) > each.facts["bytes"]:
+        if not isinstance(data, bytes) or not data or len(each.data) + len(data) > facts.size:
             self._fail(host, "its relay sent other bytes than it announced")
             return
         each.data += data
         each.awaited = each.tries = 0
         self._fetching.discard(host)
         self._to_fetch.appendleft(host)
-        self._finish(host)
+        self._finish(host, facts)
 
-    def _finish(self, host: str) -> None:
+    def _finish(self, host: str, facts: CutAnswer) -> None:
         each = self._hosts[host]
-        if len(each.data) < each.facts["bytes"]:
+        if len(each.data) < facts.size:
             return
-        if hash_of(bytes(each.data)) != each.facts.get("image"):
+        if hash_of(bytes(each.data)) != facts.image:
             self._fail(host, "the image that came has another hash than its relay announced")
             return
         self._enter(host, HostPhase.HERE)
@@ -360,41 +361,28 @@ class Gathering:
         made = FleetSet(
             self._wanted.id,
             self._at_ns or 0,
-            tuple(_image_of(host, each) for host, each in here.items()),
+            tuple(_image_of(host, each, each.facts) for host, each in here.items() if each.facts is not None),
             missing,
             self._wanted.job,
         )
-        images = {str(each.facts["image"]): bytes(each.data) for each in here.values()}
+        images = {each.facts.image: bytes(each.data) for each in here.values() if each.facts is not None}
         return Gathered(made, images, self._abandoned())
 
 
-def _measured(answer: Message, sent_ns: int, now_ns: int) -> Offset:
-    return Offset.measured(sent_ns, _whole(answer, "received_ns"), _whole(answer, "answered_ns"), now_ns)
-
-
-def _whole(answer: Message, key: str) -> int:
-    value = answer[key]
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"a number as {key}")
-    return value
-
-
-def _image_of(host: str, each: _Expected) -> HostImage:
-    facts = each.facts
-    reasons = facts.get("reasons")
+def _image_of(host: str, each: _Expected, facts: CutAnswer) -> HostImage:
     return HostImage(
         host=host,
         root=each.root,
-        image=str(facts["image"]),
-        size=facts["bytes"],
-        tasks=facts["tasks"],
-        before_ns=facts["before_ns"],
-        after_ns=facts["after_ns"],
+        image=facts.image,
+        size=facts.size,
+        tasks=facts.tasks,
+        before_ns=facts.before_ns,
+        after_ns=facts.after_ns,
         clock=each.clock or Offset(0, 0),
-        complete=facts.get("complete") is True,
-        reasons=tuple(map(str, reasons)) if isinstance(reasons, list) else (),
-        boot_id=str(facts.get("boot_id", "")),
-        kernel=str(facts.get("kernel", "")),
-        version=str(facts.get("version", "")),
-        contents=read_contents(facts.get("contents"), "contents"),
+        complete=facts.complete,
+        reasons=facts.reasons,
+        boot_id=facts.boot_id,
+        kernel=facts.kernel,
+        version=facts.version,
+        contents=facts.contents,
     )

@@ -9,6 +9,7 @@ from agent.fleet.tapemessages import Pulse
 
 _MOST_PULSES: Final = 4096
 _NONE: Final = type(None)
+_MOST: Final = 1 << 63  # of numbers; none but those are less
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     **dict.fromkeys(("host", "of", "root", "gap", "error"), (str,)),
     **dict.fromkeys(("bytes", "segments", "gaps", "left_out"), (int,)),
@@ -117,7 +118,7 @@ def checked(told: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for key, kinds in _TYPES.items():
         value = found[key] = told.get(key)
-        if type(value) not in kinds:
+        if type(value) not in kinds or (isinstance(value, int | float) and not abs(value) < _MOST):
             raise ValueError(f"{key}: {value!r}")
     return found
 

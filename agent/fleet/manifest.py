@@ -23,7 +23,8 @@ _SINGLE: Final = "`ckptree show` reads a single image"
 MOST_BYTES: Final = 16 << 20
 """Bound of a manifest: 1000 hosts take 0.5 MB."""
 _LEAST: Final = -(1 << 63)  # of times and counts
-_HASH: Final = re.compile(r"sha256:[0-9a-f]{64}")
+HASH: Final = re.compile(r"sha256:[0-9a-f]{64}")
+"""The hash of an image or of a list of contents, as a manifest has it."""
 
 
 def hash_of(data: bytes) -> str:
@@ -179,7 +180,7 @@ def read_contents(document: object, path: str) -> HostContents | None:
     if document is None:
         return None
     listed = _text(document, "list", path)
-    if not _HASH.fullmatch(listed):
+    if not HASH.fullmatch(listed):
         raise FormatError(f"{path}.list", "expected sha256: and 64 hexadecimal digits")
     return HostContents(_text(document, "store", path), listed, _number(document, "bytes", path))
 
@@ -220,7 +221,7 @@ def loads(data: bytes) -> FleetSet:
 
 def _read_host(each: object, path: str) -> HostImage:
     image = _text(each, "image", path)
-    if not _HASH.fullmatch(image):
+    if not HASH.fullmatch(image):
         raise FormatError(f"{path}.image", "expected sha256: and 64 hexadecimal digits")
     complete = _value(each, "complete", path)
     if not isinstance(complete, bool):

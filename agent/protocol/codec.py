@@ -330,9 +330,10 @@ def raise_failure(answer: Message) -> None:
     """
     if answer.get("ok"):
         return
-    text, code = str(answer.get("error")), answer.get("exit_code")
+    said, code, leaks, kind = (answer.get(key) for key in ("error", "exit_code", "leaks", "kind"))
+    text = said if isinstance(said, str) else "an error without words"
     if code == RefusedError.exit_code:
-        raise RefusedError(text, answer.get("leaks") or ())
-    named = {name: kind for kind, name in _KINDS if kind.exit_code == code}
-    coded = {kind.exit_code: kind for kind in (UsageError, NoDaemonError, NoSuchRootError, HostError)}
-    raise named.get(str(answer.get("kind")), coded.get(code or 1, CkptreeError))(text)
+        raise RefusedError(text, [each for each in leaks if isinstance(each, str)] if isinstance(leaks, list) else ())
+    classes = [named for named, name in _KINDS if name == kind and named.exit_code == code]
+    classes += [each for each in (UsageError, NoDaemonError, NoSuchRootError, HostError) if each.exit_code == code]
+    raise [*classes, CkptreeError][0](text)

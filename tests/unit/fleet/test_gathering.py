@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.fleet import messages
+from agent.fleet import manifest, messages
 from agent.fleet.clocks import Offset
 from agent.fleet.gathering import Ask, Gathered, Gathering, Wanted
-from agent.fleet.manifest import HostContents, hash_of
+from agent.fleet.manifest import HostContents, Missing, hash_of
 from tests.support.examples import patient
 
 MS = 1_000_000
@@ -304,10 +304,33 @@ def answered_cut(**changes: Any) -> Gathering:
 def test_other_bytes_than_announced_are_not_taken() -> None:
     """Nor is an answer of another version, or an image that is too large."""
     assert len(answered_cut().result().made.hosts) == 1
-    for change in ({"data": b"y"}, {"bytes": 1 << 40}, {"bytes": 0}, {"before_ns": "now"}, {"tasks": None}):
+    for change in ({"data": b"y"}, {"data": b"xy"}, {"bytes": 1 << 40}, {"bytes": 0}):
         gathering = answered_cut(**change)
         assert gathering.done
         assert gathering.result().made.missing[0].reason
+
+
+def test_an_answer_that_is_none_makes_its_own_host_missing() -> None:
+    """It ends nothing else. Parts that were not asked for are not in the set."""
+    result = answered_cut(boot_id=[[[]]], received_ns=START).result()
+    assert result.made.missing[0].reason.startswith("its relay answered cut without ")
+    manifest.loads(manifest.dumps(result.made))
+    contents = {"store": "oci://elsewhere/a", "list": hash_of(b""), "bytes": 1}
+    assert answered_cut(contents=contents).result().made.hosts[0].contents is None
+
+
+def test_a_host_whose_clock_is_hardly_known_does_not_hold_up_the_others() -> None:
+    """All would wait for the instant as long as its time is uncertain."""
+    gathering = Gathering(wanted_of(["fast", "slow"]), START)
+    fast, slow = gathering.due(START)
+    gathering.answered(fast.number, {"received_ns": START, "answered_ns": START}, START + MS)
+    gathering.answered(slow.number, {"received_ns": START, "answered_ns": START}, START + DEADLINE // 2 - MS)
+    (cut,) = gathering.due(START + DEADLINE // 2 - MS)
+
+    assert (cut.host, cut.verb) == ("fast", messages.CUT)
+    assert cut.message["at_ns"] < START + DEADLINE // 2 + 100 * MS
+    (missing,) = gathering.result().made.missing[-1:]
+    assert missing == Missing("slow", "its relay answered so late that its clock is known to 1.0 s only")
 
 
 def test_hosts_that_hang_while_they_are_fetched_hold_up_no_other() -> None:

@@ -119,7 +119,13 @@ def test_the_state_has_words(changes: dict[str, Any], line: str) -> None:
     assert lag.in_words(lag.checked(told(**changes))) == line
 
 
-@pytest.mark.parametrize("changes", [{"have": "7"}, {"host": None}, {"behind_s": "x"}, {"gap": 5}, {"bytes": None}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"have": "7"}, {"host": None}, {"behind_s": "x"}, {"gap": 5}, {"bytes": None}, {"have": 10**40}),
+        *({"silent_s": 10**40}, {"silent_s": float("nan")}, {"behind_s": float("-inf")}, {"bytes": True}),
+    ],
+)
 def test_what_is_no_state_is_refused(changes: dict[str, Any]) -> None:
     """Anybody who may answer for a service of NATS may say anything."""
     with pytest.raises(ValueError, match=next(iter(changes))):
