@@ -35,6 +35,8 @@ MOST_PER_USER: Final = 1
 _READ_BYTES: Final = 1 << 18
 _AHEAD_BYTES: Final = 1 << 20
 """Bytes that a client may leave unread before no more of its answer is taken from the process."""
+_OK: Final = bytes(msgpack.packb("ok") + msgpack.packb(True))
+_OK_WITHIN: Final = 16  # bytes: it is the first entry of an answer
 _PROGRAM: Final = "from agent.recorder.answering import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -86,7 +88,8 @@ class _Enquiry:
         data: read from there, and not delivered yet.
         done: called at the end with the result, for the log, and the CPU time that it took, s.
         heeded: True where the loop waits for the pipe.
-        answered: True once the last message has been delivered.
+        result: of the answer, for the log, once its last message has been delivered; empty: it has not.
+        abandoned: True where the client went away before.
         over: True once the pipe is closed.
     """
 
@@ -95,7 +98,13 @@ class _Enquiry:
     ) -> None:
         self.client, self.viewer, self.process, self.pipe, self.done = client, viewer, process, pipe, done
         self.data = bytearray()
-        self.heeded = self.answered = self.over = False
+        self.result = ""
+        self.heeded = self.abandoned = self.over = False
+
+    @property
+    def waits(self) -> bool:
+        """True while its client waits for the answer."""
+        return not self.result and not self.abandoned
 
 
 class Enquiries:
@@ -115,7 +124,7 @@ class Enquiries:
         Raises:
             BusyError: a bound is reached.
         """
-        running = [each.viewer for each in self._running if not each.answered]  # another process is about to end
+        running = [each.viewer for each in self._running if each.waits]  # another process is about to end
         ordinary = Counter(each.account for each in running if not each.privileged)
         if len(running) >= MOST or (not viewer.privileged and ordinary.total() >= MOST - 1):
             raise BusyError(f"{len(running)} questions about the past are being answered already: try again later")
@@ -198,13 +207,14 @@ class Enquiries:
             return
         enquiry.data += data
         for payload, more in _whole(enquiry.data):
-            enquiry.answered = not more
+            if not more:
+                enquiry.result = _result(payload)
             enquiry.client.deliver(payload, last=not more)
         self._heed(enquiry)
 
     def _end(self, enquiry: _Enquiry) -> None:
         """End a process for whose answer nobody waits."""
-        enquiry.answered = True
+        enquiry.abandoned = True
         self._close(enquiry)
         with contextlib.suppress(ProcessLookupError):
             os.kill(enquiry.process, signal.SIGKILL)
@@ -221,14 +231,21 @@ class Enquiries:
             return
         self._running.remove(enquiry)
         code = os.waitstatus_to_exitcode(status)
-        result = "ok" if not code else "gone" if code == -signal.SIGKILL and enquiry.answered else f"code {code}"
-        if not enquiry.answered:
+        if enquiry.waits:
             is_late = code == -signal.SIGPROF
             text = (
                 "it takes more time than one question may have: ask about a shorter span" if is_late else "it broke off"
             )
             enquiry.client.deliver(codec.pack(codec.failure(CkptreeError(f"no answer: {text}"))), last=True)
-        enquiry.done(result, usage.ru_utime + usage.ru_stime)
+        told = enquiry.result or ("gone" if enquiry.abandoned else f"code {code}")
+        enquiry.done(told, usage.ru_utime + usage.ru_stime)
+
+
+def _result(payload: bytes) -> str:
+    """Return the result that the last message of an answer has, as the daemon's log names it."""
+    if _OK in payload[:_OK_WITHIN]:
+        return "ok"
+    return str(msgpack.unpackb(payload).get("kind", "failed"))
 
 
 def _whole(data: bytearray) -> Iterator[tuple[bytes, bool]]:
