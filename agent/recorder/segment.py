@@ -33,9 +33,9 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 VERSION: Final = 1
 MAGIC: Final = b"ckptape\0"
@@ -58,8 +58,20 @@ _MOST_FACTS: Final = 1 << 16
 _FACTS_BELOW: Final = 1 << 63  # a bound of the numbers among them
 MOST_BYTES: Final = 1 << 30
 """The most bytes of a block, stored or not: the memory of four million tasks, a kernel's maximum, takes less."""
+MOST_TAPE_BYTES: Final = 1 << 25
+"""The most bytes of a block of the tape: a writer begins another one behind half a megabyte (agent.recorder.compression),
+and an entry has less than the 16 megabytes of the channel (agent.daemon.recording)."""
+_WINDOW: Final = 1 << 20  # bytes that are searched at once
 
 Data = memoryview | bytes
+
+
+class Sliceable(Protocol):
+    """Bytes of which parts can be had."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Data: ...
 
 
 class DamagedError(ValueError):
@@ -203,31 +215,39 @@ def block(
     return begun[:_BEFORE_CHECK] + struct.pack("<I", zlib.crc32(begun[:_BEFORE_CHECK])), stored
 
 
-def facts_check(head: Data) -> int:
-    """Return CRC-32 of the facts of a whole head."""
-    return int(_HEAD.unpack_from(head)[3])
+def facts_check(data: Sliceable) -> int:
+    """Return CRC-32 of the facts of a head that is read already; 0 where it is not there any more."""
+    head = data[: _HEAD.size]
+    return int(_HEAD.unpack(head)[3]) if len(head) == _HEAD.size else 0
 
 
-def begin_of_last(data: Data, size: int) -> int:
+def begin_of_last(data: Sliceable, size: int) -> int:
     """Return the offset of the head of a last block that has so many stored bytes; negative where there is no room."""
     return len(data) - _BLOCK.size - size
 
 
-def block_at(data: Data, at: int) -> Block | None:
+def block_at(data: Sliceable, at: int) -> Block | None:
     """Return the head of the block that begins at an offset; None where no whole head is there."""
-    if at < 0 or len(data) - at < _BLOCK.size:
+    head = data[at : at + _BLOCK.size] if at >= 0 else b""
+    if len(head) < _BLOCK.size:
         return None
-    magic, *told, own = _BLOCK.unpack_from(data, at)
-    if magic != BLOCK_MAGIC or zlib.crc32(data[at : at + _BEFORE_CHECK]) != own:
+    magic, *told, own = _BLOCK.unpack(head)
+    if magic != BLOCK_MAGIC or zlib.crc32(head[:_BEFORE_CHECK]) != own:
         return None
     found = Block(at + _BLOCK.size, *told)
-    return found if max(found.stored, found.size) <= MOST_BYTES else None
+    most = MOST_TAPE_BYTES if found.kind == TAPE else MOST_BYTES
+    return found if max(found.stored, found.size) <= most else None
 
 
-def blocks(data: Data, at: int) -> Iterator[Block | None]:
+def blocks(data: Sliceable, at: int, data_from: Callable[[int], int] = lambda at: at) -> Iterator[Block | None]:
     """Yield the heads of the blocks from an offset on, and None for each span that is damaged.
 
     A last block that is not all there counts as damaged; its writer may still be at work.
+
+    Args:
+        data: the segment.
+        at: the offset.
+        data_from: returns the offset of the next byte that is in no hole of its file.
     """
     while at < len(data):
         found = block_at(data, at)
@@ -236,17 +256,22 @@ def blocks(data: Data, at: int) -> Iterator[Block | None]:
             at = found.end
             continue
         yield None
-        at = _next_head(data, at + 1)
+        at = _next_head(data, at + 1, data_from)
 
 
-def _next_head(data: Data, at: int) -> int:
+def _next_head(data: Sliceable, at: int, data_from: Callable[[int], int]) -> int:
     """Return the offset of the next whole head of a block; the end where there is none."""
-    rest = bytes(data[at:])
-    found = rest.find(BLOCK_MAGIC)
-    while found >= 0:
-        if block_at(data, at + found) is not None:
-            return at + found
-        found = rest.find(BLOCK_MAGIC, found + 1)
+    while (at := data_from(at)) < len(data):
+        window = bytes(data[at : at + _WINDOW])
+        found = window.find(BLOCK_MAGIC)
+        while found >= 0:
+            is_there = found + _BLOCK.size <= len(window)
+            if (block_at(window, found) if is_there else block_at(data, at + found)) is not None:
+                return at + found
+            found = window.find(BLOCK_MAGIC, found + 1)
+        if len(window) < _WINDOW:
+            break
+        at += _WINDOW - len(BLOCK_MAGIC) + 1
     return len(data)
 
 

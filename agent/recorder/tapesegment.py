@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A segment's file as a reader has it: mapped when it is first read, its blocks decompressed one by one."""
+"""A segment's file as a reader has it: opened when it is first read, its blocks decompressed one by one."""
 
-import mmap
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import zstandard
 
 from agent.recorder import blockindex, segment, tape
+from agent.recorder.filebytes import FileBytes
 
 
 class TapeSegment:
@@ -24,7 +24,7 @@ class TapeSegment:
     def __init__(self, path: Path, facts: segment.SegmentFacts, begin: int, run: int) -> None:
         self.path, self.facts, self.run = path, facts, run
         self._begin = begin
-        self._data: memoryview | None = None
+        self._data: FileBytes | None = None
         self._blocks: list[segment.Block | None] | None = None
 
     @property
@@ -36,7 +36,7 @@ class TapeSegment:
     def blocks(self) -> list[segment.Block | None]:
         """Its blocks, and None for each damaged span, as of the first look; none where the file has gone meanwhile."""
         if self._blocks is None:
-            self._blocks = list(segment.blocks(self._mapped(), self._begin))
+            self._blocks = list(segment.blocks(self._bytes(), self._begin, self._bytes().data_from))
         return self._blocks
 
     def blocks_from(self, at: int) -> Iterator[segment.Block]:
@@ -45,18 +45,14 @@ class TapeSegment:
         Args:
             at: the end of another block; 0: from the first one on.
         """
-        data, at = self._mapped(), max(at, self._begin)
+        data, at = self._bytes(), max(at, self._begin)
         while (found := segment.block_at(data, at)) is not None and found.end <= len(data):
             yield found
             at = found.end
 
-    def _mapped(self) -> memoryview:
+    def _bytes(self) -> FileBytes:
         if self._data is None:
-            try:
-                with self.path.open("rb") as file:
-                    self._data = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-            except (OSError, ValueError):  # it has gone, or it is empty now
-                self._data = memoryview(b"")
+            self._data = FileBytes(self.path)
         return self._data
 
     @property
@@ -106,9 +102,9 @@ class TapeSegment:
         blocks = self.blocks[:-1] if self.blocks[-1:] == [None] else self.blocks
         return all(block is not None and (block.kind != segment.TAPE or self.is_whole(block)) for block in blocks)
 
-    def stored(self, block: segment.Block) -> memoryview:
+    def stored(self, block: segment.Block) -> bytes:
         """Return the stored bytes of a block."""
-        return self._mapped()[block.at : block.end]
+        return self._bytes()[block.at : block.end]
 
     def is_whole(self, block: segment.Block) -> bool:
         """Return True if the stored bytes of a block are those that were written."""
@@ -120,7 +116,7 @@ class TapeSegment:
         if not segment.is_whole(stored, block):
             return None
         if block.codec == segment.PLAIN:
-            return bytes(stored)
+            return stored
         try:
             content: bytes = zstandard.ZstdDecompressor().decompress(stored, max_output_size=block.size)
         except zstandard.ZstdError:
@@ -143,14 +139,14 @@ class TapeSegment:
         return place.next if place is not None else None
 
     def _place(self) -> segment.Block | None:
-        data = self._mapped()
+        data = self._bytes()
         place = segment.block_at(data, segment.begin_of_last(data, blockindex.PLACE.size))
         sealed = place is not None and (place.kind, place.stored) == (segment.PLACE, blockindex.PLACE.size)
         return place if sealed else None
 
     def index(self) -> list[blockindex.BlockNumbers] | None:
         """Return its index; None where it has none, or a damaged one."""
-        data, place = self._mapped(), self._place()
+        data, place = self._bytes(), self._place()
         content = self.content(place) if place is not None else None
         block = segment.block_at(data, blockindex.PLACE.unpack(content)[0]) if content is not None else None
         if block is None or block.kind != segment.INDEX:
@@ -167,7 +163,7 @@ class TapeSegment:
         rows = self.index()
         found = []
         for row in blockindex.about(rows or [], number):
-            block = segment.block_at(self._mapped(), row.at)
+            block = segment.block_at(self._bytes(), row.at)
             if block is None or block.kind != segment.TAPE or block.check != row.check:
                 rows = None
                 break

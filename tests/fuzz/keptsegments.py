@@ -10,15 +10,30 @@ from pathlib import Path
 from typing import Final
 
 from agent.recorder import folder, recording, segment
+from agent.recorder.filebytes import FileBytes
 from agent.recorder.folder import SegmentFile
 from agent.recorder.tapesegment import TapeSegment
 
 Head = tuple[segment.SegmentFacts, int]
 _STORED: Final = folder.stored
 _HEAD_OF: Final = recording._head_of
-_MAPPED: Final = TapeSegment._mapped
+_OPENED: Final = TapeSegment._bytes
 _CONTENT: Final = TapeSegment.content
 _HEAD_BYTES: Final = 1 << 12
+
+
+class _Given(FileBytes):
+    """Bytes that are in no file."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(Path("/nonexistent"))
+        self._size, self._given = len(data), memoryview(data)
+
+    def __getitem__(self, part: slice) -> bytes:
+        return self._given[part]  # type: ignore[return-value]  # it need not be copied
+
+    def data_from(self, at: int) -> int:
+        return min(at, self._size)
 
 
 class KeptSegments:
@@ -41,13 +56,13 @@ class KeptSegments:
         """Have readers find some segments changed, or gone, and take the others as they are kept."""
         self._changed = changed
         folder.stored, recording._head_of = self._stored, self._head_of  # type: ignore[assignment]
-        TapeSegment._mapped = lambda each: self._mapped(each)  # type: ignore[method-assign, assignment]
+        TapeSegment._bytes = lambda each: self._bytes_of(each)  # type: ignore[method-assign, assignment]
         TapeSegment.content = lambda each, block: self._content(each, block)  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
             folder.stored, recording._head_of = _STORED, _HEAD_OF
-            TapeSegment._mapped, TapeSegment.content = _MAPPED, _CONTENT  # type: ignore[method-assign]
+            TapeSegment._bytes, TapeSegment.content = _OPENED, _CONTENT  # type: ignore[method-assign]
 
     def _bytes(self, name: str) -> bytes | None:
         return self._changed[name] if name in self._changed else self.data.get(name)
@@ -72,9 +87,9 @@ class KeptSegments:
         begun = data[:_HEAD_BYTES]
         return segment.read_head(data[: max(_HEAD_BYTES, segment.most_of_head(begun))])
 
-    def _mapped(self, each: TapeSegment) -> memoryview:
+    def _bytes_of(self, each: TapeSegment) -> FileBytes:
         if each._data is None:
-            each._data = memoryview(self._bytes(each.path.name) or b"")
+            each._data = _Given(self._bytes(each.path.name) or b"")
         return each._data
 
     def _content(self, each: TapeSegment, block: segment.Block) -> bytes | None:
