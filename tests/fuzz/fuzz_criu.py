@@ -5,7 +5,8 @@
 Each input is a dump in which a few files are changed (tests.fuzz.imagechanges): mostly one of the small dumps of
 tests.support.smalldumps, now and then one of the two that CRIU wrote. It is read by the check, the tree's reader, the
 writer of images, the forecast, the search for a plan and the reader of contents. Where these accept it, the program that
-restores it is made and read again, and the table of registers is read by the resumer in C (tests.fuzz.resumereader).
+restores it is made and read again; the restorer in C takes it (tests.fuzz.restorerreader), and the resumer in C reads the
+table of registers (tests.fuzz.resumereader).
 What an input has not changed is not read again (tests.fuzz.keptreads).
 
 A fault is a foreign exception, an operation that no program may have (tests.fuzz.programholds), a file that is opened and
@@ -34,6 +35,7 @@ from agent.restart.contents.addresses import mapped, special_areas
 from agent.restart.contents.contents import Contents
 from agent.restart.contents.external import External
 from agent.restart.contents.filling import host_specials
+from agent.restart.contents.fillprogram import ProcessProgram
 from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import Images
 from agent.restart.contents.pageruns import PAGE
@@ -50,6 +52,7 @@ from tests.fuzz.imagechanges import PARENT, Changer, Dump, kind_of
 from tests.fuzz.inputwatch import InputWatch
 from tests.fuzz.keptreads import DumpFolder, KeptDump, keeping
 from tests.fuzz.programholds import Limits, hold, hold_table
+from tests.fuzz.restorerreader import ProgramPart, RestorerReader
 from tests.fuzz.resumereader import ResumeReader, is_end
 from tests.support import criuimages, smalldumps
 
@@ -122,8 +125,10 @@ class CriuFuzzer:
         self._changer = Changer(dumps, texts)
         self._specials = host_specials()
         self._distinct = Distinct()
-        (top / "reader").mkdir()
+        for name in ("reader", "restorer"):
+            (top / name).mkdir()
         self._reader = ResumeReader(top / "reader") if shutil.which("gcc") else None
+        self._restorer = RestorerReader(top / "restorer") if shutil.which("gcc") else None
         self._folder = DumpFolder(self._dumps[0], {})
         self.ends: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
@@ -231,14 +236,19 @@ class CriuFuzzer:
         pieces = dict(fill.section(bytes(PAGE), len(plan.actors)))
         size = sum(map(len, pieces.values()))
         at = fill.state_offset(bytes(PAGE), len(plan.actors)) + fill.state_size
+        parts: dict[ProcessProgram, list[ProgramPart]] = {}
         for program, base in first:
-            hold(program, base + PAGE + fill.state_size, pieces[at], limits)
+            begin = base + PAGE + fill.state_size
+            hold(program, begin, pieces[at], limits)
+            parts[program] = [ProgramPart(None, begin, pieces[at])]
             at += len(pieces[at])
         for steps in (programs.memories(), programs.rest()):
-            for program, _ in steps:
+            for program, word in steps:
                 begin, content = program.part()
                 hold(program, begin, content, limits)
+                parts[program].append(ProgramPart(word, begin, content))
                 size += len(content)
+        self._take(fill.state_size, parts)
         states = programs.states()
         table = resumer.table(states, range(1, len(plan.actors) + 1), (0, PAGE), 0)
         hold_table(table, len(states))
@@ -248,6 +258,15 @@ class CriuFuzzer:
         stage = contents.stage.section()
         assert size + len(stage) < _MOST_BYTES, f"the program has {size} bytes"
         return "contents: accepted"
+
+    def _take(self, state_size: int, parts: Mapping[ProcessProgram, list[ProgramPart]]) -> None:
+        """Have the restorer in C take the programs."""
+        if self._restorer is None:
+            return
+        for program, own in parts.items():
+            taken = self._restorer.take(state_size, len(program.scripts), own)
+            wanted = sum(script.first for script in program.scripts), len(program.scripts), 0
+            assert taken[:3] == wanted, f"the restorer in C says {taken}, of {wanted[0]} operations"
 
     def _names(self, path: bytes) -> bool:
         """Return True for a path that the restart itself names, or a file of the input at hand."""
@@ -262,8 +281,9 @@ class CriuFuzzer:
 
     def close(self) -> None:
         """End the reader in C."""
-        if self._reader is not None:
-            self._reader.close()
+        for reader in (self._reader, self._restorer):
+            if reader is not None:
+                reader.close()
 
     def again(self, number: int) -> str:
         """Return the options that make the input at hand again."""

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The restorer in C, as a reader of programs: compiled with a sanitizer of addresses, on a simulated kernel."""
+
+import re
+import struct
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from agent.errors import CkptreeError
+from agent.restart.contents.filling import RESTORER
+
+_SOURCE: Final = Path(__file__).with_suffix(".c")
+_CALL: Final = re.compile(r"static inline long (call6\([^)]*\))\n\{.*?\n\}\n", re.DOTALL)
+_CLONE: Final = re.compile(r"static inline long clone3_call\(.*?\n\}\n", re.DOTALL)
+_OPTIONS: Final = ("-std=gnu11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-w")
+_CHANGED: Final = (
+    ("pages.c", "static void merge_pages(", "static void real_merge_pages("),
+    ("restorer.c", "answer = operation->call ==", "taken++, current = operation, answer = operation->call =="),
+)
+"""What is changed in a source: its text before, and behind. The simulated kernel must know the operation at hand."""
+_FIRST: Final = 0xFFFFFFFF
+_HEAD: Final = struct.Struct("<3I")
+_PART: Final = struct.Struct("<2IQ")
+
+
+class ProgramPart(NamedTuple):
+    """A part of a process's program.
+
+    Attributes:
+        word: the first word of what tells of it; None of the first part.
+        at: its address.
+        content: its bytes.
+    """
+
+    word: int | None
+    at: int
+    content: bytes
+
+
+class Taken(NamedTuple):
+    """The end of a program.
+
+    Attributes:
+        operations: number of those that were taken.
+        filled: number of the threads that have taken all of theirs.
+        failed: 1 if one has failed.
+        operation, error: of the failure.
+    """
+
+    operations: int
+    filled: int
+    failed: int
+    operation: int
+    error: int
+
+
+class RestorerReader:
+    """The reader; use it as a context.
+
+    Args:
+        folder: for the program.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        helper = RESTORER.parent
+        calls = (helper / "kernel_calls.h").read_text()
+        (folder / "kernel_calls.h").write_text(_CLONE.sub("", _CALL.sub(r"long \1;\n", calls)))
+        for name in ("restorer.c", "pages.c", "pages.h", "ring.c", "ring.h", "fill.h"):
+            text = (helper / name).read_text()
+            for source, before, behind in _CHANGED:
+                if source == name:
+                    assert text.count(before) == 1, f"{name} has no {before!r}"
+                    text = text.replace(before, behind)
+            (folder / name).write_text(text)
+        program = folder / "restorerreader"
+        made = subprocess.run(
+            ["gcc", *_OPTIONS, f"-I{folder}", "-o", program, _SOURCE], capture_output=True, text=True, check=False
+        )
+        if made.returncode:
+            raise CkptreeError(made.stderr)
+        self._process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the program."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+        self._process.wait()
+
+    def take(self, state_bytes: int, threads: int, parts: Sequence[ProgramPart]) -> Taken:
+        """Have a process's program taken by all its threads, one after the other, where each call succeeds.
+
+        Args:
+            state_bytes: of the state and the words that all share.
+            threads: of the process.
+            parts: of the program, the first one first.
+
+        Raises:
+            AssertionError: the restorer has read what is not there; it has said so.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(_HEAD.pack(state_bytes, threads, len(parts)))
+            for word, at, content in parts:
+                self._process.stdin.write(_PART.pack(_FIRST if word is None else word, len(content), at) + content)
+            self._process.stdin.flush()
+        words = self._process.stdout.readline().split()
+        assert len(words) == len(Taken._fields), "the restorer in C has read what is not there"
+        return Taken(*map(int, words))
