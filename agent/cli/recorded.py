@@ -59,6 +59,13 @@ def open_folder(folder: Path) -> "Recording":
     return Recording(folder)
 
 
+def _ended_ns(recording: "Recording") -> int | None:
+    """Return CLOCK_REALTIME of the end of a recording, ns; None: it goes on."""
+    from agent.recorder.newest import ended_ns
+
+    return ended_ns(recording)
+
+
 def moment(text: str, last_ns: int | None = None) -> "Time":
     """Read a TIME, as of now.
 
@@ -113,7 +120,7 @@ def opened_at(
     check_folder(folder, socket)
     if folder is not None:
         recording = open_folder(folder)
-        yield _RecordingFolder(recording, moment(at, recording.runs[-1].last.time_ns))
+        yield _RecordingFolder(recording, moment(at, _ended_ns(recording)))
         return
     asked = moment(at)
     with _daemon(socket, timeout_s) as client:
@@ -226,7 +233,7 @@ def told(
         from agent.recorder.past import Enquirer
 
         recording = open_folder(folder)
-        asked = question(since, until, recording.runs[-1].last.time_ns, arguments=True, **others)
+        asked = question(since, until, _ended_ns(recording), arguments=True, **others)
         batches = answers.events(recording, asked, Enquirer())
         yield Told(batches, has_arguments=True, boot_id=recording.runs[-1].boot_id)
         return
@@ -261,7 +268,7 @@ def lives(
         from agent.recorder.past import Enquirer
 
         recording = open_folder(folder)
-        asked = question(since, until, recording.runs[-1].last.time_ns, pid=number)
+        asked = question(since, until, _ended_ns(recording), pid=number)
         found = answers.history(recording, asked, Enquirer())
     else:
         with _daemon(socket, _LONGEST_S) as client:

@@ -15,6 +15,7 @@ from agent.recorder import instant, past
 from agent.recorder.facts import Instant
 from agent.recorder.history import NumberHistory
 from agent.recorder.instant import MOST_NS, ClockTime, RecordNumber, Time
+from agent.recorder.newest import awaited
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling, Said
@@ -43,7 +44,9 @@ def point(value: object, key: str) -> Time:
 
 def snapshot(recording: Recording, question: Question, enquirer: Enquirer) -> tuple[Snapshot, Selection]:
     """Return the tree that a question is about, and its selection of live objects; errors as of past.snapshot."""
-    instant = past.find(recording, point(question.get("at"), "at"))
+    at = point(question.get("at"), "at")
+    recording = awaited(recording, at)
+    instant = past.find(recording, at)
     wanted = past.WantedTree(
         rootname.parse(_text(question.get("root"))),
         _one_of(question, "mode", _MODES),
@@ -55,7 +58,7 @@ def snapshot(recording: Recording, question: Question, enquirer: Enquirer) -> tu
 
 def events(recording: Recording, question: Question, enquirer: Enquirer) -> Iterator[list[Said]]:
     """Yield the events that a question is about, in batches; errors as of retelling.Retelling."""
-    since, until = span(recording, question)
+    recording, since, until = span(recording, question)
     kinds = question.get("kinds") or KINDS
     if not isinstance(kinds, (list, tuple)) or not all(kind in KINDS for kind in kinds):
         raise UsageError(f"kinds: expected a list of some of {', '.join(KINDS)}")
@@ -78,25 +81,28 @@ def history(recording: Recording, question: Question, enquirer: Enquirer) -> lis
         raise UsageError("pid: expected a number")
     if enquirer.namespace:
         raise HostError("history: numbers of another pid namespace than the initial one cannot be looked up")
-    return NumberHistory(recording, span(recording, question), number, enquirer).lives()
+    recording, since, until = span(recording, question)
+    return NumberHistory(recording, (since, until), number, enquirer).lives()
 
 
-def span(recording: Recording, question: Question) -> tuple[Instant, Instant]:
-    """Return the first and the last instant that a question is about.
+def span(recording: Recording, question: Question) -> tuple[Recording, Instant, Instant]:
+    """Return the recording once it has the span that a question is about, and the first and the last instant of that.
 
     Raises:
         UsageError: the first is behind the last.
         NoSuchTimeError: the recording does not have them.
     """
+    moments = {key: point(question[key], key) for key in ("since", "until") if question.get(key) is not None}
+    recording = awaited(recording, *moments.values())
     since, until = recording.runs[0].first, recording.runs[-1].last
-    if question.get("since") is not None:
-        since = past.find(recording, point(question["since"], "since"))
-    if question.get("until") is not None:
-        until = past.find(recording, point(question["until"], "until"))
+    if "since" in moments:
+        since = past.find(recording, moments["since"])
+    if "until" in moments:
+        until = past.find(recording, moments["until"])
     if (since.run, since.order) > (until.run, until.order):
         times = " is behind until ".join(f"{instant.written(each.time_ns)} (#{each.order})" for each in (since, until))
         raise UsageError(f"since {times}: exchange them")
-    return since, until
+    return recording, since, until
 
 
 def _text(value: object) -> str:

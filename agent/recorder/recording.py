@@ -4,26 +4,24 @@
 Opening reads the head of each segment, and little more. A daemon may write to the folder meanwhile.
 """
 
-import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
 from agent.capture import memoryreader
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchTimeError, UsageError
-from agent.recorder import folder, folderlock, segment, tape
+from agent.recorder import folder, segment, tape
 from agent.recorder.facts import Gap, Instant, NumberRun, Replayed
 from agent.recorder.instant import written
-from agent.recorder.replay import Replayer, times
+from agent.recorder.replay import Replayer
 from agent.recorder.tapesegment import TapeSegment
+from agent.recorder.timesearch import search
 from agent.table import wire
 
-_UNWRITTEN_NS: Final = 1_000_000_000  # what is older is on disk, where the writer keeps up
 _HEAD_BYTES: Final = 1 << 12
 _MOST_NAMED: Final = 3  # runs, each of which costs a replay
 _DAMAGED: Final = "what lies between is damaged, or missing"
@@ -81,7 +79,7 @@ class Recording:
         mine = [each for each in self.segments if each.run == index]
         first, last = mine[0].facts, mine[-1]
         begin = Instant(index, first.first, first.realtime_ns, first.boottime_ns, 0)
-        end = Instant(index, last.next, last.last_ns + last.ahead_ns, last.last_ns, 0)
+        end = Instant(index, last.end_next, last.known_ns + last.end_ahead_ns, last.known_ns, 0)
         return NumberRun(first.boot_id, first.ring, begin, end, last.ended)
 
     # ---- instants --------------------------------------------------------------------------------------------------
@@ -129,23 +127,65 @@ class Recording:
         Raises:
             NoSuchInstantError: it is before the recording's beginning, or behind its end.
         """
-        index = max((n for n, each in enumerate(self.segments) if each.facts.realtime_ns <= time_ns), default=-1)
-        if index < 0 or time_ns > self.until_ns:
+        fallback: Instant | None = None
+        for index in range(len(self.segments) - 1, -1, -1):
+            each = self.segments[index]
+            if self._earliest_ns(index) > time_ns or (fallback is not None and self._latest_ns(each) < time_ns):
+                continue
+            found, is_certain = self._in_segment(index, time_ns)
+            if is_certain:
+                return found
+            fallback = found if fallback is None else fallback
+        if fallback is None or time_ns > self.until_ns:
             raise NoSuchInstantError(f"{_date(time_ns)}: the recording does not have that time; it has {self._said()}")
-        begin = self.segments[index]
-        found, beyond = _instant_in(begin, time_ns)
+        return fallback
+
+    def _in_segment(self, index: int, time_ns: int) -> tuple[Instant, bool]:
+        """Return the instant of a time in a segment, or else at its end, and True if the clock showed it there."""
+        each = self.segments[index]
         following = self.segments[index + 1] if index + 1 < len(self.segments) else None
-        if not beyond or (begin.is_sound and (following is None or following.joins(begin))):
-            return found
+        found = search(each, time_ns)
+        if found.end is None:
+            stands = found.shown or found.skipped
+            if stands is None:
+                raise NoSuchInstantError(f"{_date(time_ns)}: the recording has what no daemon writes")
+            if found.is_damaged:
+                return stands._replace(
+                    missing=f"the recording is damaged behind #{stands.order}, and the clock may have shown that time there"
+                ), True
+            return stands, found.shown is not None
+        stands, end_ns = found.end, time_ns - each.end_ahead_ns
+        if found.is_damaged:
+            return stands._replace(missing=self._damaged(stands, following)), time_ns <= self.until_ns
+        if following is not None and each.is_sound and following.joins(each):
+            shown = end_ns < following.facts.boottime_ns
+        else:
+            shown = end_ns <= each.known_ns
+            if not shown and following is not None:
+                stands = stands._replace(missing=_missing(stands.order, following))
+        return (found.shown, True) if found.shown is not None and not shown else (stands, shown)
+
+    def _earliest_ns(self, index: int) -> int:
+        """Return CLOCK_REALTIME at the beginning of a segment, ns, or what was shown since, if the clock was set back."""
+        each, following = self.segments[index], self.segments[index + 1 : index + 2]
+        same = [one for one in following if one.facts.boot_id == each.facts.boot_id]
+        return each.facts.boottime_ns + min(each.ahead_ns, same[0].ahead_ns if same else each.end_ahead_ns)
+
+    def _latest_ns(self, of: TapeSegment) -> int:
+        """Return the latest CLOCK_REALTIME that was shown in a segment, ns."""
+        ahead_ns = [of.ahead_ns, *(block.ahead_ns for block in of.all_tapes)]
+        pairs = zip(of.all_tapes, ahead_ns, strict=False)
+        return max((block.last_ns + max(block.ahead_ns, before_ns) for block, before_ns in pairs), default=0)
+
+    def _damaged(self, stands: Instant, following: TapeSegment | None) -> str:
         if following is None:
-            return found._replace(missing=f"the recording is damaged behind #{found.order}: this is the state before")
-        return found._replace(missing=_missing(found.order, following))
+            return f"the recording is damaged behind #{stands.order}: this is the state before"
+        return _missing(stands.order, following)
 
     @property
     def until_ns(self) -> int:
-        """CLOCK_REALTIME of the last instant that is known, ns; while a daemon writes, that is a moment ago."""
-        last = self.runs[-1].last.time_ns
-        return max(last, time.time_ns() - _UNWRITTEN_NS) if folderlock.is_written(self.folder) else last
+        """CLOCK_REALTIME up to which the recording has everything, but for its gaps, ns."""
+        return self.runs[-1].last.time_ns
 
     @cached_property
     def gaps(self) -> tuple[Gap, ...]:
@@ -165,7 +205,7 @@ class Recording:
             if not behind.joins(before, following):
                 facts = behind.facts
                 why = facts.why or _DAMAGED
-                ended_ns = before.last_ns + before.ahead_ns
+                ended_ns = before.known_ns + before.end_ahead_ns
                 found.append(Gap(before.run, following, behind.run, facts.first, ended_ns, facts.realtime_ns, why))
         return tuple(found)
 
@@ -256,44 +296,6 @@ def _head_of(path: Path) -> tuple[segment.SegmentFacts, int]:
     with path.open("rb", buffering=0) as file:
         begun = file.read(_HEAD_BYTES)
         return segment.read_head(begun + file.read(max(0, segment.most_of_head(begun) - len(begun))))
-
-
-def _instant_in(begin: TapeSegment, time_ns: int) -> tuple[Instant, bool]:
-    """Return the instant of a time that is not before a segment's beginning.
-
-    Returns:
-        The instant, and False if it is among the segment's records, True if it is behind the last whole one.
-    """
-    ahead_ns, before_ns = begin.ahead_ns, begin.facts.boottime_ns
-    order, last_ns, uncertain_ns = begin.facts.first, before_ns, 0
-    tapes = begin.tapes
-    for block, behind in zip_longest(tapes, tapes[1:]):
-        if behind is not None and 0 < behind.first_ns <= time_ns - max(ahead_ns, block.ahead_ns, behind.ahead_ns):
-            if not begin.is_whole(block):
-                break
-            order, ahead_ns, last_ns, before_ns = block.next, block.ahead_ns, block.last_ns, block.last_ns
-            continue
-        content = begin.content(block)
-        if content is None:
-            break
-        for entry in tape.entries(content):
-            if entry.kind == tape.CLOCK:
-                ahead_ns = entry.value - entry.ns
-            elif entry.kind == tape.PART and entry.ns + ahead_ns <= time_ns:
-                seen = max(
-                    (number for number, _ in times(entry.payload)), default=-1
-                )  # smaller ones may be late, or lost
-                order, last_ns, uncertain_ns = max(order, entry.value, seen + 1), entry.ns, entry.ns - before_ns
-                before_ns = entry.ns
-            elif entry.kind == tape.PART:
-                for number, at_ns in sorted(times(entry.payload)):
-                    if not at_ns or at_ns + ahead_ns > time_ns:
-                        return Instant(begin.run, order, last_ns + ahead_ns, last_ns, uncertain_ns), False
-                    if number >= order:
-                        order, last_ns, uncertain_ns = number + 1, max(last_ns, at_ns), max(0, last_ns - at_ns)
-            elif entry.ns and entry.ns + ahead_ns > time_ns:
-                return Instant(begin.run, order, last_ns + ahead_ns, last_ns, uncertain_ns), False
-    return Instant(begin.run, order, last_ns + ahead_ns, last_ns, uncertain_ns), True
 
 
 def _missing(order: int, following: TapeSegment) -> str:

@@ -16,8 +16,11 @@ Grammar (little endian; all entries are multiples of 8 bytes)::
     kind    value                                           ns              payload
     1..63   the argument of an Input (agent.table.inputs)   0               none
     64      PART: Stream.next after the part                CLOCK_BOOTTIME  part
-    65      CLOCK: CLOCK_REALTIME, ns                       CLOCK_BOOTTIME  u64 CLOCK_MONOTONIC, ns
+    65      CLOCK: CLOCK_REALTIME, ns                       CLOCK_BOOTTIME  u64 CLOCK_MONOTONIC, ns; u64 stated
     66      END: Stream.next                                CLOCK_BOOTTIME  u8: 1 if the next daemon goes on from here
+
+``stated`` is a time by CLOCK_BOOTTIME, ns: every record of an earlier time is in the tape before this entry, or lost for
+good. 0: that is not known yet. An older program did not write it.
 """
 
 import struct
@@ -32,6 +35,8 @@ END: Final = 66
 
 ENTRY: Final = struct.Struct("<IIQQ")
 MONOTONIC: Final = struct.Struct("<Q")
+CLOCKS: Final = struct.Struct("<QQ")
+"""The payload of a CLOCK: CLOCK_MONOTONIC, ns, and `stated`."""
 
 Data = memoryview | bytes
 
@@ -57,6 +62,14 @@ class TapeEntry(NamedTuple):
 def padded(length: int) -> int:
     """Return a length with its padding."""
     return (length + 7) & ~7
+
+
+def stated(entry: TapeEntry) -> int | None:
+    """Return the time up to which a CLOCK states that all records are there, CLOCK_BOOTTIME, ns; None: it states none."""
+    if len(entry.payload) < CLOCKS.size:
+        return None
+    told: int = CLOCKS.unpack_from(entry.payload)[1]
+    return told
 
 
 def pack(kind: int, value: int, ns: int = 0, payload: Data = b"") -> bytes:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A segment's file as a reader has it: opened when it is first read, its blocks decompressed one by one."""
 
+import contextlib
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -9,6 +10,7 @@ import zstandard
 
 from agent.recorder import blockindex, segment, tape
 from agent.recorder.filebytes import FileBytes
+from agent.recorder.replay import times
 
 
 class TapeSegment:
@@ -26,6 +28,7 @@ class TapeSegment:
         self._begin = begin
         self._data: FileBytes | None = None
         self._blocks: list[segment.Block | None] | None = None
+        self._known_ns: int | None = None
 
     @property
     def ahead_ns(self) -> int:
@@ -62,20 +65,71 @@ class TapeSegment:
         return [block for block in whole if block is not None and block.kind == segment.TAPE]
 
     @property
+    def all_tapes(self) -> list[segment.Block]:
+        """The blocks of its tape, those behind damaged spans, too."""
+        return [block for block in self.blocks if block is not None and block.kind == segment.TAPE]
+
+    @property
     def next(self) -> int:
-        """The least that `Stream.next` can be at the end of its tape."""
+        """The least that `Stream.next` can be at the end of its tape, as far as that is known without a damaged span."""
         tapes = self.tapes
         return tapes[-1].next if tapes else self.facts.first
 
     @property
-    def last_ns(self) -> int:
-        """CLOCK_BOOTTIME of the last part of its tape, or look at the clocks, ns."""
-        return max((block.last_ns for block in self.tapes), default=self.facts.boottime_ns)
+    def end_next(self) -> int:
+        """The least that `Stream.next` can be at its end."""
+        return max((block.next for block in self.all_tapes), default=self.facts.first)
+
+    @property
+    def end_ahead_ns(self) -> int:
+        """By how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME at its end, ns."""
+        tapes = self.all_tapes
+        return tapes[-1].ahead_ns if tapes else self.ahead_ns
+
+    @property
+    def known_ns(self) -> int:
+        """CLOCK_BOOTTIME up to which all records are there that it can have, but for damaged ones, ns.
+
+        The tape states it. What a daemon has left behind its last statement is known up to its last record. A segment of
+        an older program states nothing: there it is the time of the last part.
+        """
+        if self._known_ns is None:
+            tapes = self.all_tapes
+            self._known_ns = max((block.last_ns for block in tapes), default=self.facts.boottime_ns)
+            if self._states():
+                told = (self._stated(block) for block in reversed(tapes))
+                self._known_ns = max(next(filter(None, told), 0), self.facts.boottime_ns)
+        return self._known_ns
+
+    def _states(self) -> bool:
+        """Return True if its tape states up to when all records are there, as each one does that has the clocks so."""
+        for entry in self._entries_of(self.all_tapes[0]) if self.all_tapes else ():
+            if entry.kind == tape.CLOCK:
+                return tape.stated(entry) is not None
+        return False
+
+    def _stated(self, block: segment.Block) -> int:
+        """Return the latest time of which a block tells that all records of before it are there, ns; 0: of none."""
+        found = 0
+        for entry in self._entries_of(block):
+            if entry.kind == tape.CLOCK:
+                found = max(found, tape.stated(entry) or 0)
+            elif entry.kind == tape.PART:
+                with contextlib.suppress(tape.TornError):
+                    found = max(found, *(ns for number, ns in times(entry.payload) if number < entry.value), 0)
+        return found
+
+    def _entries_of(self, block: segment.Block) -> Iterator[tape.TapeEntry]:
+        """Yield the entries of a block, as far as they are whole."""
+        content = self.content(block)
+        with contextlib.suppress(tape.TornError):
+            yield from tape.entries(content or b"")
 
     @property
     def ended(self) -> bool:
         """True where the daemon ended in order at its end."""
-        content = self.content(self.tapes[-1]) if self.tapes else None
+        tapes = self.all_tapes
+        content = self.content(tapes[-1]) if tapes else None
         try:
             return content is not None and any(entry.kind == tape.END for entry in tape.entries(content))
         except tape.TornError:

@@ -36,6 +36,7 @@ _NAP_S: Final = 0.1  # a wake-up costs as much as some twenty records, and finds
 _SYNC_S: Final = 1.0
 _REPORT_S: Final = 0.5
 _PIPE_BYTES: Final = 1 << 20
+_CLOCK_BYTES: Final = tape.ENTRY.size + tape.CLOCKS.size
 
 
 class TapeWriter:
@@ -237,7 +238,10 @@ class TapeWriter:
         if self._output.is_open:
             times = (self._times[0], self._times[-1]) if self._times else (0, 0)
             self._compression.note(self._open_bytes, self._open_since, self._channel.unread - self._open_bytes)
+            unsynced = self._output.unsynced
             self._append(segment.TAPE, entries, (self._first, self._next), times)
+            if self._open_bytes == _CLOCK_BYTES:  # a power cut may take it: a disk that has nothing else to do may rest
+                self._output.unsynced = unsynced
         self._channel.took(self._open_bytes)
         self._channel.free()
         self._open_bytes = 0

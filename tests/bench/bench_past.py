@@ -69,11 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def instant() -> str:
         each = chance.choice(segments)
-        return written(chance.randrange(each.facts.realtime_ns, each.last_ns + each.ahead_ns))
+        return written(chance.randrange(each.facts.realtime_ns, each.known_ns + each.end_ahead_ns))
 
     def last_instant() -> str:
         each = chance.choice(segments)
-        return written(each.last_ns + each.ahead_ns - _A_RECORD_NS)
+        return written(each.known_ns + each.end_ahead_ns - _A_RECORD_NS)
 
     def number() -> str:
         rows = chance.choice(segments).index() or []

@@ -17,7 +17,7 @@ import pytest
 from agent.protocol.client import Client
 from agent.recorder.recording import NoSuchInstantError, Recording
 from tests.bench.storm import Storm
-from tests.live.daemons import PATIENCE_S, Daemon, a_daemon
+from tests.live.daemons import PATIENCE_S, Daemon, a_daemon, ckptree
 from tests.live.servicemanager import ServiceManager
 from tests.support.recorded import Taken, different, differs, taken, unlike
 
@@ -251,3 +251,33 @@ def test_a_folder_of_another_user_in_its_place_is_not_written(tmp_path: Path) ->
         assert list(place.iterdir()) == []
         place.rmdir()
         wait_until(daemon, "recording")
+
+
+def test_nothing_is_said_of_a_time_that_is_not_on_disk(tmp_path: Path) -> None:
+    """While the writer stalls, and while the disk is full: neither a tree of then, nor events, nor that there were none."""
+
+    def refused(daemon: Daemon, root: int, place: Path) -> None:
+        for ask in (("--socket", daemon.socket), ("--record", place)):
+            for question in (("tree", str(root), "--at", "-1.5s"), ("events", "--since", "-9s", "--until", "-1.5s")):
+                ran = ckptree(*question, *ask)
+                assert (ran.code, ran.out) == (4, b""), (question, ran)
+                assert "does not have that time" in ran.err
+
+    with a_small_disk(tmp_path / "disk", 1 << 20) as disk:
+        place, filler = disk / "recording", disk / "filler"
+        with a_daemon(tmp_path, "--record", place) as daemon:
+            wait_until(daemon, "recording")
+            ran = ckptree("tree", str(os.getpid()), "--at", "-0.1s", "--record", place)
+            assert (ran.code, b"complete" in ran.out) == (0, True), ran
+            writer = writer_of(daemon.process.pid)
+            writer.suspend()
+            time.sleep(3.0)
+            refused(daemon, os.getpid(), place)
+            writer.resume()
+            with filler.open("wb") as file:
+                free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+                file.write(bytes(max(0, free - 8_000)))
+            with Storm(idle=50, rate=_RATE, workers=2):
+                wait_until(daemon, "stopped: the writer could not write: No space left on device")
+            time.sleep(3.0)
+            refused(daemon, os.getpid(), place)

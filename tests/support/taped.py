@@ -76,15 +76,16 @@ class Taped:
         folder: of the recording.
         seed: of everything random.
         run: index of the run.
+        states: False for a tape as of an older program, which does not state up to when all records are there.
 
     Attributes:
         truths: of the points between two parts.
     """
 
-    def __init__(self, folder: Path, seed: int, run: int = 0) -> None:
+    def __init__(self, folder: Path, seed: int, run: int = 0, *, states: bool = True) -> None:
         self.folder = folder
         self.truths: list[Truth] = []
-        self._run = run
+        self._run, self._states = run, states
         self._chance = random.Random(seed)
         self._now_ns = BOOT_NS + run * _A_RUN_NS
         self._kernel = Kernel(lambda _: None, pid_max=60)
@@ -94,6 +95,7 @@ class Taped:
         self._channel = Channel.create(1 << 22)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
+        self._ahead_ns = AHEAD_NS
         self._writer = TapeWriter(folder, self._channel, theirs, 1 << 40, 0)
         self._tap = Tap(self._watch, self._channel)
         self._marks = 0
@@ -109,7 +111,7 @@ class Taped:
             "boot_id": "00000000-0000-0000-0000-000000000000",
             "ring": f"ring {self._run}",
             "boottime_ns": self._now_ns,
-            "realtime_ns": self._now_ns + AHEAD_NS,
+            "realtime_ns": self._now_ns + self._ahead_ns,
             "monotonic_ns": self._now_ns,
             "head_bytes": wire.HEAD.size,
             "memory": memorywriter.VERSION,
@@ -117,6 +119,7 @@ class Taped:
             "host": {},
         }
         self._tap.whole = self._channel.put(MARK, self._watch.stream.next, self._now_ns, json.dumps(said).encode())
+        self.clock()
         if keyframe:
             reader, writer = os.pipe()
             os.write(writer, self._marks.to_bytes(8, "little") + self._watch.memory())
@@ -133,7 +136,25 @@ class Taped:
 
     def _remember(self, *, lost: bool = False) -> None:
         state = state_of(self._watch.table, self._watch.stream)
-        self.truths.append(Truth(self._run, self._watch.stream.next, self._now_ns + AHEAD_NS, state, lost))
+        self.truths.append(Truth(self._run, self._watch.stream.next, self._now_ns + self._ahead_ns, state, lost))
+
+    def clock(self, *, by_ns: int = 0) -> None:
+        """Set CLOCK_REALTIME forward, and have the tape note the clocks, and that it has all records."""
+        self._ahead_ns += by_ns
+        said = tape.CLOCKS.pack(self._now_ns, self._now_ns)
+        if self._tap.whole:
+            said = said if self._states else said[: tape.MONOTONIC.size]
+            self._channel.put(tape.CLOCK, self._now_ns + self._ahead_ns, self._now_ns, said)
+
+    def rest(self, rest_ns: int) -> None:
+        """Let time go by in which nothing happens."""
+        self._now_ns += rest_ns
+        self._kernel.writer.time_ns = self._now_ns
+
+    @property
+    def time_ns(self) -> int:
+        """CLOCK_REALTIME, ns."""
+        return self._now_ns + self._ahead_ns
 
     def step(self, *, lost: bool = False, heard: bool = True) -> None:
         """Let the kernel make some calls, and the watch read what the ring has; `heard`: the tape gets it."""
@@ -165,6 +186,8 @@ class Taped:
             if not lost and self._watch.is_in_doubt:
                 self._watch._trust()  # as a sweep does
             self._remember(lost=lost)
+            if chance.random() < 0.3:
+                self.clock()
         if chance.random() < 0.3:
             self.flush()
 
@@ -203,6 +226,7 @@ class Taped:
         """End the recording."""
         if orderly:
             self._tap.whole = True
+            self.clock()
             self._channel.put(tape.END, self._watch.stream.next, self._now_ns, b"\0")
         self._tap.close()
         self._control.close()
@@ -210,7 +234,9 @@ class Taped:
         self._channel.close()
 
 
-def a_recording(folder: Path, seed: int = 1, *, runs: int = 2, steps: int = 60, marks: float = 0.08) -> list[Truth]:
+def a_recording(
+    folder: Path, seed: int = 1, *, runs: int = 2, steps: int = 60, marks: float = 0.08, states: bool = True
+) -> list[Truth]:
     """Make a recording with segments, gaps, losses and a missing keyframe; return the truth.
 
     Args:
@@ -219,11 +245,12 @@ def a_recording(folder: Path, seed: int = 1, *, runs: int = 2, steps: int = 60, 
         runs: their number.
         steps: of each run.
         marks: part of the steps that begin a segment.
+        states: see Taped.
     """
     truths: list[Truth] = []
     chance = random.Random(seed)
     for run in range(runs):
-        taped = Taped(folder, chance.randrange(1 << 30), run)
+        taped = Taped(folder, chance.randrange(1 << 30), run, states=states)
         taped.mark(continues=False, why="the daemon began")
         for _ in range(steps):
             what = chance.random()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recording gives the state of every point of it; where it is damaged it says so, and never gives another state."""
 
+import os
 import random
 import re
 import shutil
@@ -9,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from agent.errors import CkptreeError
-from agent.recorder import folder, instant
+from agent.recorder import folder, folderlock, instant
 from agent.recorder.facts import Instant
 from agent.recorder.past import find
 from agent.recorder.recording import AmbiguousNumberError, NoRecordingError, NoSuchInstantError, Recording
 from tests.bench import longrecording
 from tests.support.examples import examples
-from tests.support.taped import Truth, a_recording, replayed, state_of
+from tests.support.taped import Taped, Truth, a_recording, replayed, state_of
 
 _SECOND_NS = 1_000_000_000
 
@@ -82,7 +83,7 @@ def test_the_time_of_a_point_finds_it(made: tuple[Path, list[Truth]]) -> None:
     for truth in truths:
         if truth.run == len(recording.runs) - 1 and truth.time_ns <= recording.until_ns and not truth.lost:
             instant = recording.at_time(truth.time_ns)
-            found.append(instant.order == truth.order or bool(instant.missing))
+            found.append(instant.order == truth.order or bool(recording.table_at(instant).reasons))
 
     assert len(found) > 10
     assert all(found)
@@ -214,3 +215,82 @@ def test_a_folder_without_a_segment_is_no_recording(tmp_path: Path) -> None:
 
     assert isinstance(caught.value, CkptreeError)
     assert caught.value.exit_code == 4
+
+
+def test_a_recording_has_no_time_behind_the_last_one_of_which_it_states_to_have_everything(tmp_path: Path) -> None:
+    """A writer may hold the folder and write nothing: a disk is full, or stalls, or the daemon is stopped."""
+    taped = Taped(tmp_path, 3)
+    taped.mark(continues=False, why="the daemon began")
+    taped.step()
+    taped.rest(_SECOND_NS)
+    taped.clock()
+    stated_ns = taped.time_ns
+    taped.end(orderly=False)
+    lock = folderlock.lock(tmp_path)
+    assert folderlock.hold(lock)
+    try:
+        recording = Recording(tmp_path)
+        assert recording.until_ns == stated_ns
+        assert not recording.table_at(recording.at_time(stated_ns)).reasons
+        with pytest.raises(NoSuchInstantError, match="does not have that time"):
+            recording.at_time(stated_ns + 1)
+    finally:
+        os.close(lock)
+
+
+def test_a_part_that_was_read_in_pieces_is_no_sign_that_earlier_records_have_come(tmp_path: Path) -> None:
+    """A daemon that was behind is killed: its last record is the end of what is known, not the time at which it read it."""
+    taped = Taped(tmp_path, 3)
+    taped.mark(continues=False, why="the daemon began")
+    taped.step()
+    last_ns = taped.time_ns
+    taped.kernel.fork(next(iter(taped.kernel.threads)))
+    born_ns = taped.time_ns
+    taped.rest(5 * _SECOND_NS)
+    taped.hear()
+    taped.end(orderly=False)
+    recording = Recording(tmp_path)
+
+    assert last_ns <= recording.until_ns <= born_ns + 1
+
+
+def points(taped: Taped, count: int) -> list[tuple[int, int]]:
+    """Let time go by; return number and time of some points."""
+    found = []
+    for _ in range(count):
+        taped.step()
+        found.append((taped.next, taped.time_ns))
+    return found
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_of_a_time_that_the_clock_shows_twice_the_later_one_counts(tmp_path: Path, *, skips: bool) -> None:
+    """Within a segment. A time that it shows once is found at that one, also where it was set over it later."""
+    taped = Taped(tmp_path, 5)
+    taped.mark(continues=False, why="the daemon began")
+    first = points(taped, 20)
+    back_ns = first[9][1] - first[-1][1]
+    taped.clock(by_ns=back_ns)
+    if skips:
+        taped.clock(by_ns=-2 * back_ns)
+    second = points(taped, 20)
+    taped.end()
+    recording = Recording(tmp_path)
+
+    twice_ns = second[0][1]
+    for order, time_ns in first:
+        if skips or time_ns < twice_ns:
+            assert recording.at_time(time_ns).order == order
+    for order, time_ns in second:
+        assert recording.at_time(time_ns).order == order
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_recording_of_an_older_program_is_known_up_to_its_last_part(tmp_path: Path, seed: int) -> None:
+    """It does not state more."""
+    truths = a_recording(tmp_path, seed, states=False)
+    recording = Recording(tmp_path)
+
+    assert recording.until_ns >= truths[-1].time_ns
+    for truth in last_at_each(truths):
+        assert wrong(recording, truth) == ""
