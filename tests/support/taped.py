@@ -86,7 +86,7 @@ class Taped:
         self.folder = folder
         self.truths: list[Truth] = []
         self._run, self._states = run, states
-        self._chance = random.Random(seed)
+        self._chance, self._clocks = random.Random(seed), random.Random(seed)
         self._now_ns = BOOT_NS + run * _A_RUN_NS
         self._kernel = Kernel(lambda _: None, pid_max=60)
         self._probes = SimProbes(self._kernel)
@@ -95,7 +95,7 @@ class Taped:
         self._channel = Channel.create(1 << 22)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
-        self._ahead_ns = AHEAD_NS
+        self._ahead_ns, self._asleep_ns = AHEAD_NS, 1
         self._writer = TapeWriter(folder, self._channel, theirs, 1 << 40, 0)
         self._tap = Tap(self._watch, self._channel)
         self._marks = 0
@@ -138,10 +138,11 @@ class Taped:
         state = state_of(self._watch.table, self._watch.stream)
         self.truths.append(Truth(self._run, self._watch.stream.next, self._now_ns + self._ahead_ns, state, lost))
 
-    def clock(self, *, by_ns: int = 0) -> None:
-        """Set CLOCK_REALTIME forward, and have the tape note the clocks, and that it has all records."""
+    def clock(self, *, by_ns: int = 0, slept_ns: int = 0) -> None:
+        """Set CLOCK_REALTIME forward after a suspend, and have the tape note the clocks, and that it has all records."""
         self._ahead_ns += by_ns
-        said = tape.CLOCKS.pack(self._now_ns, self._now_ns)
+        self._asleep_ns += slept_ns
+        said = tape.CLOCKS.pack(self._now_ns - self._asleep_ns, self._now_ns)
         if self._tap.whole:
             said = said if self._states else said[: tape.MONOTONIC.size]
             self._channel.put(tape.CLOCK, self._now_ns + self._ahead_ns, self._now_ns, said)
@@ -186,7 +187,7 @@ class Taped:
             if not lost and self._watch.is_in_doubt:
                 self._watch._trust()  # as a sweep does
             self._remember(lost=lost)
-            if chance.random() < 0.3:
+            if self._clocks.random() < 0.3:
                 self.clock()
         if chance.random() < 0.3:
             self.flush()

@@ -11,7 +11,7 @@ import pytest
 
 from agent.access import Viewer
 from agent.errors import CkptreeError, NoSuchRootError, UsageError
-from agent.recorder import answers, tape
+from agent.recorder import answers
 from agent.recorder.history import NumberHistory
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
@@ -307,9 +307,8 @@ def test_a_step_of_the_clock_and_a_suspend_are_told_where_they_were(tmp_path: Pa
     taped = Taped(tmp_path, 1)
     taped.mark(continues=False)
     taped.step()
-    for step_ns, slept_ns in ((0, 0), (3_000_000_000, 0), (3_000_000_000, 7_000_000_000)):
-        now_ns = taped._now_ns
-        taped._channel.put(tape.CLOCK, now_ns + AHEAD_NS + step_ns, now_ns, tape.MONOTONIC.pack(now_ns - slept_ns - 1))
+    for step_ns, slept_ns in ((0, 0), (3_000_000_000, 0), (0, 7_000_000_000)):
+        taped.clock(by_ns=step_ns, slept_ns=slept_ns)
         taped.step()
     taped.end()
     recording = Recording(tmp_path)
