@@ -112,6 +112,8 @@ def _stoppable() -> Iterator[None]:
     """Let SIGTERM and SIGINT end the block in order, and then this process as they always do."""
 
     def stop(number: int, _frame: object) -> None:
+        for each in before:  # a second signal would interrupt what the first one has begun
+            signal.signal(each, signal.SIG_IGN)
         raise _Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -37,7 +37,9 @@ _LEAD_NS, _LEAD_DUMP_NS = 20 * MS, 2000 * MS
 _MOST_FETCHING: Final = 128
 """Pieces that are on their way: 32 MB. The server disconnects a client for whom it has more than 64 MB."""
 _MOST_BOUND: Final = 4
-"""All hosts wait for the instant twice as long as the time of any is uncertain: that may be half of what is left."""
+_MOST_BOUND_NS: Final = 25_000 * MS
+"""All hosts wait for the instant twice as long as the time of any is uncertain: that may be half of what is left, and
+less than the minute for which a relay lets a cut wait."""
 _MOST_REASON: Final = 4096  # characters of a relay's words
 _LATE: Final = "the relay has not answered by the deadline"
 _ABSENT: Final = "no relay of that name is connected"
@@ -248,7 +250,7 @@ class Gathering:
             ready = self._in(HostPhase.READY)
             for host, each in ready.items():
                 bound_ns = each.clock.bound_ns if each.clock is not None else 0
-                if bound_ns > (self._deadline_ns - now_ns) // _MOST_BOUND:
+                if bound_ns > min(_MOST_BOUND_NS, (self._deadline_ns - now_ns) // _MOST_BOUND):
                     self._fail(
                         host, f"its relay answered so late that its clock is known to {bound_ns / 1e9:.1f} s only"
                     )

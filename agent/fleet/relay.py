@@ -33,10 +33,17 @@ if TYPE_CHECKING:
 
 _THREADS: Final = 4
 _MOST_AT_ONCE: Final = 128
-"""Requests that are being answered. More are refused, so that a flood takes bounded memory."""
+"""Requests of a verb that are being answered. More are refused, so that a flood takes bounded memory. Each verb has its
+own bound: whoever may ask for one thing alone keeps nobody from another."""
+_MOST_DUMPS: Final = 8
+"""Dumps that are waited for, each by a thread."""
 _EARLY_S: Final = 0.01
 """A cut takes a thread so long before its instant: it connects to the daemon first."""
 _LONGEST_NS: Final = 3600_000_000_000
+_LONGEST_LEAD_NS: Final = 60_000_000_000
+"""A cut waits for its instant so long at most."""
+_MOST_ROOT: Final = 8192
+"""Characters of a ROOT: a path of a cgroup has 4096 bytes at most."""
 _TASKS_S: Final = 1.0
 
 _MODES: Final = ("auto", "container", "subtree")
@@ -70,7 +77,9 @@ class HostRelay:
         self._clock = clock
         self._threads = threads or ThreadPoolExecutor(_THREADS, "work")
         self._cuts: Cuts[asyncio.Task[Message]] = Cuts()
-        self._busy: set[asyncio.Task[None]] = set()
+        self._dumping = ThreadPoolExecutor(_MOST_DUMPS, "dump")
+        self._dumps = 0
+        self._busy: dict[str, set[asyncio.Task[None]]] = {}
         self._refusals = audit.Refusals()
         self._host = work.host()
         self._tasks: tuple[float, int | None] | None = None
@@ -159,15 +168,17 @@ class HostRelay:
             await service.add_endpoint(EndpointConfig(name=messages.RESTART, subject=subject, handler=handler))
 
     def _handler(self, verb: str, answerer: Answerer) -> "Callable[[Request], Awaitable[None]]":
+        answering = self._busy.setdefault(verb, set())
+
         async def handle(request: "Request") -> None:
             received_ns = self._clock()
-            if len(self._busy) >= _MOST_AT_ONCE:
-                busy = BusyError(f"this relay answers {_MOST_AT_ONCE} requests already: ask later")
+            if len(answering) >= _MOST_AT_ONCE:
+                busy = BusyError(f"this relay answers {_MOST_AT_ONCE} requests for {verb} already: ask later")
                 await self._respond(request, messages.failure(busy))
                 return
             task = asyncio.create_task(self._answer(verb, answerer, request, received_ns))
-            self._busy.add(task)
-            task.add_done_callback(self._busy.discard)
+            answering.add(task)
+            task.add_done_callback(answering.discard)
 
         return handle
 
@@ -229,8 +240,10 @@ class HostRelay:
             permitted_dump(self._settings.dumps, asked.requester, asked.root, end=asked.end)
         check = partial(self._work.check, asked.root, left_ns / 1e9, past=asked.past)
         await asyncio.get_running_loop().run_in_executor(self._threads, check)
+        is_new = self._cuts.found(key) is None
         self._cuts.entered(key, asked, left_ns, time.monotonic_ns())
-        self._log.info(audit.line("arm", id=key, root=asked.root, mode=asked.mode, result="ok"))
+        if is_new:
+            self._log.info(audit.line("arm", id=key, root=asked.root, mode=asked.mode, result="ok"))
         return {"ready": True}
 
     async def _cut(self, request: Message, received_ns: int, requester: str = "") -> Message:
@@ -242,6 +255,10 @@ class HostRelay:
         at_ns = request.get("at_ns")
         if not isinstance(at_ns, int) or at_ns - received_ns > left_ns or (asked.past and at_ns < 0):
             raise UsageError("at_ns: expected a time before the deadline, by this host's clock")
+        if at_ns - received_ns > _LONGEST_LEAD_NS:
+            raise UsageError(
+                f"at_ns: expected a time within {_LONGEST_LEAD_NS // 10**9} s from now, by this host's clock"
+            )
         entry = self._cuts.entered(key, asked, left_ns, time.monotonic_ns())
         if entry.work is None:
             entry.work = asyncio.create_task(self._take(key, asked, at_ns, left_ns, entry))
@@ -255,12 +272,20 @@ class HostRelay:
         root, mode = asked.root, asked.mode
         try:
             if asked.requester:  # the service takes a while to start, and waits for the instant itself
+                if self._dumps >= _MOST_DUMPS:
+                    raise BusyError(f"this relay waits for {_MOST_DUMPS} dumps already: ask later")
                 cut = partial(relayeddumps.cut, self._settings.restart_socket, key, asked, at_ns, left_ns / 1e9)
             else:
                 await asyncio.sleep(max(0.0, (at_ns - self._clock()) / 1e9 - _EARLY_S))
                 cut = partial(self._work.cut, asked, at_ns, left_ns / 1e9)
-            threads = None if asked.requester else self._threads  # a dump takes long, and holds up nothing else
-            taken: Cut = await asyncio.get_running_loop().run_in_executor(threads, cut)
+            threads = (
+                self._dumping if asked.requester else self._threads
+            )  # a dump takes long, and holds up nothing else
+            self._dumps += bool(asked.requester)
+            try:
+                taken: Cut = await asyncio.get_running_loop().run_in_executor(threads, cut)
+            finally:
+                self._dumps -= bool(asked.requester)
             self._cuts.keep(entry, taken.data)
         except CkptreeError:
             entry.work = None  # the same request may be tried again
@@ -318,8 +343,10 @@ def _asked(request: Message) -> tuple[str, Wish, int]:
     """Return the id of a request for a snapshot, its object, and the time that is left, nanoseconds."""
     root, left_ns = request.get("root"), request.get("left_ns")
     mode, with_argv, past = request.get("mode", "auto"), request.get("with_argv", False), request.get("past", False)
-    if not isinstance(root, str) or mode not in _MODES or not isinstance(with_argv, bool) or not isinstance(past, bool):
-        raise UsageError("expected a root, a mode, with_argv and past")
+    if not isinstance(root, str) or len(root) > _MOST_ROOT:
+        raise UsageError(f"root: expected a text of at most {_MOST_ROOT} characters")
+    if mode not in _MODES or not isinstance(with_argv, bool) or not isinstance(past, bool):
+        raise UsageError("expected a mode, with_argv and past")
     if not isinstance(left_ns, int) or not 0 < left_ns <= _LONGEST_NS:
         raise UsageError(f"left_ns: expected a number up to {_LONGEST_NS}")
     requester, end = request.get("requester", ""), request.get("end", False)

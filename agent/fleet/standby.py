@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from agent.daemon import audit
 from agent.daemon.journal import Journal
 from agent.errors import CkptreeError, HostError
 from agent.fleet import lag, lasting, messages, standbyfacts, standbylink, tapemessages
@@ -78,6 +79,7 @@ class StandBy:
         self._copy = FolderCopy(followed.place, followed.max_bytes, followed.max_age_s)
         self._holder = TableHolder(holding)
         self._lag = Lag()
+        self._ends = audit.Refusals()
         self._ended = asyncio.Event()
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
@@ -165,7 +167,8 @@ class StandBy:
         with contextlib.suppress(CkptreeError):
             pulse = tapemessages.unpack_pulse(message.data)
             self._lag.hear(pulse, time.monotonic())
-            if pulse.ends:
+            # The host says it as often as it likes.
+            if pulse.ends and self._ends.admit(0, time.monotonic()) is not None:
                 self._log.notice(f"the relay of {self._followed.host} ends in order")
 
     async def _stop(self) -> None:

@@ -109,13 +109,16 @@ def test_a_snapshot_that_failed_may_be_asked_for_again(server: servers.Server, r
 @pytest.mark.parametrize(
     ("verb", "message", "said"),
     [
-        ("arm", {}, "expected a root"),
+        ("arm", {}, "root: expected a text"),
         ("arm", a_cut("x", mode="all"), "a mode"),
         ("arm", a_cut("x", left_ns=0), "left_ns"),
         ("arm", a_cut("x/y"), "id"),
         ("arm", a_cut("x", "none"), "no process none"),
         ("cut", a_cut("x", at_ns=1 << 62), "at_ns"),
         ("cut", a_cut("x", at_ns="now"), "at_ns"),
+        ("cut", a_cut("x", at_ns=time.time_ns() + 3000 * S, left_ns=3600 * S), "within 60 s from now"),
+        ("arm", a_cut("x", "r" * 8193), "at most 8192 characters"),
+        ("cut", a_cut("x", "😀" * 100_000), "at most 8192 characters"),
         ("arm", a_cut("x", requester=7), "expected a requester"),
         ("arm", a_cut("x", requester="ops", past=True), "contents have no past"),
         ("arm", a_cut("x", requester="ops"), "may have nothing dumped here"),
@@ -199,6 +202,75 @@ def test_a_flood_is_refused_and_takes_bounded_memory(server: servers.Server, rel
     assert refused
     assert {answer["kind"] for answer in refused} == {"busy"}
     assert psutil.Process(relay.process.pid).memory_info().rss - before < 100 << 20
+
+
+def answers_beside(
+    server: servers.Server, host: str, waiting: list[tuple[str, bytes]], *requests: tuple[str, bytes]
+) -> list[dict[str, Any]]:
+    """Send requests that will wait, and then others; return the answers to these."""
+
+    async def ask() -> list[dict[str, Any]]:
+        client = await natsserver.connected(f"nats://{server.address}")
+        try:
+            for verb, data in waiting:
+                await client.publish(f"ckptree.{verb}.{host}", data, client.new_inbox())
+            return [
+                messages.unpack((await client.request(f"ckptree.{verb}.{host}", data, 20)).data)
+                for verb, data in requests
+            ]
+        finally:
+            await client.close()
+
+    return asyncio.run(ask())
+
+
+def test_who_may_ask_for_one_thing_keeps_nobody_from_another(server: servers.Server, tmp_path: Path) -> None:
+    """Each verb has a bound of its own."""
+    soon: dict[str, Any] = {"left_ns": 60 * S, "at_ns": time.time_ns() + 30 * S}
+    cuts = [("cut", messages.pack(a_cut(f"soon{number}", **soon))) for number in range(129)]
+    with a_relay(tmp_path, "busy", f"nats://{server.address}", image=True):
+        *others, cut = answers_beside(
+            server, "busy", cuts[:-1], ("hello", b"\x80"), ("taken", messages.pack({"numbers": [1]})), cuts[-1]
+        )
+
+    assert [answer["ok"] for answer in others] == [True, True]
+    assert cut["error"] == "this relay answers 128 requests for cut already: ask later"
+
+
+def test_dumps_that_wait_hold_up_nothing_else(server: servers.Server, tmp_path: Path) -> None:
+    """Each takes a thread of its own, and there are some; one more is refused at once."""
+    rule = f"""restart_socket = "{tmp_path}/service.sock"
+allow = ["snapshot"]
+[[dump]]
+requester = "ops"
+roots = ["1"]
+store = "nats://dumps"
+"""
+    dumps = [("dump.ops", messages.pack(a_cut(f"d{number}", requester="ops", left_ns=60 * S))) for number in range(9)]
+    with (
+        socket.socket(socket.AF_UNIX) as silent,
+        a_relay(tmp_path, "waits", f"nats://{server.address}", more=rule, image=True),
+    ):
+        silent.bind(str(tmp_path / "service.sock"))
+        silent.listen(16)
+        refused, cut, armed = answers_beside(
+            server,
+            "waits",
+            dumps[:-1],
+            dumps[-1],
+            ("cut", messages.pack(a_cut("now"))),
+            *[("arm", messages.pack(a_cut("a")))],
+        )
+
+    assert refused["error"] == "this relay waits for 8 dumps already: ask later"
+    assert (cut["ok"], armed["ok"]) == (True, True)
+
+
+def test_an_id_that_is_armed_again_and_again_is_one_line(server: servers.Server, tmp_path: Path) -> None:
+    """Its requester asks again where an answer was lost."""
+    with a_relay(tmp_path, "lines", f"nats://{server.address}", image=True) as lines:
+        assert all(answer["ok"] for answer in sent(server, *[("arm", messages.pack(a_cut("a")))] * 20, host="lines"))
+        assert lines.log.read_text().count('arm id="a"') == 1
 
 
 def test_a_relay_without_a_configuration_is_seen_and_that_is_all(server: servers.Server, tmp_path: Path) -> None:
