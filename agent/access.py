@@ -22,13 +22,14 @@ ptrace_may_access()): there both answers are "no such".
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Final
+
+from agent.record import record
 
 OwnerOf = Callable[[int], int | None]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Viewer:
     """The credentials of a client.
 

@@ -70,6 +70,12 @@ def _completed(
     return tuple([found[name] for name in names])
 
 
+def named(record: object) -> dict[str, Any]:
+    """Return the values of a record's fields by their names, as dataclasses.asdict() does of one without others in it."""
+    names: tuple[str, ...] = record.__slots__  # type: ignore[attr-defined]  # as each record has
+    return {name: getattr(record, name) for name in names}
+
+
 def _values(record: Any) -> tuple[Any, ...]:
     return tuple([getattr(record, name) for name in record.__slots__])
 

@@ -42,11 +42,11 @@ Grammar (msgpack objects, one behind the other; all arrays; ints unless said oth
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar, get_args
 
 import msgpack
 
+from agent.record import record
 from agent.table.counters import Cause, Surprise
 from agent.table.objects import NOBODY, Deed, DeedName, Pid, PidNamespace, Strings, TaskStruct
 from agent.table.processtable import ProcessTable
@@ -77,7 +77,7 @@ class Place(NamedTuple):
     lost: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Memory:
     """The state that one watch leaves to the next.
 

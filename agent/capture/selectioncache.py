@@ -8,16 +8,17 @@ sorts only what they have below them, and a new selection makes only their rows 
 is equal, the old selection is kept, with all results derived from it.
 """
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from agent.capture.recent import Recent
 from agent.capture.sweepdiff import Question, SweepDiff
 from agent.model import Mode
 from agent.selection import select
-from agent.selection.walk import Walk
 from agent.table.objects import EXITED, PidNamespace, TaskStruct
 from agent.table.processtable import ProcessTable
+
+if TYPE_CHECKING:
+    from agent.selection.walk import Walk
 
 
 class _Walked(NamedTuple):
@@ -28,22 +29,29 @@ class _Walked(NamedTuple):
     inside: frozenset[TaskStruct]
 
 
-@dataclass(slots=True)
 class _Selected:
     """A selection, the request for it, and the tasks that it depends on.
 
     Attributes:
+        key: the request.
+        inside: the members of the tree.
         space: of a container, whose members matter even where they are not in the tree.
         touched: the tasks that have been touched since, of those that it depends on.
         holds: True while no task that it depends on has been touched.
     """
 
-    key: tuple[Mode, bool]
-    inside: frozenset[TaskStruct]
-    space: PidNamespace | None
-    chosen: select.Selection
-    touched: set[TaskStruct] = field(default_factory=set)
-    holds: bool = True
+    __slots__ = ("chosen", "holds", "inside", "key", "space", "touched")
+
+    def __init__(
+        self,
+        key: tuple[Mode, bool],
+        inside: frozenset[TaskStruct],
+        space: PidNamespace | None,
+        chosen: select.Selection,
+    ) -> None:
+        self.key, self.inside, self.space, self.chosen = key, inside, space, chosen
+        self.touched: set[TaskStruct] = set()
+        self.holds = True
 
     def note(self, touched: set[TaskStruct]) -> None:
         """Note tasks that were touched."""
@@ -60,7 +68,6 @@ class _Selected:
         )
 
 
-@dataclass(slots=True)
 class _Tree:
     """The results about the tree below one root.
 
@@ -71,10 +78,13 @@ class _Tree:
         tasks: the number of its tasks at the last walk.
     """
 
-    walk: Walk | None = None
-    walked: _Walked | None = None
-    selected: _Selected | None = None
-    tasks: int = 0
+    __slots__ = ("selected", "tasks", "walk", "walked")
+
+    def __init__(self) -> None:
+        self.walk: Walk | None = None
+        self.walked: _Walked | None = None
+        self.selected: _Selected | None = None
+        self.tasks = 0
 
 
 class SelectionCache:

@@ -3,15 +3,16 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from agent.access import Viewer
 from agent.daemon.endpoint import PeerProcess
-from agent.events.subscriber import Subscriber
-from agent.table.objects import TaskStruct
+
+if TYPE_CHECKING:
+    from agent.events.subscriber import Subscriber
+    from agent.table.objects import TaskStruct
 
 
-@dataclass(slots=True)
 class Asker:
     """A client, as far as the verbs are concerned.
 
@@ -24,15 +25,15 @@ class Asker:
         task: its task; None before it has been looked up.
     """
 
-    viewer: Viewer
-    process: PeerProcess | None = None
-    unsent: Callable[[], int] = lambda: 0
-    subscription: Subscriber | None = None
-    protocol: int = 1
-    task: TaskStruct | None = None
+    __slots__ = ("process", "protocol", "subscription", "task", "unsent", "viewer")
+
+    def __init__(self, viewer: Viewer, process: PeerProcess | None = None, unsent: Callable[[], int] = int) -> None:
+        self.viewer, self.process, self.unsent = viewer, process, unsent
+        self.subscription: Subscriber | None = None
+        self.protocol = 1
+        self.task: TaskStruct | None = None
 
 
-@dataclass(slots=True)
 class Clients:
     """Counts of clients and requests; the server counts the connections.
 
@@ -46,11 +47,9 @@ class Clients:
         sent_bytes: to all clients.
     """
 
-    connected: int = 0
-    most_connected: int = 0
-    accepted: int = 0
-    turned_away: Counter[str] = field(default_factory=Counter)
-    expired: Counter[str] = field(default_factory=Counter)
-    requests: Counter[str] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)
-    sent_bytes: int = 0
+    def __init__(self) -> None:
+        self.connected = self.most_connected = self.accepted = self.sent_bytes = 0
+        self.turned_away = Counter[str]()
+        self.expired = Counter[str]()
+        self.requests = Counter[str]()
+        self.refused = Counter[str]()

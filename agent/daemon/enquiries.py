@@ -15,7 +15,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 import msgpack
@@ -24,6 +23,7 @@ from agent import interpreter
 from agent.access import Viewer
 from agent.errors import BusyError, CkptreeError
 from agent.protocol import codec
+from agent.record import named
 from agent.recorder.pieces import HEAD
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Enquiries:
             CkptreeError: no process can be started.
         """
         self.check_room(viewer)
-        credentials = asdict(viewer)
+        credentials = named(viewer)
         credentials["groups"] = list(viewer.groups)
         question, its_answer = os.memfd_create("question", os.MFD_CLOEXEC), os.pipe2(os.O_CLOEXEC)
         try:

@@ -26,7 +26,7 @@ from agent.capture.memoryreader import UnusableMemoryError
 from agent.capture.probes import Probes
 from agent.capture.watch import Watch
 from agent.config import Config
-from agent.daemon import handover, listeners, privileges, settings
+from agent.daemon import handover, heap, listeners, privileges, settings
 from agent.daemon.backoff import Pace
 from agent.daemon.journal import Journal
 from agent.daemon.recording import Recorder
@@ -362,6 +362,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.execv(sys.executable, interpreter.command(_COMPILE))  # noqa: S606 - the same interpreter
         _go_first()
         _hold_many()
+        heap.share()
         manager = Manager(os.environ)
         gc.collect()
         gc.disable()  # dead objects of the table form no cycles; `rest` collects cycles of other objects

@@ -15,7 +15,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -26,6 +25,7 @@ from agent.capture.watch import Watch
 from agent.daemon.journal import Journal
 from agent.errors import HostError
 from agent.proc import host
+from agent.record import named
 from agent.recorder import folder
 from agent.recorder.channel import Channel
 from agent.recorder.marks import MARK
@@ -82,7 +82,7 @@ class Recorder:
             )
         self.place, self._max_bytes, self._max_age_s, self._log = place, max_bytes, max_age_s, log
         self._readers = "" if readers is None else str(readers)
-        self._host = asdict(host.header())
+        self._host = named(host.header())
         self._boot_id = host.boot_id()
         self._watch: Watch | None = None
         self._tap: Tap | None = None

@@ -16,7 +16,7 @@ from agent.access import Viewer
 from agent.capture.recent import Recent
 from agent.capture.snapshots import Snapshots
 from agent.capture.watch import DRAIN_S, Watch
-from agent.daemon import metrics
+from agent.daemon import heap, metrics
 from agent.daemon.asker import Asker, Clients
 from agent.daemon.audit import Audit
 from agent.daemon.journal import Journal
@@ -102,6 +102,7 @@ class Service:
         self.snapshots.forget()
         self._writers.clear()
         self.watch.rest()
+        heap.give_back()
 
     def packed(self, request: codec.Message, asker: Asker) -> bytes:
         """Return the answer to a request, packed."""
@@ -289,8 +290,7 @@ class Service:
 
     def _metrics(self, _request: codec.Message, _asker: Asker) -> codec.Message:
         self.watch.drain(longest_s=DRAIN_S)
-        clients = self.clients
-        live = self.feed.subscribers
+        clients, live = self.clients, self.feed.subscribers
         return {
             "version": VERSION,
             "uptime_s": time.monotonic() - self._started,

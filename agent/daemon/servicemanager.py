@@ -18,7 +18,8 @@ import stat
 import struct
 import time
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+
+from agent.record import record
 
 _FIRST = 3  # SD_LISTEN_FDS_START
 _SEND_S = 5  # a message that the manager does not read within this time is dropped
@@ -26,7 +27,7 @@ _FEEDS = 4  # messages to the watchdog in its time limit
 _VARIABLES = ("NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Passed:
     """The descriptors from the manager.
 

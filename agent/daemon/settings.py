@@ -7,13 +7,13 @@ CKPTREE_SOCKET of the environment overrides the file's socket, too, and an optio
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from agent.config import Config, allowed, default, given, load, meanings
 from agent.environment import SOCKET_VARIABLE
 from agent.errors import CkptreeError, UsageError
+from agent.record import replace
 from exporters.content.wording import plain
 
 DESCRIPTION = "Watch all process trees of this host, in the foreground, and answer on a Unix socket."

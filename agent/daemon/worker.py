@@ -15,20 +15,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 _SWITCH_S: Final = 0.0005
 
 
-@dataclass(slots=True)
 class _Job:
-    name: str
-    work: Callable[[], Any]
-    done: Callable[[Any], None]
-    result: Any = None
-    error: BaseException | None = None
-    took_s: float = 0.0
+    def __init__(self, name: str, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        self.name, self.work, self.done = name, work, done
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.took_s = 0.0
 
 
 class Worker:

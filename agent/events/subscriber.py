@@ -2,7 +2,6 @@
 """A subscription to live events: the wanted events, and those that wait to be fetched."""
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
@@ -28,17 +27,18 @@ _HEAD: Final = b"\x82" + _pack("events")  # a map of two entries
 _NEXT: Final = _pack("next")
 
 
-@dataclass(frozen=True, slots=True)
 class Batch:
     """Packed events that several subscribers may have in common.
 
-    Attributes:
+    Args:
         count: of the events.
         data: the events, one behind the other.
     """
 
-    count: int
-    data: bytes
+    __slots__ = ("count", "data")
+
+    def __init__(self, count: int, data: bytes) -> None:
+        self.count, self.data = count, data
 
 
 class Subscriber:

@@ -2,7 +2,6 @@
 """Counts of a watch: its sweeps by their causes, its snapshots, and the irregularities that its table met."""
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Cause = Literal["start", "due", "loss", "large-tree", "no-hook"]
@@ -17,7 +16,6 @@ def _none_of_any(names: Any) -> Counter[Any]:
     return Counter(dict.fromkeys(get_args(names), 0))
 
 
-@dataclass(slots=True)
 class Totals:
     """Counts of the watch's work.
 
@@ -27,9 +25,11 @@ class Totals:
         skipped: runs of BPF programs that the kernel skipped, as of the last sweep.
     """
 
-    causes: Counter[Cause] = field(default_factory=lambda: _none_of_any(Cause))
-    snapshots: int = 0
-    skipped: int = 0
+    __slots__ = ("causes", "skipped", "snapshots")
+
+    def __init__(self, causes: Counter[Cause] | None = None, snapshots: int = 0, skipped: int = 0) -> None:
+        self.causes: Counter[Cause] = _none_of_any(Cause) if causes is None else causes
+        self.snapshots, self.skipped = snapshots, skipped
 
     @property
     def sweeps(self) -> int:
@@ -37,7 +37,6 @@ class Totals:
         return self.causes.total()
 
 
-@dataclass(slots=True)
 class Counts:
     """Counts of the table's irregularities since the watch began.
 
@@ -47,9 +46,11 @@ class Counts:
         assumed: tasks entered without a birth.
     """
 
-    repairs: int = 0
-    kinds: Counter[Surprise] = field(default_factory=lambda: _none_of_any(Surprise))
-    assumed: int = 0
+    __slots__ = ("assumed", "kinds", "repairs")
+
+    def __init__(self, repairs: int = 0, kinds: Counter[Surprise] | None = None, assumed: int = 0) -> None:
+        self.repairs, self.assumed = repairs, assumed
+        self.kinds: Counter[Surprise] = _none_of_any(Surprise) if kinds is None else kinds
 
     @property
     def anomalies(self) -> int:
