@@ -1,24 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A quiet tree: idle_tree TASKS [BREADTH [THREADS]]. TASKS tasks in all, the root and threads included; each process
- * has THREADS threads besides its first and at most BREADTH children (0: all are the root's). Says "ready PID" once
- * all tasks run; SIGTERM, or the end of the caller, ends it.
+ * A quiet tree: idle_tree TASKS [BREADTH [THREADS [NAMESPACES]]]. TASKS tasks in all, the root and threads included;
+ * each process has THREADS threads besides its first and at most BREADTH children (0: all are the root's). Where
+ * NAMESPACES is 1 each child of the root is the init of a pid namespace. Says "ready PID" once all tasks run; SIGTERM,
+ * or the end of the caller, ends it.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 static _Atomic int *standing; /* processes and threads */
 static pid_t *pids;	      /* by process, in breadth-first order */
 static _Atomic int *failed;   /* a task could not be made: no numbers or no memory are left */
-static int processes, breadth, threads;
+static int processes, breadth, threads, namespaces;
 static volatile sig_atomic_t told;
 
 static void *idle(void *arg)
@@ -37,10 +40,13 @@ static void be(int n)
 	int child, last = breadth ? n * breadth + breadth : processes - 1;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	pids[n] = getpid();
+	if (!namespaces)
+		pids[n] = getpid();
 	for (child = breadth ? n * breadth + 1 : n + 1; child <= last && child < processes; child++) {
-		pid_t pid = fork();
+		pid_t pid = namespaces && !n ? syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, 0, 0, 0, 0) : fork();
 
+		if (pid > 0 && !n)
+			pids[child] = pid; /* by its death all in its namespace die */
 		if (pid < 0)
 			atomic_store(failed, 1);
 		if (!pid) {
@@ -73,6 +79,7 @@ int main(int argc, char **argv)
 
 	breadth = argc > 2 ? atoi(argv[2]) : 0;
 	threads = argc > 3 ? atoi(argv[3]) : 0;
+	namespaces = argc > 4 ? atoi(argv[4]) : 0;
 	processes = all = tasks / (threads + 1);
 	bytes = sizeof(*standing) + sizeof(*failed) + all * sizeof(*pids);
 	standing = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

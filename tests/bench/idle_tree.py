@@ -16,15 +16,16 @@ class IdleTree:
         tasks: how many in all: root, processes and threads.
         breadth: children of each process; 0: all are the root's.
         threads: of each process, besides its first.
+        namespaces: True where each child of the root is the init of a pid namespace.
 
     Attributes:
         root: number of the root, while the context is active.
     """
 
-    def __init__(self, tasks: int, *, breadth: int = 0, threads: int = 0) -> None:
+    def __init__(self, tasks: int, *, breadth: int = 0, threads: int = 0, namespaces: bool = False) -> None:
         if tasks % (threads + 1):
             raise ValueError(f"{tasks} tasks do not make processes of {threads + 1} each")
-        self._options = (str(tasks), str(breadth), str(threads))
+        self._options = (str(tasks), str(breadth), str(threads), str(int(namespaces)))
         self._process: subprocess.Popen[str] | None = None
         self.root = 0
 
