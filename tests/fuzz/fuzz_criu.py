@@ -256,6 +256,8 @@ class CriuFuzzer:
             message = self._reader.read(table)
             assert is_end(message), f"the resumer in C says {message}"
         stage = contents.stage.section()
+        if self._restorer is not None and stage:
+            assert self._restorer.make_stage(stage).answer == 0, "the stage cannot be made"
         assert size + len(stage) < _MOST_BYTES, f"the program has {size} bytes"
         return "contents: accepted"
 

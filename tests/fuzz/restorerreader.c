@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The restorer on a simulated kernel, for a sanitizer of addresses: it takes programs of agent/restart/contents/fillprogram.py, of which
- * each part is in its own block of memory, as are the state and the words that all share; all that it reads beyond one is a fault.
- * tests/fuzz/restorerreader.py compiles it, with kernel_calls.h whose system call is the one below. No call reaches the kernel.
+ * each part is in its own block of memory, as are the state and the words that all share; all that it reads beyond one is a fault. The
+ * stage's maker takes descriptions of agent/restart/contents/staging.py, and may map and read nothing beside the stage.
+ * tests/fuzz/restorerreader.py compiles both, with kernel_calls.h whose system call is the one below. No call reaches the kernel.
  *
- *     stdin = (process) *     little endian
+ *     stdin = (u32 0, u32 bytes, description of a stage | process) *     little endian
  *     process = u32 bytes of the state, u32 threads, u32 parts | (u32 first word, u32 bytes, u64 address, part) *
  *     stdout: for each process a line: operations taken, threads filled, and the failure: 0 or 1, its operation, its error
+ *             for each stage a line: files opened, maps made, bytes read, the answer, 0
  *
  * A part is where malloc() puts it, so what is told of its addresses in its starts and in the words is changed. Memory of the image is
  * not there: writes to it go elsewhere, and no page of it is compared.
@@ -34,6 +36,7 @@ static void merge_pages(char *to, const char *from, size_t size)
 #include "pages.c"
 #include "restorer.c"
 #include "ring.c"
+#include "stage.c"
 
 #define MOST_BYTES (64u << 20)
 #define MOST_AT_ONCE 0x7ffff000ul /* MAX_RW_COUNT of the kernel */
@@ -47,6 +50,10 @@ static void merge_pages(char *to, const char *from, size_t size)
 static jmp_buf done;
 static uint32_t calls;
 static volatile unsigned char sum; /* so that what is only read is read */
+struct program program;
+static char *description; /* of the stage at hand; NULL: a program is taken */
+static uint32_t described, opened, mapped;
+static uint64_t bytes_read;
 static void *rings[MOST_RINGS];
 static uint32_t ring_count, elsewhere;
 
@@ -150,12 +157,60 @@ static long call_within(long n, long a, long b, long c, long e)
 	}
 }
 
+static void within_stage(uint64_t at, uint64_t count)
+{
+	if (at < address || count > size || at - address > size - count) {
+		fprintf(stderr, "AddressSanitizer: %#lx+%#lx is outside of the stage\n", at, count);
+		exit(1);
+	}
+}
+
+/* A call that the stage's maker makes. */
+static long call_of_stage(long n, long a, long b, long c, long d, long f)
+{
+	switch (n) {
+	case __NR_pread64:
+		if (a != FD_PROGRAM) {
+			within_stage((uint64_t)b, (uint64_t)c);
+			bytes_read += (uint64_t)c;
+			return c;
+		}
+		memcpy((void *)b, description, described < (uint32_t)c ? described : (uint32_t)c);
+		return described < (uint32_t)c ? described : c;
+	case __NR_mmap:
+		if (!a) { /* the description ends where its file ends */
+			program.head = malloc((size_t)b < described ? (size_t)b : described);
+			memcpy(program.head, description, (size_t)b < described ? (size_t)b : described);
+			return (long)program.head;
+		}
+		if (d & MAP_ANONYMOUS)
+			return a;
+		within_stage((uint64_t)a, (uint64_t)b);
+		mapped++;
+		return a;
+	case __NR_munmap:
+		free((void *)a);
+		return 0;
+	case __NR_openat:
+		look((uint64_t)b, strlen((const char *)b) + 1);
+		opened++;
+		return ANSWER;
+	case __NR_madvise:
+		within_stage((uint64_t)a, (uint64_t)b);
+		return 0;
+	default:
+		return 0;
+	}
+}
+
 long call6(long n, long a, long b, long c, long d, long e, long f)
 {
 	const long with[FILL_ARGUMENTS] = {a, b, c, d, e, f};
 
 	if (++calls > MOST_CALLS)
 		exit(1);
+	if (description)
+		return call_of_stage(n, a, b, c, d, f);
 	if (!current || current->call != (uint32_t)n)
 		return call_within(n, a, b, c, e);
 	look_at_data(n, with);
@@ -239,6 +294,25 @@ static void take_process(uint32_t state_size)
 	free(state_block);
 }
 
+static void take_stage(uint32_t count)
+{
+	struct program_head head = {.stage = 1};
+	long answer;
+
+	if (count > MOST_BYTES)
+		exit(1);
+	description = malloc(count);
+	described = (uint32_t)fread(description, 1, count, stdin);
+	calls = opened = mapped = 0;
+	bytes_read = 0;
+	program.head = &head;
+	answer = stage_make();
+	printf("%u %u %lu %ld 0\n", opened, mapped, bytes_read, answer);
+	fflush(stdout);
+	free(description);
+	description = NULL;
+}
+
 /* Have pages of all kinds of differences merged; exit unless they are the same then. */
 static void compare(void)
 {
@@ -261,6 +335,12 @@ static void compare(void)
 int main(void)
 {
 	compare();
-	for (;;)
-		take_process(number());
+	for (;;) {
+		uint32_t first = number();
+
+		if (first)
+			take_process(first);
+		else
+			take_stage(number());
+	}
 }

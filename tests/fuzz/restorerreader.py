@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The restorer in C, as a reader of programs: compiled with a sanitizer of addresses, on a simulated kernel."""
+"""The restorer and the stage's maker in C, as readers: compiled with a sanitizer of addresses, on a simulated kernel."""
 
 import re
 import struct
@@ -16,6 +16,10 @@ _SOURCE: Final = Path(__file__).with_suffix(".c")
 _CALL: Final = re.compile(r"static inline long (call6\([^)]*\))\n\{.*?\n\}\n", re.DOTALL)
 _CLONE: Final = re.compile(r"static inline long clone3_call\(.*?\n\}\n", re.DOTALL)
 _OPTIONS: Final = ("-std=gnu11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-w")
+_SOURCES: Final = (
+    *("restorer.c", "pages.c", "pages.h", "ring.c", "ring.h", "fill.h"),
+    *("stage.c", "stage.h", "state.h", "control.h", "program.h"),
+)
 _CHANGED: Final = (
     ("pages.c", "static void merge_pages(", "static void real_merge_pages("),
     ("restorer.c", "answer = operation->call ==", "taken++, current = operation, answer = operation->call =="),
@@ -24,6 +28,7 @@ _CHANGED: Final = (
 _FIRST: Final = 0xFFFFFFFF
 _HEAD: Final = struct.Struct("<3I")
 _PART: Final = struct.Struct("<2IQ")
+_STAGE: Final = struct.Struct("<2I")
 
 
 class ProgramPart(NamedTuple):
@@ -57,6 +62,15 @@ class Taken(NamedTuple):
     error: int
 
 
+class Staged(NamedTuple):
+    """A stage that was made: numbers of files that were opened and of maps, bytes that were read, and the answer."""
+
+    opened: int
+    mapped: int
+    read: int
+    answer: int
+
+
 class RestorerReader:
     """The reader; use it as a context.
 
@@ -68,7 +82,7 @@ class RestorerReader:
         helper = RESTORER.parent
         calls = (helper / "kernel_calls.h").read_text()
         (folder / "kernel_calls.h").write_text(_CLONE.sub("", _CALL.sub(r"long \1;\n", calls)))
-        for name in ("restorer.c", "pages.c", "pages.h", "ring.c", "ring.h", "fill.h"):
+        for name in _SOURCES:
             text = (helper / name).read_text()
             for source, before, behind in _CHANGED:
                 if source == name:
@@ -108,13 +122,29 @@ class RestorerReader:
         Raises:
             AssertionError: the restorer has read what is not there; it has said so.
         """
+        told = [_HEAD.pack(state_bytes, threads, len(parts))]
+        for word, at, content in parts:
+            told += (_PART.pack(_FIRST if word is None else word, len(content), at), content)
+        return Taken(*self._answer(told))
+
+    def make_stage(self, section: bytes) -> Staged:
+        """Have the stage of a tree made.
+
+        Args:
+            section: its description, as the helper reads it.
+
+        Raises:
+            AssertionError: the helper has read what is not there, or would map or read beside the stage; it has said so.
+        """
+        *found, _ = self._answer([_STAGE.pack(0, len(section)), section])
+        return Staged(*found)
+
+    def _answer(self, told: Sequence[bytes]) -> list[int]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):
-            self._process.stdin.write(_HEAD.pack(state_bytes, threads, len(parts)))
-            for word, at, content in parts:
-                self._process.stdin.write(_PART.pack(_FIRST if word is None else word, len(content), at) + content)
+            self._process.stdin.writelines(told)
             self._process.stdin.flush()
         words = self._process.stdout.readline().split()
         assert len(words) == len(Taken._fields), "the restorer in C has read what is not there"
-        return Taken(*map(int, words))
+        return list(map(int, words))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.restart.contents import fillabi
+from agent.restart.contents import fillabi, staging
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import FillScript, ProcessProgram
 from agent.restart.contents.fillsection import FillProgram
-from tests.fuzz.restorerreader import ProgramPart, RestorerReader, Taken
+from tests.fuzz.restorerreader import ProgramPart, RestorerReader, Staged, Taken
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc here")
 
@@ -114,3 +114,24 @@ def test_an_operation_that_fails_is_told(reader: RestorerReader) -> None:
         script.call("getpid")
 
     assert _taken(reader, add) == Taken(operations=3, filled=0, failed=1, operation=2, error=5)
+
+
+@pytest.mark.parametrize("change", ["none", "one page too far", "no end of a path", "too many reads"])
+def test_a_stage_is_made_within_its_bounds(change: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its description tells of maps and reads, and ends with the paths of their files."""
+    place, pages = 1 << 32, 4
+    first = staging.HEAD.size + 2 * staging.READ.size
+    path = b"/images/pages-1.img" + b"\0" * (change != "no end of a path")
+    shift = PAGE if change == "one page too far" else 0
+    reads = 9 if change == "too many reads" else 1
+    section = staging.HEAD.pack(first + len(path), place, pages * PAGE, reads, 1)
+    section += staging.READ.pack(place, PAGE, 0, first, 0)
+    section += staging.READ.pack(place + 2 * PAGE + shift, 2 * PAGE, PAGE, first, 0) + path
+    with RestorerReader(tmp_path) as made:
+        if change == "none":
+            assert made.make_stage(section) == Staged(opened=1, mapped=1, read=2 * PAGE, answer=0)
+            return
+        with pytest.raises(AssertionError, match="read what is not there"):
+            made.make_stage(section)
+
+    assert "AddressSanitizer" in capfd.readouterr().err
