@@ -61,13 +61,13 @@ def server_of(given: str | None, environment: Mapping[str, str] = os.environ, *,
 
 
 def shown(url: str) -> str:
-    """Return addresses without the passwords in them, for messages."""
+    """Return addresses without the passwords and the queries in them, for messages. They may be those of other servers."""
     return ",".join(_without_password(each) for each in url.split(","))
 
 
 def _without_password(url: str) -> str:
     scheme, between, rest = url.partition("://")
-    return scheme + between + rest.rpartition("@")[2]
+    return scheme + between + rest.rpartition("@")[2].partition("?")[0]
 
 
 def credentials(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:

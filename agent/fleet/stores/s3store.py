@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import CkptreeError
+from agent.fleet import natsserver
 from agent.fleet.stores.store import (
     MOST_BYTES,
     Closing,
@@ -151,7 +152,7 @@ def _words(error: Exception) -> str:
     if match := _CODE.search(text):
         return f"the server refused: {match[2] or match[1]}"
     if "Connection refused" in text or "kind: Connect" in text:
-        return f"the server {_endpoint() or 'of S3'} cannot be reached"
+        return f"the server {natsserver.shown(_endpoint()) or 'of S3'} cannot be reached"
     if "Missing AccessKeyId" in text or "metadata" in text:
         return "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true"
     return text.partition("\n")[0].removeprefix("Generic S3 error: ")

@@ -34,7 +34,7 @@ def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
     """The address in the message has none."""
     port = servers.free_port()
     with pytest.raises(natsserver.NatsError, match=f"nats://127.0.0.1:{port} cannot be reached") as caught:
-        NatsStore(f"nats://user:secret@127.0.0.1:{port}", "b")
+        NatsStore(f"nats://user:secret@127.0.0.1:{port}?token=secret", "b")
     assert "secret" not in str(caught.value)
 
 
