@@ -19,6 +19,8 @@ LEAST: Final = 128 << 20
 """Allowance for an empty file, bytes: modules are imported, too."""
 TIMES: Final = 36
 """Further allowance for each byte of a file, bytes."""
+RECORDING: Final = (256 << 20, 256)
+"""Those of a recording: a task whose state is compressed to five bytes takes a kilobyte in a table."""
 
 _NO_FRAME: Final = "error return without exception set"
 """SystemError of Python 3.11 where a function's frame finds no memory."""
@@ -26,18 +28,20 @@ _STATM: Final = Path("/proc/self/statm")
 
 
 @contextlib.contextmanager
-def bounded(name: str, size: int) -> Iterator[None]:
+def bounded(name: str, size: int, of: tuple[int, int] = (LEAST, TIMES), kind: str = "snapshot") -> Iterator[None]:
     """Let this process take a bounded amount of further memory within the context.
 
     Args:
         name: of the file that is read.
         size: of that file, bytes.
+        of: the allowance for an empty one, and for each byte.
+        kind: what it should be.
 
     Raises:
         FormatError: the bound was reached.
         MemoryError: a limit that is lower, and not of this module, was reached.
     """
-    allowed = LEAST + TIMES * size
+    allowed = of[0] + of[1] * size
     before, most = resource.getrlimit(resource.RLIMIT_DATA)
     lowered = _lower(allowed, before, most)
     try:
@@ -46,7 +50,7 @@ def bounded(name: str, size: int) -> Iterator[None]:
         if not lowered or (isinstance(error, SystemError) and str(error) != _NO_FRAME):
             raise
         resource.setrlimit(resource.RLIMIT_DATA, (before, most))  # the message takes memory, too
-        text = f"{size} bytes that take more than {allowed >> 20} MiB of memory to read, which no sound snapshot does"
+        text = f"{size} bytes that take more than {allowed >> 20} MiB of memory to read, which no sound {kind} does"
         raise FormatError(name, text) from None
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (before, most))

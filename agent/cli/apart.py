@@ -19,7 +19,7 @@ import msgpack
 
 from agent import bounded
 from agent.cli.confinement import confine_root
-from agent.errors import INTERRUPTED, SIGNALLED, CkptreeError
+from agent.errors import INTERRUPTED, SIGNALLED, CkptreeError, RefusedError
 
 Made = bytes | dict[str, bytes]
 """A file, or the files of a folder by their names."""
@@ -96,6 +96,8 @@ def _be_child(work: Callable[[], Made], say: Callable[[str], None], writer: int,
         code = 0
     except CkptreeError as error:
         say(str(error))
+        for line in error.leaks if isinstance(error, RefusedError) else ():
+            say(f"  {line}")
         code = error.exit_code
     except KeyboardInterrupt:
         code = INTERRUPTED

@@ -146,12 +146,11 @@ class Target:
             store.write(signature.beside(self._name), signed)
 
 
-def write_stream(name: str, parts: Iterable[bytes], *, is_binary: bool = False) -> None:
-    """Write parts as they come, to standard output, or to a file that is there once it is whole.
+def check_stream(name: str, *, is_binary: bool = False) -> None:
+    """Refuse the name of an output to which parts cannot go.
 
     Args:
         name: a path, or ``-`` for standard output.
-        parts: of the file.
         is_binary: a terminal is refused.
 
     Raises:
@@ -162,6 +161,15 @@ def write_stream(name: str, parts: Iterable[bytes], *, is_binary: bool = False) 
     address.check_file(name)
     if is_binary and _is_terminal(name):
         raise UsageError("this format is binary and no terminal's: name a file with -o")
+
+
+def write_stream(name: str, parts: Iterable[bytes]) -> None:
+    """Write parts as they come, to standard output, or to a file that is there once it is whole.
+
+    Args:
+        name: a path, or ``-`` for standard output; `check_stream` has not refused it.
+        parts: of the file.
+    """
     if name != "-":
         store.write(Path(name), b"".join(parts))
         return

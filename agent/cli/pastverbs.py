@@ -13,7 +13,7 @@ from agent.cli.options import AsJson, Folder, Since, Socket, Until
 from agent.errors import INCOMPLETE, NoSuchRootError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from agent.cli.recorded import Told
@@ -83,19 +83,37 @@ def events(
     if root is not None:
         recorded.check_root(root, "")
     is_trace = fmt is EventsFormat.PERFETTO
-    with recorded.told(
-        record, socket, since, until, root=root, kinds=kinds, present=is_trace or is_page or None
-    ) as told:
-        if is_trace:
-            writing.write_stream(output, _trace(told), is_binary=True)
-        elif is_page:
-            writing.write_stream(output, [_page(told, root, record, socket)])
-        else:
-            shortened = output == "-" and sys.stdout.isatty()
-            lines = _lines(told, as_json=as_json or fmt is EventsFormat.JSON, shortened=shortened)
-            writing.write_stream(output, (terminal.without_del(line).encode() for line in lines))
-    if told.missing and not allow_incomplete:
+    writing.check_stream(output, is_binary=is_trace)
+
+    def written(write: "Callable[[Iterator[bytes]], None]") -> bool:
+        """Write the events; return True if any are missing."""
+        with recorded.told(
+            record, socket, since, until, root=root, kinds=kinds, present=is_trace or is_page or None
+        ) as told:
+            if is_trace:
+                write(_trace(told))
+            elif is_page:
+                write(iter([_page(told, root, record, socket)]))
+            else:
+                shortened = output == "-" and sys.stdout.isatty()
+                lines = _lines(told, as_json=as_json or fmt is EventsFormat.JSON, shortened=shortened)
+                write(terminal.without_del(line).encode() for line in lines)
+        return told.missing
+
+    if record is None or output == "-":
+        missing = written(lambda parts: writing.write_stream(output, parts))
+    else:
+        made, missing = recorded.made_apart(lambda: _joined_parts(written))
+        writing.write_stream(output, [made] if isinstance(made, bytes) else [])
+    if missing and not allow_incomplete:
         raise SystemExit(INCOMPLETE)
+
+
+def _joined_parts(written: "Callable[[Callable[[Iterator[bytes]], None]], bool]") -> tuple[bytes, bool]:
+    """Return what is written, and True if anything is missing in it."""
+    found: list[bytes] = []
+    missing = written(lambda parts: found.extend(parts))
+    return b"".join(found), missing
 
 
 def history(

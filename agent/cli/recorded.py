@@ -1,26 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The past as a source of trees: the daemon's recording, or the folder of one."""
 
+import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from agent import rootname
 from agent.cli.options import SourceName
 from agent.cli.sources import Taken, made, opened, received
-from agent.errors import HostError, NoDaemonError, UsageError
+from agent.errors import CkptreeError, HostError, NoDaemonError, UsageError
 from agent.protocol import codec
 from agent.protocol.client import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from agent.cli.apart import Made
     from agent.cli.sources import Options, Source
     from agent.protocol.client import Event
     from agent.recorder.instant import Time
     from agent.recorder.recording import Recording
 
+_BLOCK_BYTES = 512  # of st_blocks
+_ALONE, _ONE_OF, _TRUTH = "file", "file.", "truth"
 _LONGEST_S = 3600.0  # between two parts of an answer: nothing may have happened for long
 
 
@@ -42,21 +46,75 @@ def check_root(root: str, at: str | None) -> rootname.Target:
     return meant
 
 
-def open_folder(folder: Path) -> "Recording":
-    """Open the recording in a folder.
+@contextmanager
+def open_folder(folder: Path) -> "Iterator[Recording]":
+    """Open the recording in a folder, for the time of the block. It may be untrusted: a process of root's gives up the
+    rights that reading does not need, for good, and its memory is bounded.
 
     Raises:
         HostError: the folder, or this installation, cannot be read from.
         NoSuchTimeError: there is no recording in it.
+        FormatError: it takes more memory than a recording may.
     """
     try:
+        from agent.recorder import folderlock
         from agent.recorder.recording import Recording
     except ImportError as error:
         raise HostError(
             "recordings need the Python package `zstandard`, which is not installed here: "
             "`pip install 'ckptree[record]'`, or Debian's python3-zstandard"
         ) from error
-    return Recording(folder)
+    from agent.cli import allowance
+    from agent.cli.confinement import confine_root
+
+    folderlock.is_written(folder)  # what is asked for later, when no lock may be taken
+    confine_root()
+    with allowance.bounded(os.fspath(folder), _stored_bytes(folder), allowance.RECORDING, "recording"):
+        yield Recording(folder)
+
+
+def made_apart(work: "Callable[[], tuple[Made, bool]]") -> "tuple[Made, bool]":
+    """Do some work on an untrusted folder in a confined child, for a verb that writes what comes of it.
+
+    Args:
+        work: returns what is to be written, bytes or files by their names, and a truth about it.
+
+    Returns:
+        The result of the work.
+
+    Raises:
+        SystemExit: the child has failed, and said why.
+        CkptreeError: as of `apart.made`.
+    """
+    from agent.cli import apart
+    from agent.cli.terminal import say
+
+    def packed() -> apart.Made:
+        made, truth = work()
+        files = {_ALONE: made} if isinstance(made, bytes) else {_ONE_OF + name: data for name, data in made.items()}
+        return {**files, _TRUTH: b"1" if truth else b""}
+
+    try:
+        found = apart.made(packed, say)
+    except apart.EndedError as ended:
+        raise SystemExit(ended.code) from None
+    files = found if isinstance(found, dict) else {}
+    if _TRUTH not in files:
+        raise CkptreeError("what was made of the recording is not whole: it is not written")
+    truth = bool(files.pop(_TRUTH))
+    return files.get(_ALONE, {name.removeprefix(_ONE_OF): data for name, data in files.items()}), truth
+
+
+def _stored_bytes(folder: Path) -> int:
+    """Return the bytes that the segments of a folder take on disk, or have, if that is less."""
+    from agent.recorder.folder import stored
+
+    found = 0
+    for each in stored(folder):
+        with suppress(OSError):
+            status = each.path.stat()
+            found += min(status.st_size, status.st_blocks * _BLOCK_BYTES)
+    return found
 
 
 def _ended_ns(recording: "Recording") -> int | None:
@@ -119,8 +177,8 @@ def opened_at(
         raise UsageError(f"--at asks a recording, and --source {kind.value} none: leave one of them out")
     check_folder(folder, socket)
     if folder is not None:
-        recording = open_folder(folder)
-        yield _RecordingFolder(recording, moment(at, _ended_ns(recording)))
+        with open_folder(folder) as recording:
+            yield _RecordingFolder(recording, moment(at, _ended_ns(recording)))
         return
     asked = moment(at)
     with _daemon(socket, timeout_s) as client:
@@ -232,10 +290,10 @@ def told(
         from agent.recorder import answers
         from agent.recorder.past import Enquirer
 
-        recording = open_folder(folder)
-        asked = question(since, until, _ended_ns(recording), arguments=True, **others)
-        batches = answers.events(recording, asked, Enquirer())
-        yield Told(batches, has_arguments=True, boot_id=recording.runs[-1].boot_id)
+        with open_folder(folder) as recording:
+            asked = question(since, until, _ended_ns(recording), arguments=True, **others)
+            batches = answers.events(recording, asked, Enquirer())
+            yield Told(batches, has_arguments=True, boot_id=recording.runs[-1].boot_id)
         return
     asked = question(since, until, **others)
     with _daemon(socket, _LONGEST_S) as client:
@@ -267,9 +325,9 @@ def lives(
         from agent.recorder import answers
         from agent.recorder.past import Enquirer
 
-        recording = open_folder(folder)
-        asked = question(since, until, _ended_ns(recording), pid=number)
-        found = answers.history(recording, asked, Enquirer())
+        with open_folder(folder) as recording:
+            asked = question(since, until, _ended_ns(recording), pid=number)
+            found = answers.history(recording, asked, Enquirer())
     else:
         with _daemon(socket, _LONGEST_S) as client:
             client.need_past()

@@ -96,19 +96,31 @@ def snapshot(
         "dialect": dialect.value,
         "without_entered": without_entered,
     }
-    with recorded.opened_at(at, record, source, socket, timeout) as where:
-        taken = topmost.answered(meant, lambda pid: where.snapshot(pid, **options))
-        loaded = None if plain and no_plan else _loaded(taken, where, with_argv=with_argv)
-    if loaded is None:
-        target.write(taken.image())
-    else:
+
+    def made() -> "tuple[bytes | dict[str, bytes], Taken]":
+        """Return what is to be written, and the snapshot."""
+        with recorded.opened_at(at, record, source, socket, timeout) as where:
+            taken = topmost.answered(meant, lambda pid: where.snapshot(pid, **options))
+            loaded = None if plain and no_plan else _loaded(taken, where, with_argv=with_argv)
+        if loaded is None:
+            return taken.image(), taken
         judged = loaded if no_plan else _judged(loaded, required=require_rebuildable)
-        if plain and judged is loaded:
-            target.write(taken.image())
-        else:
-            target.write_made(target.made(judged, say))
-    _report(taken)
-    if not taken.complete and not allow_incomplete:
+        return taken.image() if plain and judged is loaded else target.made(judged, say), taken
+
+    def told() -> tuple[bytes | dict[str, bytes], bool]:
+        data, taken = made()
+        _report(taken)
+        return data, taken.complete
+
+    if record is not None:
+        data, complete = recorded.made_apart(told)
+        target.write_made(data)
+    else:
+        data, taken = made()
+        target.write_made(data)
+        _report(taken)
+        complete = taken.complete
+    if not complete and not allow_incomplete:
         raise SystemExit(INCOMPLETE)
 
 

@@ -66,6 +66,16 @@ HOLD: Final[dict[str, str]] = {
         "what_reads_the_file_can_write_and_run_nothing what_reads_the_file_of_a_drawn_plan_can_write_and_run_nothing"
     ),
     "A small file cannot fill": "a_small_file_that_would_fill_the_memory_is_refused_by_name",
+    "A folder of a recording": (
+        "a_verb_that_reads_a_folder_gives_up_its_rights_first a_verb_that_writes_has_a_child_read_the_folder "
+        "the_reader_of_a_folder_is_confined_by_the_kernel "
+        "a_small_recording_that_would_fill_the_memory_is_refused_by_name what_was_cut_off_is_missing"
+    ),
+    "A recording is written into no folder": (
+        "a_folder_that_others_may_write_to_is_refused a_folder_of_another_user_is_refused "
+        "the_removal_of_what_is_written_is_noticed_at_the_next_sync "
+        "no_segment_is_begun_in_a_folder_that_is_not_locked"
+    ),
     "A plan's work": (
         "twice_as_many_processes_take_about_twice_the_calls "
         "a_search_ends_after_so_many_steps_for_each_process_and_says_so"
