@@ -42,6 +42,7 @@ Grammar (msgpack objects, one behind the other; all arrays; ints unless said oth
 import struct
 import zlib
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar, get_args
 
 import msgpack
@@ -103,11 +104,15 @@ _T = TypeVar("_T")
 _PACK: Callable[[object], bytes] = msgpack.Packer().pack
 
 
-class _Numbers(dict[_T, int]):
-    """Numbers of objects, given at the first request; `order` lists the objects by number."""
+class _Numbers(dict[_T | None, int]):
+    """Numbers of objects, given at the first request, and -1 for none; `order` lists the objects by number.
 
-    def __init__(self) -> None:
-        super().__init__()
+    Args:
+        none: stand for none, too.
+    """
+
+    def __init__(self, *none: _T) -> None:
+        super().__init__(dict.fromkeys((None, *none), -1))
         self.order: list[_T] = []
 
     def __missing__(self, key: _T) -> int:
@@ -123,7 +128,7 @@ class _Writer:
         self._table = table
         self._namespaces: _Numbers[PidNamespace] = _Numbers()
         self._pids: _Numbers[Pid] = _Numbers()
-        self._tasks: _Numbers[TaskStruct] = _Numbers()
+        self._tasks: _Numbers[TaskStruct] = _Numbers(NOBODY)
         self._comms: _Numbers[bytes] = _Numbers()
         self._ids: _Numbers[tuple[int, int]] = _Numbers()
         self._strings: _Numbers[Strings] = _Numbers()
@@ -155,8 +160,7 @@ class _Writer:
     def _catch_up(order: list[_T], rows: list[bytes], row: Callable[[_T], list[Any]]) -> bool:
         """Write the rows that are missing; return True if there were any."""
         before = len(rows)
-        while len(rows) < len(order):
-            rows.append(_PACK(row(order[len(rows)])))
+        rows.extend(map(_PACK, map(row, islice(order, before, None))))  # the order may grow meanwhile
         return len(rows) > before
 
     def _namespace(self, namespace: PidNamespace | None) -> int:
@@ -166,30 +170,24 @@ class _Writer:
             self._namespace(namespace.parent)  # those above come first
         return self._namespaces[namespace]
 
-    def _pid(self, pid: Pid | None) -> int:
-        return -1 if pid is None else self._pids[pid]
-
-    def _task(self, task: TaskStruct | None) -> int:
-        return -1 if task is None or task is NOBODY else self._tasks[task]
-
     # ---- rows ------------------------------------------------------------------------------------------------------
 
     def _namespace_row(self, namespace: PidNamespace) -> list[Any]:
         listed = self._table.pids.namespaces.get(namespace.identity) is namespace
-        above, reaper = self._namespace(namespace.parent), self._task(namespace.reaper)
+        above, reaper = self._namespace(namespace.parent), self._tasks[namespace.reaper]
         return [namespace.identity, namespace.inum, above, reaper, listed]
 
     def _members(self, namespace: PidNamespace) -> list[Any]:
-        return [self._pid(pid) for pid in namespace.numbers.values()]
+        return [self._pids[pid] for pid in namespace.numbers.values()]
 
     def _pid_row(self, pid: Pid) -> list[Any]:
-        return [pid.identity, self._namespace(pid.namespace), pid.users, self._task(pid.task), *pid.numbers]
+        return [pid.identity, self._namespace(pid.namespace), pid.users, self._tasks[pid.task], *pid.numbers]
 
     def _task_row(self, task: TaskStruct) -> list[Any]:
-        number, pid = self._task, self._pid
-        number(task.parent)  # numbers the parent; its row has this task among its children
+        tasks, pids = self._tasks, self._pids
+        tasks[task.parent]  # numbers the parent; its row has this task among its children
         return [
-            pid(task.pid),
+            pids[task.pid],
             task.start_ns,
             task.address,
             task.flags,
@@ -198,26 +196,26 @@ class _Writer:
             self._ids[task.ids],
             self._comms[task.comm],
             task.child_namespace,
-            number(task.leader),
-            [number(thread) for thread in task.threads or ()],
-            [number(child) for child in task.children()],
-            pid(task.pgid),
-            pid(task.sid),
-            number(task.creator),
-            pid(task.birth_pgid),
-            pid(task.birth_sid),
+            tasks[task.leader],
+            [tasks[thread] for thread in task.threads] if task.threads else [],
+            [tasks[child] for child in task.children()] if task.first_child else [],
+            pids[task.pgid],
+            pids[task.sid],
+            tasks[task.creator],
+            pids[task.birth_pgid],
+            pids[task.birth_sid],
             task.clone_flags,
             task.order,
-            -1 if task.strings is None else self._strings[task.strings],
-            *(self._deed(deed) for deed in task.deeds or ()),
+            self._strings[task.strings],
+            *(map(self._deed, task.deeds) if task.deeds else ()),
         ]
 
     def _deed(self, deed: Deed) -> list[int]:
         what, order, value = deed
-        return [DEEDS.index(what), order, value if isinstance(value, int) else self._pid(value)]
+        return [DEEDS.index(what), order, value if isinstance(value, int) else self._pids[value]]
 
     def _rest(self) -> list[Any]:
-        table, number = self._table, self._task
+        table, number = self._table, self._tasks.__getitem__
         counts = table.counts
         return [
             *(counts.repairs, [counts.kinds[kind] for kind in SURPRISES], counts.assumed, table.idle),
@@ -242,7 +240,7 @@ class _Writer:
         """
         found = []
         for namespace, tasks in self._table.lingering.items():
-            here = [self._task(task) for task in tasks if task.pid.task is task]
+            here = [self._tasks[task] for task in tasks if task.pid.task is task]
             if here:
                 found.append([self._namespace(namespace), here])
         return found
