@@ -49,6 +49,8 @@ class Ring:
         self._mask = size - 1
         self._consumer_map = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._producer_map = mmap.mmap(fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
+        # The kernel maps a ring's pages for a fork one by one (mm/memory.c, vma_needs_copy), and no fork reads them.
+        self._producer_map.madvise(mmap.MADV_DONTFORK)
         self._consumer = memoryview(self._consumer_map).cast("Q")
         producer = memoryview(self._producer_map)
         self._producer = producer[:_HEADER_BYTES].cast("Q")

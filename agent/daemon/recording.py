@@ -343,12 +343,12 @@ class Recorder:
         """Write a keyframe, in the fork, and end."""
         code = 1
         try:
+            with contextlib.suppress(OSError):
+                os.nice(_FORKS_NICE)  # first of all: until then it takes as much of the processor as the loop
             self._leave_all_but(pipe)
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
-            with contextlib.suppress(OSError):
-                os.nice(_FORKS_NICE)
             left = memoryview(self._keyframes.to_bytes(8, "little") + make())
             while left:
                 left = left[os.write(pipe, left[:_CHUNK]) :]

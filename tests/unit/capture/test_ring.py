@@ -3,8 +3,10 @@
 
 import mmap
 import os
+import re
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from agent.capture.ring import Page, Ring
 from agent.table import wire
 
 PAGE = mmap.PAGESIZE
+SMAPS = Path("/proc/self/smaps")
 SIZE = PAGE
 BUSY, DISCARD = 1 << 31, 1 << 30
 
@@ -100,6 +103,20 @@ def test_records_of_any_length_are_fed_in_order_and_their_room_given_back(kernel
     assert kernel.consumed == kernel.position
     assert consumer.ring.pending == 0
     assert consumer.drain() == 0
+
+
+def test_a_fork_has_the_position_and_none_of_the_data(consumer: Consumer) -> None:
+    """The flag "dc" of smaps, "do not copy on fork" (fs/proc/task_mmu.c), is that of the larger mapping."""
+    assert consumer.ring.position == 5 * SIZE
+    mappings = re.findall(
+        r"^([0-9a-f]+)-([0-9a-f]+) [^\n]*/memfd:ring .*?^VmFlags: ([^\n]*)$",
+        SMAPS.read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert {int(end, 16) - int(begin, 16): "dc" in flags.split() for begin, end, flags in mappings} == {
+        PAGE: False,
+        PAGE + 2 * SIZE: True,
+    }
 
 
 def test_a_busy_record_holds_up_everything_behind_it(kernel: FakeRing, consumer: Consumer) -> None:
