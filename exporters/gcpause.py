@@ -8,6 +8,17 @@ trigger a collection that walks over all objects. For an image of 100,000 tasks 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+_RARE: Final = 2_000_000
+
+
+def make_rare() -> None:
+    """Have the collector search after millions of new objects alone, until the process ends.
+
+    A tree waits while its restart searches: 12 ms where a hundred processes get their contents.
+    """
+    gc.set_threshold(_RARE)
 
 
 @contextmanager

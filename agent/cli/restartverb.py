@@ -191,6 +191,7 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
     from agent.cli.contents import examined, filling, located, run_on, whole, with_terminal
     from agent.cli.signals import Interrupted
 
+    gcpause.make_rare()
     try:
         from agent.restart.rebuild.beginning import beginning
         from agent.restart.rebuild.coordinator import Rebuild
