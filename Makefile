@@ -2,6 +2,7 @@
 # make setup   what is missing from apt, and a virtual environment with ckptree in it
 # make check   linters, types, import rules, and the unit tests that are not slow, in parallel, with a tenth of the random examples
 # make coverage     the unit tests of make check with their coverage, which must not fall below the gate
+# make packages-criu     CRIU and the programs that it dumps in the tests, below build/criu; CRIU_SUITE=sid for a newer CRIU
 # make demo    snapshot a hard tree, compare every number with the kernel's own, make the tree again
 # make test    all checks and all tests; as root the live ones too
 # make man     manual pages and completions, in build/share
@@ -167,7 +168,7 @@ packages-browser:
 		|| echo "setup: no browser could be installed: the tests of the page that -f html writes are left out" >&2
 
 packages-criu: setup
-	@$(BIN)/python -m tests.support.suitepackages >/dev/null \
+	@$(BIN)/python -m tests.support.suitepackages $(CRIU_SUITE) >/dev/null \
 		|| echo "setup: no criu could be fetched: the live tests that dump with it will fail" >&2
 
 packages-fleet: setup

@@ -52,6 +52,7 @@ def open_folder(folder: Path) -> "Iterator[Recording]":
     rights that reading does not need, for good, and its memory is bounded.
 
     Raises:
+        CkptreeError: there is no such folder.
         HostError: the folder, or this installation, cannot be read from.
         NoSuchTimeError: there is no recording in it.
         FormatError: it takes more memory than a recording may.
@@ -67,6 +68,8 @@ def open_folder(folder: Path) -> "Iterator[Recording]":
     from agent.cli import allowance
     from agent.cli.confinement import confine_root
 
+    if not folder.exists():
+        raise CkptreeError(f"cannot read {folder}: there is no such folder")
     folderlock.is_written(folder)  # what is asked for later, when no lock may be taken
     confine_root()
     with allowance.bounded(os.fspath(folder), _stored_bytes(folder), allowance.RECORDING, "recording"):

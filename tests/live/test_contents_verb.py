@@ -4,6 +4,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,13 @@ import pytest
 
 from agent.restart.contents.resumer import PROGRAM as RESUMER
 from agent.restart.rebuild.coordinator import HELPER
-from tests.live.dumps import dump, eventually, leased, program, restarted
+from tests.live.daemons import ckptree
+from tests.live.dumps import HOOK, attempt, dump, eventually, leased, program, restarted
 from tests.live.guardprocesses import running
 
 TOP = Path(__file__).parents[2]
 PIPE = 4096
+WRITE = "exec > lines; while :; do echo line; sleep 0.02; done"
 COUNT = "while :; do echo line >> lines; sleep 0.02; done"
 
 
@@ -94,6 +97,35 @@ def test_a_tree_in_the_callers_namespace_has_the_pids_that_it_had(images: Path) 
     with restarted(images, "--no-pidns") as ready:
         assert {task["pid"] for task in ready["tasks"]} == {task["numbers"][0] for task in ready["tasks"]}
         assert grows(images)
+
+
+def test_a_program_that_runs_on_keeps_its_pids_and_its_files_are_copied_while_it_is_held(
+    tmp_path: Path, daemon_socket: Path
+) -> None:
+    """The action script of the page: with the copies in place the dump can be restarted again and again."""
+    data, script = tmp_path / "lines", tmp_path / "hook"
+    copy = f'cp --archive {data} "$CRTOOLS_IMAGE_DIR/../lines.then" || exit 1'
+    script.write_text(f'#!/bin/sh\nif [ "$CRTOOLS_SCRIPT_ACTION" = post-dump ]; then {copy}; fi\nexec {HOOK}\n')
+    script.chmod(0o700)
+    with program(["/bin/bash", "-c", WRITE], tmp_path) as pid:
+        eventually(lambda: data.exists() and data.stat().st_size > 0, "it writes")
+        options = ("--leave-running", "--action-script", script)
+        done = attempt(pid, tmp_path / "images", *options, env={"CKPTREE_SOCKET": daemon_socket})
+        assert done.code == 0, done.log
+        held = (tmp_path / "lines.then").stat().st_size
+        eventually(lambda: data.stat().st_size > held, "it writes on")
+        refused = ckptree("plan", f"criu:{done.folder}")
+        assert (refused.code, f"and had {held} at the dump" in refused.err) == (7, True), refused.err
+        os.kill(pid, signal.SIGSTOP)
+        ahead = data.read_bytes()
+        data.write_bytes((tmp_path / "lines.then").read_bytes())
+        taken = ckptree("plan", f"criu:{done.folder}", "--no-pidns")
+        assert (taken.code, f"the number {pid} is taken by bash" in taken.err) == (5, True), taken.err
+        data.write_bytes(ahead)
+    for _ in range(2):
+        shutil.copy(tmp_path / "lines.then", data)
+        with restarted(done.folder):
+            assert grows(done.folder)
 
 
 def test_a_signal_ends_a_restart_one_of_whose_tasks_waits_for_long(images: Path) -> None:

@@ -36,6 +36,23 @@ def test_a_number_that_is_none_is_named(place: Path, text: str) -> None:
     assert not ran.stdout
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("events",),
+        ("history", "1"),
+        ("tree", "1", "--at", "-1s"),
+        ("snapshot", "1", "--at", "-1s", "-o", "x"),
+        ("diff", "1", "--from", "-2s", "--to", "-1s"),
+        ("show", "1", "--at", "-1s"),
+    ],
+)
+def test_a_folder_that_is_missing_is_a_failure_as_a_missing_file_is(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Not one of this host."""
+    ran = here(*words, "--record", tmp_path / "none", cwd=tmp_path)
+    assert (ran.returncode, b"none: there is no such folder" in ran.stderr) == (1, True), ran.stderr
+
+
 def test_a_life_with_a_gap_is_told_and_incomplete(place: Path) -> None:
     """The line has the reason; the exit code is 6, unless one allows it."""
     ran = here("history", "1", "--record", place)
