@@ -209,7 +209,8 @@ class Recorder:
             self._start_writer()
             if self._watch is not None:
                 self._tap = Tap(self._watch, self._channel)
-        if self._has_written or not self._fatal:  # where no writer could begin meanwhile, the gap is the same
+        is_same = why == _BEGAN or (self._fatal and not self._has_written)  # no writer could begin meanwhile
+        if not is_same:
             self._gaps += 1
             self._log.warning(f"the recording has a gap: {why}")
         self._has_written = False
@@ -242,6 +243,10 @@ class Recorder:
                     self._log.warning(f"nothing is recorded yet: {self._waits}")
                 continue
             self._fatal = self._waits = ""
+            if "overlaps" in said:  # another daemon has recorded what came while the writer waited for the folder
+                self._stop(_BEGAN)
+                self._again_s = 0.0
+                continue
             self._has_written = True
             before, self._told = self._told.get("error", ""), said
             if said["error"]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from agent.capture import memoryreader
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchTimeError, UsageError
-from agent.recorder import folder, segment, tape
+from agent.recorder import folder, segment, tape, tapesegment
 from agent.recorder.facts import Gap, Instant, NumberRun, Replayed
 from agent.recorder.instant import written
 from agent.recorder.replay import Replayer
@@ -22,7 +22,6 @@ from agent.recorder.tapesegment import TapeSegment
 from agent.recorder.timesearch import search
 from agent.table import wire
 
-_HEAD_BYTES: Final = 1 << 12
 _MOST_NAMED: Final = 3  # runs, each of which costs a replay
 _DAMAGED: Final = "what lies between is damaged, or missing"
 
@@ -60,7 +59,7 @@ class Recording:
         self._standing: tuple[tuple[int, int], Replayer] | None = None
         for each in folder.stored(place):
             try:
-                facts, begin = _head_of(each.path)
+                facts, begin = tapesegment.head_of(each.path)
             except (OSError, segment.DamagedError):
                 continue  # dropped meanwhile, or its head is damaged: the one behind it joins nothing then
             last = self.segments[-1] if self.segments else None
@@ -289,13 +288,6 @@ class Recording:
             reasons.append(f"the recording is missing #{found.order} to #{instant.order - 1}: this is the state before")
         reasons += found.doubts()
         return Replayed(instant, found.table, found.stream, found.is_in_doubt, tuple(reasons))
-
-
-def _head_of(path: Path) -> tuple[segment.SegmentFacts, int]:
-    """Read the head of a segment's file; errors as of segment.read_head, and OSError."""
-    with path.open("rb", buffering=0) as file:
-        begun = file.read(_HEAD_BYTES)
-        return segment.read_head(begun + file.read(max(0, segment.most_of_head(begun) - len(begun))))
 
 
 def _missing(order: int, following: TapeSegment) -> str:

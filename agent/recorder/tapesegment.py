@@ -5,12 +5,22 @@ import contextlib
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
+from typing import Final
 
 import zstandard
 
 from agent.recorder import blockindex, segment, tape
 from agent.recorder.filebytes import FileBytes
 from agent.recorder.replay import times
+
+_HEAD_BYTES: Final = 1 << 12
+
+
+def head_of(path: Path) -> tuple[segment.SegmentFacts, int]:
+    """Read the head of a segment's file; errors as of segment.read_head, and OSError."""
+    with path.open("rb", buffering=0) as file:
+        begun = file.read(_HEAD_BYTES)
+        return segment.read_head(begun + file.read(max(0, segment.most_of_head(begun) - len(begun))))
 
 
 class TapeSegment:

@@ -27,6 +27,7 @@ from agent.recorder import blockindex, folder, folderlock, folderrights, segment
 from agent.recorder.channel import Channel
 from agent.recorder.compression import BLOCK_BYTES, OPEN_S, Compression
 from agent.recorder.marks import MARK
+from agent.recorder.overlap import recorded_ns
 from agent.recorder.retention import Clocks, Retention
 from agent.recorder.segmentoutput import RemovedError, SegmentOutput
 from agent.recorder.tape import Data
@@ -63,11 +64,13 @@ class TapeWriter:
         self._channel, self._control = channel, control
         self._kept = Retention(place, max_bytes, max_age_s)
         self._output = SegmentOutput(place, self._kept, group, lock)
+        self._place = place
         known = folder.stored(place)
         self._sequence = known[-1].sequence if known else 0
         self._compression = Compression()
         self._facts: dict[str, Any] = {}
         self._error = ""
+        self._overlaps = False
         self._next = 0
         self._ahead_ns = self._ahead_before_ns = 0
         self._first = 0
@@ -249,8 +252,13 @@ class TapeWriter:
     # ---- files -----------------------------------------------------------------------------------------------------
 
     def _begin(self, said: dict[str, Any]) -> None:
-        """Begin a segment, unless what it continues could not be written."""
-        if self._error and said["continues"]:
+        """Begin a segment, unless what it continues could not be written, or another daemon has recorded the time."""
+        if (self._error or self._overlaps) and said["continues"]:
+            return
+        is_first = not self._marks and not said["continues"]
+        self._overlaps = is_first and recorded_ns(self._place, said["boot_id"]) > said["boottime_ns"]
+        if self._overlaps:
+            self._tell({"overlaps": True})
             return
         self._seal()
         self._sequence += 1
@@ -338,6 +346,9 @@ class TapeWriter:
             "tape_bytes": self._raw_bytes,
             "error": self._error,
         }
+        self._tell(said)
+
+    def _tell(self, said: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             self._control.send(json.dumps(said).encode(), socket.MSG_DONTWAIT)
 

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from agent.recorder import folder, recording, segment
+from agent.recorder import folder, segment, tapesegment
 from agent.recorder.filebytes import FileBytes
 from agent.recorder.folder import SegmentFile
 from agent.recorder.tapesegment import TapeSegment
 
 Head = tuple[segment.SegmentFacts, int]
 _STORED: Final = folder.stored
-_HEAD_OF: Final = recording._head_of
+_HEAD_OF: Final = tapesegment.head_of
 _OPENED: Final = TapeSegment._bytes
 _CONTENT: Final = TapeSegment.content
 _HEAD_BYTES: Final = 1 << 12
@@ -55,13 +55,13 @@ class KeptSegments:
     def changed(self, changed: Mapping[str, bytes | None]) -> Iterator[None]:
         """Have readers find some segments changed, or gone, and take the others as they are kept."""
         self._changed = changed
-        folder.stored, recording._head_of = self._stored, self._head_of  # type: ignore[assignment]
+        folder.stored, tapesegment.head_of = self._stored, self._head_of  # type: ignore[assignment]
         TapeSegment._bytes = lambda each: self._bytes_of(each)  # type: ignore[method-assign, assignment]
         TapeSegment.content = lambda each, block: self._content(each, block)  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
-            folder.stored, recording._head_of = _STORED, _HEAD_OF
+            folder.stored, tapesegment.head_of = _STORED, _HEAD_OF
             TapeSegment._bytes, TapeSegment.content = _OPENED, _CONTENT  # type: ignore[method-assign]
 
     def _bytes(self, name: str) -> bytes | None:

@@ -166,8 +166,10 @@ def test_a_second_daemon_waits_for_the_folder_and_says_so(tmp_path: Path) -> Non
             assert (said["active"], said["segments"]) == (0, 0)
             first.close()
             wait_until(second, "recording")
-            assert recording_of(second)["active"] == 1
-    assert [each.why for each in Recording(place).gaps] == ["the daemon began"]
+            assert (recording_of(second)["active"], recording_of(second)["gaps"]) == (1, 1)
+    (gap,) = Recording(place).gaps
+    assert gap.why == "the daemon began"
+    assert gap.from_ns < gap.until_ns, "what the first daemon has recorded is there once"
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recording of a simulated kernel, made by the real tap and the real writer, with the truth at every point of it."""
 
+import contextlib
 import json
 import os
 import random
 import socket
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agent.capture import memorywriter
 from agent.capture.memorywriter import Memory, Place
@@ -217,6 +218,19 @@ class Taped:
         if records:
             self._channel.put(tape.PART, self._watch.stream.next, self._now_ns, part_of(records))
         self._kernel.writer.time_ns = self._now_ns + 1
+
+    def wait(self, ns: int) -> None:
+        """Let time pass in which nothing happens."""
+        self._now_ns += ns
+
+    def told(self) -> list[dict[str, Any]]:
+        """Return what the writer has told the daemon since the last call."""
+        self._writer._take()
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.append(json.loads(self._control.recv(1 << 12, socket.MSG_DONTWAIT)))
+        return found
 
     def flush(self) -> None:
         """Have the writer write a block."""

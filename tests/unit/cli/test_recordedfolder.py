@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from agent.cli import confinement
-from agent.recorder import folder, recording, segment
+from agent.recorder import folder, segment, tapesegment
 from agent.recorder.recording import Recording
 from tests.support.commandline import ckptree, here
 from tests.support.taped import Truth, a_recording
@@ -51,14 +51,14 @@ def test_a_verb_that_reads_a_folder_gives_up_its_rights_first(
 ) -> None:
     """Nothing of a segment has been parsed until then."""
     done: list[str] = []
-    read = recording._head_of
+    read = tapesegment.head_of
 
     def noted(path: Path) -> Any:
         done.append("read")
         return read(path)
 
     monkeypatch.setattr(confinement, "confine_root", lambda: done.append("confined"))
-    monkeypatch.setattr(recording, "_head_of", noted)
+    monkeypatch.setattr(tapesegment, "head_of", noted)
     ran = here(*words_of(verb, made, tmp_path / "out"))
 
     assert ran.returncode in (0, 1, 6), ran.stderr
@@ -72,13 +72,13 @@ def test_a_verb_that_writes_has_a_child_read_the_folder(
 ) -> None:
     """It writes what the child has made, and reads nothing of the folder itself."""
     readers = os.memfd_create("readers")
-    read = recording._head_of
+    read = tapesegment.head_of
 
     def noted(path: Path) -> Any:
         os.write(readers, f"{os.getpid()}\n".encode())
         return read(path)
 
-    monkeypatch.setattr(recording, "_head_of", noted)
+    monkeypatch.setattr(tapesegment, "head_of", noted)
     ran = here(*words_of(verb, made, tmp_path / "out"))
 
     assert ran.returncode in (0, 6), ran.stderr

@@ -16,7 +16,7 @@ from agent.daemon.recording import Recorder
 from agent.recorder import folder, folderlock
 from agent.recorder.recording import Recording
 from agent.recorder.retention import Retention
-from tests.support.taped import a_recording
+from tests.support.taped import Taped, a_recording
 
 _PATIENCE_S = 180.0
 _IMPATIENT = (
@@ -106,3 +106,27 @@ def test_a_segment_that_cannot_be_removed_ends_no_writer(tmp_path: Path, monkeyp
     monkeypatch.setattr(Retention, "trim", refuse)
     truths = a_recording(tmp_path, 3, runs=1)
     assert Recording(tmp_path).runs[-1].last.order >= truths[-1].order
+
+
+def test_what_another_daemon_has_recorded_meanwhile_is_not_recorded_twice(tmp_path: Path) -> None:
+    """The recording begins anew once the writer has the folder, and the gap before it ends later than it begins."""
+    first = Taped(tmp_path, 1)
+    first.mark(continues=False)
+    for _ in range(5):
+        first.step()
+    first.end()
+    second = Taped(tmp_path, 2)  # it has begun when the first one had
+    second.mark(continues=False)
+    second.step()
+    assert second.told() == [{"overlaps": True}]
+    second.mark(continues=True)
+    second.step()
+    assert len(folder.stored(tmp_path)) == 1
+    second.wait(1_000_000_000)
+    second.mark(continues=False, why="the daemon began")
+    second.step()
+    second.end()
+    recording = Recording(tmp_path)
+    assert len(recording.segments) == 2
+    (gap,) = recording.gaps
+    assert gap.from_ns < gap.until_ns
