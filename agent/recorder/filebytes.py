@@ -4,16 +4,26 @@
 A file that is mapped ends the process (SIGBUS) where it is cut short meanwhile, and one that is read whole takes the
 memory that its size says. So each look reads its part, and what is not there any more is missing. Few files stay open,
 for a folder may have more of them than a process may open. One that is opened again must be the same.
+
+Retention removes the oldest file of a folder, perhaps before a reader has come to it. It is not passed over then, for the
+answer would lack it without a word.
 """
 
 import contextlib
+import errno
 import os
 import weakref
 from collections import OrderedDict
 from pathlib import Path
 from typing import ClassVar, Final
 
+from agent.errors import CkptreeError
+
 _MOST_OPEN: Final = 256  # of 1024 that a process may have by default
+
+
+class DroppedError(CkptreeError):
+    """The removal of a file before it was read."""
 
 
 class FileBytes:
@@ -21,6 +31,9 @@ class FileBytes:
 
     Args:
         path: of the file.
+
+    Raises:
+        DroppedError: it is not there any more; each look raises this.
     """
 
     _opened: ClassVar["OrderedDict[int, weakref.ref[FileBytes]]"] = OrderedDict()  # the one that was used last is last
@@ -69,16 +82,22 @@ class FileBytes:
         """Return the descriptor of the file.
 
         Raises:
+            DroppedError: it is not there any more.
             OSError: it cannot be opened, or is another one now.
         """
         if self._file >= 0:
             self._opened.move_to_end(self._file)
             return self._file
-        file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError as error:
+            raise DroppedError(
+                f"{self._path}: it was removed while the recording was read, as the oldest part is: ask again"
+            ) from error
         found = os.fstat(file)
         if self._status is not None and not os.path.samestat(found, self._status):
             os.close(file)
-            raise FileNotFoundError(self._path)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         self._status, self._file = self._status or found, file
         self._opened[file] = weakref.ref(self)
         if len(self._opened) > _MOST_OPEN and (oldest := next(iter(self._opened.values()))()) is not None:

@@ -26,7 +26,7 @@ class _Given(FileBytes):
     """Bytes that are in no file."""
 
     def __init__(self, data: bytes) -> None:
-        super().__init__(Path("/nonexistent"))
+        self._file = -1
         self._size, self._given = len(data), memoryview(data)
 
     def __getitem__(self, part: slice) -> bytes:

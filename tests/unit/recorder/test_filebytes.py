@@ -4,11 +4,16 @@
 import gc
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agent.recorder import filebytes, segment
-from agent.recorder.filebytes import FileBytes
+from agent.recorder import filebytes, folder, segment
+from agent.recorder.filebytes import DroppedError, FileBytes
+from agent.recorder.history import NumberHistory
+from agent.recorder.past import Enquirer
+from agent.recorder.recording import Recording
+from tests.support.taped import a_recording
 
 _DATA = bytes(range(256)) * 40
 
@@ -65,10 +70,28 @@ def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize("name", ["missing", "."])
-def test_what_cannot_be_read_has_no_bytes(tmp_path: Path, name: str) -> None:
+def test_what_cannot_be_read_has_no_bytes(tmp_path: Path) -> None:
     """A folder has a size all the same."""
-    assert FileBytes(tmp_path / name)[0:10] == b""
+    assert FileBytes(tmp_path)[0:10] == b""
+
+
+def test_what_is_dropped_before_it_is_read_is_missed(tmp_path: Path) -> None:
+    """A history would lack a life without a word. What was opened by then is read on."""
+    a_recording(tmp_path, 7, runs=1, steps=80, marks=0.05)
+
+    def lives(recording: Recording, number: int) -> list[Any]:
+        span = (recording.runs[0].first, recording.runs[-1].last)
+        return NumberHistory(recording, span, number, Enquirer()).lives()
+
+    opened, unopened = Recording(tmp_path), Recording(tmp_path)
+    told = [lives(opened, number) for number in range(1, 40)]
+    first = folder.stored(tmp_path)[0].path
+    first.unlink()
+
+    assert [lives(opened, number) for number in range(1, 40)] == told
+    with pytest.raises(DroppedError, match=f"{first}: it was removed while the recording was read, .*: ask again"):
+        lives(unopened, 1)
+    assert Recording(tmp_path).segments
 
 
 def test_a_hole_is_passed_over(tmp_path: Path) -> None:
