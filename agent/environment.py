@@ -16,6 +16,8 @@ STANDBYS: Final = Path("/var/lib/ckptree-standby")
 """The folder with a folder for each host of which this one is the stand-by."""
 NATS_VARIABLE: Final = "CKPTREE_NATS"
 """The environment variable with the address of the NATS server; an empty value counts as unset."""
+INBOX_VARIABLE: Final = "CKPTREE_NATS_INBOX"
+"""The environment variable with the inbox that the NATS server leaves to this user; an empty value counts as unset."""
 
 
 def private_socket(public: Path) -> Path:

@@ -9,13 +9,15 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from agent import foreignjson
 from agent.errors import CkptreeError
 from agent.fleet import hostanswers, lag, lasting, messages, natsserver, tapemessages
+from agent.fleet.answers import Answers
 from agent.fleet.clocks import Offset
-from agent.fleet.gathering import Gathered, Gathering, Wanted
+from agent.fleet.gathering import Ask, Gathered, Gathering, Wanted
 from agent.fleet.messages import Message
 
 if TYPE_CHECKING:
@@ -66,31 +68,50 @@ _AHEAD_NS: Final = time.time_ns() - time.monotonic_ns()
 
 
 class FleetClient:
-    """A connection over which relays are asked. `opened` makes one."""
+    """A connection over which relays are asked. `opened` makes one.
 
-    def __init__(self, client: "Client") -> None:
+    Args:
+        client: the connection.
+        deaf: is set when the server does not let this user hear answers.
+    """
+
+    def __init__(self, client: "Client", deaf: asyncio.Event | None = None) -> None:
         self._client = client
+        self._answers = Answers(client)
+        self._deaf = deaf or asyncio.Event()
+
+    def _check_hearing(self) -> None:
+        if self._deaf.is_set():
+            raise natsserver.NatsError(natsserver.OTHER_INBOX)
 
     async def gather(self, wanted: Wanted) -> Gathered:
         """Gather a set; it takes no longer than its deadline."""
         gathering = Gathering(wanted, now_ns())
-        inbox = self._client.new_inbox()
-        answers: asyncio.Queue[Msg] = asyncio.Queue()
-        subscription = await self._client.subscribe(f"{inbox}.*", cb=answers.put)
+        answers: asyncio.Queue[tuple[Ask, Msg]] = asyncio.Queue()
+
+        def hear(ask: Ask, message: "Msg") -> None:
+            answers.put_nowait((ask, message))
+
+        def take(ask: Ask, message: "Msg") -> None:
+            if _take(gathering, ask, message):
+                self._answers.forget(message.subject)
+
+        asked: list[str] = []
         try:
             while not gathering.done:
+                self._check_hearing()
                 for ask in gathering.due(now_ns()):
                     with contextlib.suppress(*lasting.failures()):  # it is sent again until the deadline
                         where = messages.subject(ask.verb, ask.host, wanted.requester)
-                        await self._client.publish(where, messages.pack(ask.message), f"{inbox}.{ask.number}")
+                        asked.append(await self._answers.ask(where, messages.pack(ask.message), partial(hear, ask)))
                 left_s = (gathering.next_ns(now_ns()) - now_ns()) / 1e9
                 with contextlib.suppress(asyncio.TimeoutError):
-                    _take(gathering, await asyncio.wait_for(answers.get(), max(0.0, left_s)))
+                    take(*await asyncio.wait_for(answers.get(), max(0.0, left_s)))
                     while not answers.empty():
-                        _take(gathering, answers.get_nowait())
+                        take(*answers.get_nowait())
         finally:
-            with contextlib.suppress(*lasting.failures()):
-                await subscription.unsubscribe()
+            for reply in asked:
+                self._answers.forget(reply)
         return gathering.result()
 
     async def let_go(self, key: str, hosts: Iterable[str]) -> None:
@@ -98,7 +119,7 @@ class FleetClient:
         with contextlib.suppress(*lasting.failures()):
             for host in hosts:
                 where = messages.subject(messages.DISARM, host)
-                await self._client.publish(where, messages.pack({"id": key}), self._client.new_inbox())
+                await self._answers.ask(where, messages.pack({"id": key}), _ignore)
             await self._client.flush(1)
 
     async def present(self, longest_s: float) -> list[Present]:
@@ -129,10 +150,8 @@ class FleetClient:
 
     async def _services(self, subject: str, longest_s: float) -> list[dict[str, Any]]:
         """Ask services of NATS, and return the answers that are maps."""
-        inbox = self._client.new_inbox()
         answers: asyncio.Queue[Msg] = asyncio.Queue()
-        subscription = await self._client.subscribe(inbox, cb=answers.put)
-        await self._client.publish(subject, b"", inbox)
+        reply = await self._answers.ask(subject, b"", answers.put_nowait)
         found: list[dict[str, Any]] = []
         until_s = time.monotonic() + longest_s
         while (left_s := min(_QUIET_S if found else longest_s, until_s - time.monotonic())) > 0:
@@ -146,7 +165,8 @@ class FleetClient:
                 said = foreignjson.loads(message.data)
                 if isinstance(said, dict):
                     found.append(said)
-        await subscription.unsubscribe()
+        self._answers.forget(reply)
+        self._check_hearing()
         return found
 
     async def ask(self, host: str, verb: str, message: Message, timeout_s: float, requester: str = "") -> Replied:
@@ -156,23 +176,21 @@ class FleetClient:
             NobodyError: there is no such relay.
             CkptreeError: its error, or it does not answer in time.
         """
-        import nats.errors
-
         sent_ns = now_ns()
+        where = messages.subject(verb, host, requester)
         try:
-            where = messages.subject(verb, host, requester)
-            got = await self._client.request(where, messages.pack(message), timeout_s)
-        except nats.errors.NoRespondersError:
-            to = f" to the requester {requester!r}" if requester else ""
-            raise NobodyError(
-                f"{host}: no relay of that name is connected, or its configuration does not permit {verb}{to}"
-            ) from None
-        except (OSError, nats.errors.Error) as error:
+            answer = await asyncio.wait_for(self._answer(host, where, messages.pack(message)), timeout_s)
+        except lasting.failures() as error:
+            self._check_hearing()
             words = f"{host}: its relay did not answer within {timeout_s:g} s"
             if isinstance(error, TimeoutError):
                 raise SilentError(words) from None
             raise CkptreeError(f"{words}: {error}") from None
-        answer = messages.unpack(got.data)
+        if answer is None:
+            to = f" to the requester {requester!r}" if requester else ""
+            raise NobodyError(
+                f"{host}: no relay of that name is connected, or its configuration does not permit {verb}{to}"
+            )
         messages.raise_failure(answer)
         try:
             return Replied(answer, hostanswers.clock(answer, sent_ns, now_ns()))
@@ -180,6 +198,25 @@ class FleetClient:
             raise CkptreeError(
                 f"{host}: its relay answered {verb} without {error}: it is of another version, or at fault"
             ) from None
+
+    async def _answer(self, host: str, subject: str, data: bytes) -> Message | None:
+        """Ask, and return the answer of a host; None: nobody listens to the subject.
+
+        Raises:
+            ProtocolError: it makes no sense.
+            errors of `lasting.failures`: the question is not sent.
+        """
+        answers: asyncio.Queue[Msg] = asyncio.Queue()
+        reply = await self._answers.ask(subject, data, answers.put_nowait)
+        try:
+            while True:
+                message = await answers.get()
+                if _status(message) == _NOBODY:
+                    return None
+                if not message.headers and (answer := messages.unpack_answer(message.data, host)) is not None:
+                    return answer
+        finally:
+            self._answers.forget(reply)
 
     async def ask_all(
         self, verb: str, of: Mapping[str, Message], timeout_s: float
@@ -198,18 +235,27 @@ class FleetClient:
         return dict(zip(of, answers, strict=True))
 
 
-def _take(gathering: Gathering, message: "Msg") -> None:
-    number = int(message.subject.rpartition(".")[2])
+def _take(gathering: Gathering, ask: Ask, message: "Msg") -> bool:
+    """Take an answer; return False if it is none of the host that was asked."""
     if _status(message) == _NOBODY:
-        gathering.absent(number, now_ns())
-        return
+        gathering.absent(ask.number, now_ns())
+        return True
+    if message.headers:
+        return False
     try:
-        answer = messages.unpack(message.data)
+        answer = messages.unpack_answer(message.data, ask.host)
+        if answer is None:
+            return False
         messages.raise_failure(answer)
     except CkptreeError as error:
-        gathering.refused(number, "; ".join((str(error), *getattr(error, "leaks", ()))))
+        gathering.refused(ask.number, "; ".join((str(error), *getattr(error, "leaks", ()))))
     else:
-        gathering.answered(number, answer, now_ns())
+        gathering.answered(ask.number, answer, now_ns())
+    return True
+
+
+def _ignore(_message: "Msg") -> None:
+    """Take an answer that tells nothing."""
 
 
 def _status(message: "Msg") -> str:
@@ -229,17 +275,21 @@ async def opened(url: str, timeout_s: float = natsserver.CONNECT_S) -> AsyncIter
         HostError: the library is not installed.
     """
     said: list[Exception] = []
+    deaf = asyncio.Event()
 
     async def note(error: Exception) -> None:
         said.append(error)
+        if natsserver.misses_inbox(error):
+            deaf.set()
 
+    inbox = natsserver.inbox_of()
     try:
-        client = await lasting.connected(url, "ckptree fleet", note, attempt_s=timeout_s)
+        client = await lasting.connected(url, "ckptree fleet", note, attempt_s=timeout_s, inbox=inbox)
     except lasting.failures() as error:
         reason = said[-1] if said else error
         words = str(reason).removeprefix("nats: ") or f"no answer within {timeout_s:g} s"
         raise natsserver.NatsError(f"the NATS server {natsserver.shown(url)} cannot be reached: {words}") from error
     try:
-        yield FleetClient(client)
+        yield FleetClient(client, deaf)
     finally:
         await natsserver.close(client)

@@ -32,7 +32,7 @@ class HostPresence:
     """
 
     def __init__(self, host: str) -> None:
-        self._subject = messages.subject(messages.HELLO, host)
+        self._host = host
         self._client: Client | None = None
         self._probing: asyncio.Task[None] | None = None
         self._silent_s = float("-inf")
@@ -71,7 +71,12 @@ class HostPresence:
         if client is None or not client.is_connected:
             return standbylink.UNKNOWN
         try:
-            await client.request(self._subject, messages.pack({}), longest_s)
+            subject = messages.subject(messages.HELLO, self._host)
+            answer = await client.request(subject, messages.pack({}), longest_s)
+            if answer.headers or messages.unpack_answer(answer.data, self._host) is None:
+                return standbylink.UNKNOWN
+        except messages.ProtocolError:
+            return standbylink.UNKNOWN
         except nats.errors.NoRespondersError:
             return standbylink.NOBODY
         except (nats.errors.TimeoutError, TimeoutError):

@@ -4,6 +4,7 @@
 The address is that of the caller, else of the variable CKPTREE_NATS. Credentials are those that NATS' own command line
 takes from the environment: NATS_CREDS (file of a user's JWT and key), NATS_NKEY (file of a key), NATS_USER with
 NATS_PASSWORD, NATS_TOKEN; for TLS NATS_CA, NATS_CERT and NATS_KEY (files). An address may hold user and password, too.
+The variable CKPTREE_NATS_INBOX names the inbox of this user, where the server's permissions give each user one.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from agent.environment import NATS_VARIABLE
+from agent.environment import INBOX_VARIABLE, NATS_VARIABLE
 from agent.errors import CkptreeError, HostError, UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +59,32 @@ def server_of(given: str | None, environment: Mapping[str, str] = os.environ, *,
                 f"{shown(url)!r} is no address of a NATS server: expected nats://HOST:PORT or tls://HOST:PORT"
             )
     return found
+
+
+def inbox_of(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the beginning of the subjects to which this user has itself answered.
+
+    Raises:
+        UsageError: the variable has no inbox.
+    """
+    from agent.fleet import messages
+
+    try:
+        return messages.checked_inbox(environment.get(INBOX_VARIABLE) or messages.INBOX)
+    except UsageError as error:
+        raise UsageError(f"{INBOX_VARIABLE}: {error}") from None
+
+
+def misses_inbox(error: Exception) -> bool:
+    """Return True if an error says that the server's permissions leave this user another inbox."""
+    words = str(error).lower()
+    return "permissions violation for subscription" in words and "_inbox" in words
+
+
+OTHER_INBOX: Final = (
+    f"the NATS server does not let this user hear answers: {INBOX_VARIABLE} must name the inbox that the permissions "
+    "of this user have, as in _INBOX.NAME"
+)
 
 
 def shown(url: str) -> str:
@@ -111,13 +138,20 @@ def tls(url: str, environment: Mapping[str, str] = os.environ) -> "ssl.SSLContex
     return context
 
 
-async def connected(url: str, *, stays: bool = False, on_lost: Callable[[], None] | None = None) -> "Client":
+async def connected(
+    url: str,
+    *,
+    stays: bool = False,
+    on_lost: Callable[[], None] | None = None,
+    on_refused: Callable[[], None] | None = None,
+) -> "Client":
     """Connect to a server, with this user's credentials.
 
     Args:
         url: from `server_of`.
         stays: True: a server that is away is tried again, for ever; False: a request then fails.
         on_lost: called when the connection is lost.
+        on_refused: called when the server does not let this user hear answers.
 
     Raises:
         HostError: the library is not installed.
@@ -130,13 +164,15 @@ async def connected(url: str, *, stays: bool = False, on_lost: Callable[[], None
         from nats.aio.client import Client
     except ImportError as error:
         raise HostError(missing(error)) from None
-    options = credentials()
+    options, inbox = credentials(), inbox_of()
     if (context := tls(url)) is not None:
         options["tls"] = context
     said: list[Exception] = []
 
     async def note(error: Exception) -> None:
         said.append(error)
+        if misses_inbox(error) and on_refused is not None:
+            on_refused()
 
     async def lost() -> None:
         if on_lost is not None:
@@ -153,6 +189,7 @@ async def connected(url: str, *, stays: bool = False, on_lost: Callable[[], None
             max_reconnect_attempts=-1 if stays else 1,
             reconnect_time_wait=1 if stays else 0,
             name="ckptree",
+            inbox_prefix=inbox,
             **options,
         )
     except (OSError, ValueError, nats.errors.Error) as error:

@@ -172,6 +172,11 @@ class HostRelay:
 
         async def handle(request: "Request") -> None:
             received_ns = self._clock()
+            question = request._msg  # noqa: SLF001 - the library has no other way to the subject of the answer
+            if not messages.is_asked(question.reply, question.headers):
+                unasked = f"no requester has sent it: it is to be answered to {question.reply[:60] or 'nobody'!r}"
+                self._note_refusal(verb, messages.ProtocolError(unasked))
+                return
             if len(answering) >= _MOST_AT_ONCE:
                 busy = BusyError(f"this relay answers {_MOST_AT_ONCE} requests for {verb} already: ask later")
                 await self._respond(request, messages.failure(busy))
@@ -206,11 +211,9 @@ class HostRelay:
             self._log.warning(audit.line(verb, result="refused", reason=str(error), **more))
 
     async def _respond(self, request: "Request", answer: Message) -> None:
-        # ValueError: the request names nobody to answer to.
-        unsent: tuple[type[Exception], ...] = (ValueError, *lasting.failures())
         try:
-            await request.respond(messages.pack(answer))
-        except unsent as error:
+            await request.respond(messages.pack({**answer, "host": self._settings.host}))
+        except lasting.failures() as error:
             self._log.warning(f"an answer was not sent: {str(error) or type(error).__name__}")
 
     def _permit(self, right: str) -> None:
@@ -225,7 +228,6 @@ class HostRelay:
             found = await asyncio.get_running_loop().run_in_executor(self._threads, self._work.tasks)
             self._tasks = now_s, found
         return {
-            "host": self._settings.host,
             "version": self._host.version,
             "kernel": self._host.kernel,
             "boot_id": self._host.boot_id,

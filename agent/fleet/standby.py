@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stand-by of another host: it keeps that host's recording, holds the table ready, and says how far it is.
 
-Pieces come from the host's stream, through a consumer that is made anew at each connection, behind the position that the
-folder itself tells (agent.recorder.foldercopy). A piece is acknowledged once it would survive a power cut, and only
-then is it read. The bytes go to the folder as they come. A child reads the records in them (agent.fleet.holder).
+Pieces come from the host's stream (agent.fleet.tapereader), from behind the position that the folder itself tells
+(agent.recorder.foldercopy). A piece is read once it would survive a power cut. The bytes go to the folder as they come. A
+child reads the records in them (agent.fleet.holder). Each word of the host's relay says that there may be pieces.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from agent.fleet.messages import Message
 from agent.fleet.relaysettings import RelaySettings
 from agent.fleet.standbyfacts import StandbyFacts
 from agent.fleet.staying import StayingConnection
+from agent.fleet.tapereader import StoredPiece, TapeReader
 from agent.protocol import codec
 from agent.recorder.foldercopy import FolderCopy
 
@@ -38,9 +39,7 @@ _ANSWER_S: Final = 5.0
 _RETRY_S: Final = 1.0
 _MOST_RETRY_S: Final = 30.0
 _CHECK_S: Final = 5.0
-_AT_ONCE: Final = 64
-"""Messages on their way at most: 16 MiB."""
-_ACK_S: Final = 60.0
+"""The stream is looked into after so long without a word of the host, too."""
 _SAY_S: Final = 60.0
 
 
@@ -81,6 +80,7 @@ class StandBy:
         self._lag = Lag()
         self._ends = audit.Refusals()
         self._ended = asyncio.Event()
+        self._rung = asyncio.Event()
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
         self._said = ""
@@ -155,15 +155,21 @@ class StandBy:
         )
 
         async def answer(request: "Request") -> None:
-            unsent: tuple[type[Exception], ...] = (ValueError, *lasting.failures())
-            with contextlib.suppress(*unsent):
-                await request.respond(messages.pack({"ok": True, **self.told()}))
+            question = request._msg  # noqa: SLF001 - the library has no other way to the subject of the answer
+            if messages.is_asked(question.reply, question.headers):
+                with contextlib.suppress(*lasting.failures()):
+                    await request.respond(messages.pack({"ok": True, **self.told()}))
 
         subject = messages.subject(tapemessages.HELD, followed.host)
         await service.add_endpoint(EndpointConfig(name=tapemessages.HELD, subject=subject, handler=answer))
         await client.subscribe(tapemessages.subject_of(tapemessages.PULSE, followed.host), cb=self._hear)
 
     async def _hear(self, message: "Msg") -> None:
+        if message.reply or message.headers:  # the server has sent it for somebody (agent.fleet.messages)
+            return
+        self._rung.set()
+        if not message.data:
+            return
         with contextlib.suppress(CkptreeError):
             pulse = tapemessages.unpack_pulse(message.data)
             self._lag.hear(pulse, time.monotonic())
@@ -213,67 +219,35 @@ class StandBy:
             CkptreeError: there is no stream, or a piece cannot be kept.
             errors of the library.
         """
-        from nats.js import errors
-        from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-
-        streams = client.jetstream(timeout=_ANSWER_S)
-        stream = tapemessages.stream_of(self._followed.host)
-        consumer = f"ckptree-{self._settings.host.replace('.', '=')}"
-        origin, last = await self._stream(client, stream)
+        reader = TapeReader(client, self._followed.host)
+        origin, last = await reader.origin()
         kept = self._copy.sequence_in(origin)
-        with contextlib.suppress(errors.NotFoundError):
-            await streams.delete_consumer(stream, consumer)
-        came: asyncio.Queue[Msg] = asyncio.Queue()
-        config = ConsumerConfig(
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=1 + (kept if kept <= last else 0),
-            ack_policy=AckPolicy.ALL,
-            ack_wait=_ACK_S,
-            max_ack_pending=_AT_ONCE,
-        )
-        subject = tapemessages.subject_of(tapemessages.TAPE, self._followed.host)
-        subscription = await streams.subscribe(
-            subject, cb=came.put, durable=consumer, stream=stream, manual_ack=True, config=config
-        )
-        try:
-            while True:
-                taken = await _taken(came)
-                if taken:
-                    await self._keep(origin, taken)
-                elif (await self._stream(client, stream))[0] != origin:
+        at = kept if kept <= last else 0
+        checked_s = time.monotonic()
+        while True:
+            self._rung.clear()
+            taken = await reader.after(at)
+            if taken:
+                await self._keep(origin, taken)
+                at = taken[-1].sequence
+            elif not self._unread:
+                self._heal()
+            if time.monotonic() - checked_s >= _CHECK_S:
+                if (await reader.origin())[0] != origin:
                     return
-                else:
-                    await streams.consumer_info(stream, consumer)
-                    if self._unread:
-                        await self._refresh()
-                    else:
-                        self._heal()
-        finally:
-            with contextlib.suppress(*lasting.failures()):
-                await subscription.unsubscribe()
+                if self._unread:
+                    await self._refresh()
+                checked_s = time.monotonic()
+            if not taken:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._rung.wait(), _CHECK_S)
 
-    async def _stream(self, client: "Client", stream: str) -> tuple[str, int]:
-        """Return a text by which the stream is known, and the number of its last message."""
-        from nats.js import errors
-
+    async def _keep(self, origin: str, taken: list[StoredPiece]) -> None:
+        """Keep pieces, and have them read."""
         try:
-            found = await client.jetstream(timeout=_ANSWER_S).stream_info(stream)
-        except errors.NotFoundError as error:
-            raise HostError(
-                f"there is no stream {stream}: its relay makes it, if its configuration allows follow"
-            ) from error
-        except errors.APIError as error:
-            raise HostError(f"the stream {stream}: {error.description or error}") from error
-        return f"{stream} {found.created}", found.state.last_seq
-
-    async def _keep(self, origin: str, taken: "list[Msg]") -> None:
-        """Keep pieces, acknowledge them, and have them read."""
-        sequence = taken[-1].metadata.sequence.stream
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, self._write, origin, sequence, taken)
+            await asyncio.get_running_loop().run_in_executor(None, self._write, origin, taken)
         except OSError as error:
             raise HostError(f"{self._followed.place}: {error.strerror or error}") from error
-        await taken[-1].ack()
         await self._refresh()
 
     def _heal(self) -> None:
@@ -281,7 +255,7 @@ class StandBy:
             self._said = ""
             self._log.notice(f"{self._followed.host} is followed again")
 
-    def _write(self, origin: str, sequence: int, taken: "list[Msg]") -> None:
+    def _write(self, origin: str, taken: list[StoredPiece]) -> None:
         for message in taken:
             try:
                 piece = tapemessages.unpack_piece(message.data)
@@ -289,7 +263,7 @@ class StandBy:
                 self._left_out += 1
                 continue
             self._copy.add(piece)
-        self._copy.sync(origin, sequence)
+        self._copy.sync(origin, taken[-1].sequence)
 
     async def _refresh(self) -> None:
         """Have the child read what is kept. A child that has ended is started again once; later it is tried again."""
@@ -361,14 +335,3 @@ class StandBy:
             return {**image, "present": await asking, "root": root, "of": self._followed.host}
         finally:
             asking.cancel()
-
-
-async def _taken(came: "asyncio.Queue[Msg]") -> "list[Msg]":
-    """Return the messages that have come; none within some seconds: none."""
-    try:
-        found = [await asyncio.wait_for(came.get(), _CHECK_S)]
-    except TimeoutError:
-        return []
-    while not came.empty():
-        found.append(came.get_nowait())
-    return found

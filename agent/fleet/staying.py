@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from agent.daemon.journal import Journal
-from agent.fleet import lasting, natsserver
+from agent.fleet import lasting, messages, natsserver
 from agent.fleet.relaysettings import RelaySettings
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class StayingConnection:
 
     Args:
         settings: have the server and the credentials.
-        kind: of the service: ``relay`` or ``standby``. Answers come to ``_INBOX.KIND.HOST``, which a permission can name.
+        kind: of the service: ``relay`` or ``standby``. Answers come to ``_INBOX.KIND.HOST``, with = in the place of dots.
         name: of the connection, for the server's administrator.
         said: what the log says of the service once it listens.
         log: for messages to the administrator.
@@ -38,7 +38,8 @@ class StayingConnection:
         self, settings: RelaySettings, kind: str, name: str, said: str, log: Journal, ended: asyncio.Event
     ) -> None:
         self._settings, self._name, self._said, self._log, self._ended = settings, name, said, log, ended
-        self._inbox = f"_INBOX.{kind}.{settings.host}"
+        # A host's name without dots: one host's permission must not have the inboxes of others in it.
+        self._inbox = f"{messages.INBOX}.{kind}.{settings.host.replace('.', '=')}"
 
     async def run(self, listen: Serving, tend: Serving, leave: Serving) -> None:
         """Stay connected until the end.

@@ -3,15 +3,16 @@
 
     stream   := "CKPTREE_" host, with = in the place of dots           of JetStream
     subject  := "ckptree.tape." host                                   pieces, kept in the stream
-              | "ckptree.pulse." host                                  once a second, kept nowhere
+              | "ckptree.pulse." host                                  kept nowhere: once a second, and empty after pieces
               | "ckptree.held." host                                   a question to its stand-bys, for what they have
     piece    := {"segment": 16 bytes, "offset": n, "data": bytes}      agent.recorder.foldertail
     pulse    := {"at_ns": n, "segment": 16 bytes, "size": n, "next": n | nil,
                  "ends": true}                                         "ends" in the last one, where the relay ends in order
 
-A pulse says how far the recording is: the newest segment that is published, with its size, and the number of the daemon's
-next record, nil where the daemon does not answer. `at_ns` is CLOCK_REALTIME of the host. The id of a piece's message
-(``Nats-Msg-Id``) is its segment and its offset, so that the server drops one that is sent twice.
+An empty message says that there are new pieces in the stream. A pulse says how far the recording is: the newest segment
+that is published, with its size, and the number of the daemon's next record, nil where the daemon does not answer. `at_ns`
+is CLOCK_REALTIME of the host. The id of a piece's message (``Nats-Msg-Id``) is its segment and its offset, so that the
+server drops one that is sent twice.
 """
 
 from typing import Final, NamedTuple

@@ -138,12 +138,13 @@ class TapePublisher:
         subject = tapemessages.subject_of(tapemessages.TAPE, self._host)
         pulsed_s = 0.0
         published: CopyPlace | None = None
+        rings = False
         while self._state is not None and self._state.folder == folder:
             piece = await loop.run_in_executor(None, tail.next)
             if piece is not None:
                 headers = {"Nats-Msg-Id": tapemessages.id_of(piece)}
                 await streams.publish(subject, tapemessages.pack_piece(piece), stream=stream, headers=headers)
-                published = piece.end
+                published, rings = piece.end, True
                 if self._said:
                     self._log.notice("the recording is published again")
                     self._said = ""
@@ -151,6 +152,9 @@ class TapePublisher:
                 pulsed_s = time.monotonic()
                 await self._tell(client, Pulse(time.time_ns(), end, self._state.next))
             if piece is None:
+                if rings:
+                    rings = False
+                    await client.publish(tapemessages.subject_of(tapemessages.PULSE, self._host), b"")
                 await asyncio.sleep(_LOOK_S)
 
     async def _last(self, client: "Client") -> CopyPlace | None:
@@ -177,23 +181,33 @@ class TapePublisher:
         return None
 
     async def _make(self, client: "Client") -> None:
+        import nats.errors
         from nats.js import errors
         from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
         stream = tapemessages.stream_of(self._host)
+        subject = tapemessages.subject_of(tapemessages.TAPE, self._host)
+        window_s = min(_TWICE_S, self._bounds.most_age_s or _TWICE_S)
         wanted = StreamConfig(
             name=stream,
             description=f"ckptree: the recording of {self._host}",
-            subjects=[tapemessages.subject_of(tapemessages.TAPE, self._host)],
+            subjects=[subject],
             retention=RetentionPolicy.LIMITS,
             storage=StorageType.FILE,
             discard=DiscardPolicy.OLD,
             max_bytes=self._bounds.most_bytes,
             max_age=self._bounds.most_age_s,
-            duplicate_window=min(_TWICE_S, self._bounds.most_age_s or _TWICE_S),
+            duplicate_window=window_s,
         )
         try:
             await client.jetstream(timeout=_ANSWER_S).add_stream(wanted)
         except errors.APIError as error:
             raise HostError(f"the stream {stream} cannot be made: {error.description or error}") from error
+        except nats.errors.TimeoutError as error:  # so the library has it where the server's permissions forbid it
+            raise HostError(
+                f"there is no stream {stream}, and the server of NATS does not let this relay make it: "
+                f"`nats stream add {stream} --subjects {subject} --storage file --retention limits "
+                f"--discard old --max-bytes {self._bounds.most_bytes} --max-age {self._bounds.most_age_s}s "
+                f"--dupe-window {window_s:.0f}s --defaults` as an administrator makes it"
+            ) from error
         self._log.notice(f"the stream {stream} was made")

@@ -270,12 +270,18 @@ class NatsStore(Closing):
         self.address = f"nats://{bucket}"
         self._loop = asyncio.Runner()
         self._lost = asyncio.Event()
+        self._why_lost = "the connection to the NATS server is lost"
         try:
-            self._client = self._loop.run(natsserver.connected(server, on_lost=self._lost.set))
+            connecting = natsserver.connected(server, on_lost=self._lost.set, on_refused=self._refused)
+            self._client = self._loop.run(connecting)
         except BaseException:
             self._loop.close()
             raise
         self._objects = NatsObjects(self._client, bucket)
+
+    def _refused(self) -> None:
+        self._why_lost = natsserver.OTHER_INBOX
+        self._lost.set()
 
     def make_bucket(self) -> None:
         """Make the bucket, if it is not there."""
@@ -315,7 +321,7 @@ class NatsStore(Closing):
             await asyncio.wait((answer, lost), return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
                 return answer.result()
-            raise StoreError(f"{self.address}: the connection to the NATS server is lost")
+            raise StoreError(f"{self.address}: {self._why_lost}")
         finally:
             for each in (answer, lost):
                 each.cancel()

@@ -3,7 +3,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,59 +14,34 @@ import pytest
 
 from agent.fleet import messages
 from agent.fleet.manifest import hash_of
-from tests.live.daemons import Ran, ckptree
+from tests.live.daemons import ckptree
 from tests.support import servers
+from tests.support.guardedserver import (
+    a_guarded_server,
+    fleet,
+    made_by_the_page,
+    two_relays,
+    url,
+)
 from tests.support.imagework import IMAGE
-from tests.support.relays import RelayProcess, a_relay
+from tests.support.relays import RelayProcess, a_relay, await_line
 from tests.support.standbys import Original, a_standby
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(__file__).parents[3] / "docs" / "fleet.md"
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    """Run a server with the permissions of the page, each for a user with a password."""
-    folder = tmp_path_factory.mktemp("nats")
-    shown = re.search(r"^RELAY_OF_NODE1 \{.*?^(?=accounts \{)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert shown
-    second = shown[0].partition("\nSNAPSHOTS")[0].replace("NODE1", "NODE2").replace("node1", "node2")
-    of = {"node1": "RELAY_OF_NODE1", "node2": "RELAY_OF_NODE2", "taker": "SNAPSHOTS", "ops": "RESTARTS_OF_OPS"}
-    of |= {"followed": "FOLLOWED_NODE1", "spare": "STANDBY_OF_NODE1", "dumper": "CONTENTS_OF_OPS"}
-    of["follower"] = "EVENTS_OF_NODE1"
-    users = [f"{{user: {user}, password: {user}, permissions: ${name}}}" for user, name in of.items()]
-    accounts = (
-        "accounts {FLEET {jetstream: enabled, users: [{user: admin, password: admin}, " + ", ".join(users) + "]}}"
-    )
-    (folder / "nats.conf").write_text(f"{shown[0]}\n{second}\n{accounts}\n")
-    with servers.nats(folder / "data", "-c", str(folder / "nats.conf")) as found:
+    """Run a server with the permissions of the page."""
+    with a_guarded_server(tmp_path_factory.mktemp("nats")) as found:
         yield found
-
-
-def url(server: servers.Server, user: str) -> str:
-    """Return the address with the credentials of a user."""
-    return f"nats://{user}:{user}@{server.address}"
 
 
 @pytest.fixture(scope="module")
 def relays(server: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RelayProcess]]:
     """Run the relays of both hosts, and make the bucket."""
-    folder = tmp_path_factory.mktemp("relays")
-
-    async def make() -> None:
-        client = await nats.connect(url(server, "admin"))
-        await client.jetstream().create_object_store("sets")
-        await client.close()
-
-    asyncio.run(make())
-    more = 'allow = ["snapshot", "restart", "events"]\n[[restart]]\nrequester = "ops"\nrun = []\nsigners = "/none"\n'
-    more += '[[dump]]\nrequester = "ops"\nroots = ["1"]\nstore = "nats://dumps"\n'
-    with (
-        a_relay(folder, "node1", url(server, "node1"), more=more, image=True) as one,
-        a_relay(folder, "node2", url(server, "node2"), more=more, image=True) as two,
-    ):
-        yield [one, two]
+    with two_relays(tmp_path_factory.mktemp("relays"), server) as found:
+        yield found
 
 
 def tried(
@@ -101,11 +75,6 @@ def tried(
 
     asyncio.run(attempt())
     return any("permissions violation" in str(error).lower() for error in refused), got
-
-
-def fleet(server: servers.Server, user: str, *words: str) -> Ran:
-    """Run a verb of the fleet as a user."""
-    return ckptree("fleet", *words, "--nats", url(server, user))
 
 
 def test_the_permissions_of_the_page_suffice(server: servers.Server, relays: list[RelayProcess]) -> None:
@@ -199,9 +168,19 @@ def test_what_a_users_permissions_forbid_is_said(server: servers.Server, relays:
 
 
 def test_the_permissions_of_the_page_suffice_for_a_standby(server: servers.Server, tmp_path: Path) -> None:
-    """The relay makes the stream and publishes, the stand-by keeps what comes, and asks if the host is alive."""
+    """A relay without a stream says how to make it. The stand-by keeps what comes, and asks if the host is alive."""
+
+    async def make() -> None:
+        client = await nats.connect(url(server, "admin"))
+        await client.jetstream().add_stream(made_by_the_page("1"))
+        await client.close()
+
     with closing(Original(tmp_path)) as original:
         follow = 'allow = ["follow"]\n'
+        with a_relay(tmp_path, "node1", url(server, "followed"), more=follow, recording=original.recording) as relay:
+            await_line(relay, 1, "`nats stream add CKPTREE_node1 --subjects ckptree.tape.node1 ")
+        asyncio.run(make())
+        relay.log.unlink()
         with (
             a_relay(tmp_path, "node1", url(server, "followed"), more=follow, recording=original.recording) as relay,
             a_standby(tmp_path, "spare", url(server, "spare"), "node1", "1") as standby,
