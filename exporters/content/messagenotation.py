@@ -10,8 +10,8 @@ ckptree does not depend on the protobuf library: a user of formats that need it 
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from agent.errors import HostError
 
@@ -84,20 +84,46 @@ def classes(tables: Mapping[str, str], package: str, what: str, extra: str) -> "
         HostError: no protobuf library is installed.
     """
     try:
-        from google.protobuf import descriptor_pool, message_factory
+        pool, made_of = _compiled() or _documented()
     except ImportError as error:
         raise HostError(
             f"{what} need the Python package `protobuf`, which is not installed here: "
             f"`pip install 'ckptree[{extra}]'`, or Debian's python3-protobuf"
         ) from error
+    pool.AddSerializedFile(described(tables, package))
+    return {name: made_of(pool.FindMessageTypeByName(f"{package}.{name}")) for name in tables}
+
+
+def _documented() -> "tuple[Any, Callable[[Any], type[Message]]]":
+    """Return a pool of descriptions, and the maker of classes from them."""
+    from google.protobuf import descriptor_pool, message_factory
+
     # A pool of its own: another package's messages may have the same names in the default pool.
     pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(described(tables, package))
     if hasattr(message_factory, "GetMessageClass"):
-        made_of = message_factory.GetMessageClass
-    else:  # before protobuf 4.22
-        made_of = message_factory.MessageFactory(pool).GetPrototype  # type: ignore[attr-defined]  # not in later types
-    return {name: made_of(pool.FindMessageTypeByName(f"{package}.{name}")) for name in tables}
+        return pool, message_factory.GetMessageClass
+    return pool, message_factory.MessageFactory(pool).GetPrototype  # type: ignore[attr-defined]  # before protobuf 4.22
+
+
+def _compiled() -> "tuple[Any, Callable[[Any], type[Message]]] | None":
+    """Return what `_documented` leads to where the library is a compiled one; None for another, or another version.
+
+    The documented modules import the library's implementation in Python, too: to import it takes as long as to read CRIU's
+    images of a hundred processes.
+    """
+    from google.protobuf import message
+    from google.protobuf.internal import api_implementation
+
+    if api_implementation.Type() != "upb":
+        return None
+    try:
+        from google.protobuf.pyext import cpp_message  # type: ignore[import-not-found]  # its types have no such module
+
+        pool = cpp_message._message.DescriptorPool()  # noqa: SLF001 - only the module in Python gives it another name
+        meta = cpp_message.GeneratedProtocolMessageType
+    except (ImportError, AttributeError):
+        return None
+    return pool, lambda each: meta(each.name, (message.Message,), {"DESCRIPTOR": each, "__module__": None})
 
 
 def described(tables: Mapping[str, str], package: str) -> bytes:

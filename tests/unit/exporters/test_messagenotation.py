@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The notation for messages, and its serialized form, as the protobuf library itself reads it."""
 
+import subprocess
+import sys
+from typing import Any
+
 import pytest
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.message import DecodeError
 
+from exporters.content import messagenotation
 from exporters.content.messagenotation import classes, described, message_fields
 from exporters.criu.criuschema import MESSAGES
 
@@ -33,8 +39,33 @@ def test_a_number_and_a_text_of_two_bytes_of_length_are_read() -> None:
     assert (message.name, message.field[0].name, message.field[0].number) == ("m" * 200, "f" * 300, 2**29 - 1)
 
 
-def test_a_class_writes_and_reads_its_message() -> None:
-    """The classes that are made are those of the notation."""
-    made = classes({"outer": "name!1:bytes inner*2:inner", "inner": "value?1"}, "tests.messagenotation", "x", "x")
+@pytest.mark.parametrize("way", ["compiled", "documented"])
+def test_a_class_writes_and_reads_its_message(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classes that are made are those of the notation, by the documented way and by the one that imports less."""
+    if way == "documented":
+        monkeypatch.setattr(messagenotation, "_compiled", lambda: None)
+    tables = {"outer": "name!1:bytes inner*2:inner one?3:inner", "inner": "value?1"}
+    made: Any = classes(tables, f"tests.messagenotation.{way}", "x", "x")
     message = made["outer"](name=b"\xff", inner=[made["inner"](value=7)])
+    assert message.SerializeToString() == b"\x0a\x01\xff\x12\x02\x08\x07"
     assert made["outer"].FromString(message.SerializeToString()) == message
+    assert not message.HasField("one")
+    message.one.value = 5
+    read = made["outer"]()
+    assert read.MergeFromString(message.SerializeToString()) == 11
+    assert (type(read.one), type(read.inner[0]), read.one.value) == (made["inner"], made["inner"], 5)
+    read.ClearField("name")
+    assert (read.IsInitialized(), read.FindInitializationErrors()) == (False, ["name"])
+    with pytest.raises(DecodeError):
+        read.MergeFromString(b"\x0a\x09")
+    assert read.DESCRIPTOR.name == "outer"
+
+
+def test_the_library_in_python_is_not_imported_where_it_is_compiled() -> None:
+    """It takes as long as to read the images of a hundred processes."""
+    look = "import sys; from google.protobuf.internal import api_implementation as api; "
+    look += "from exporters.criu.criuschema import messages; messages(); "
+    look += "print(api.Type(), 'google.protobuf.internal.python_message' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout.split()
+
+    assert said[0] != "upb" or said[1] == "False"
