@@ -131,6 +131,7 @@ class Replayer:
             try:
                 whole = self._part(entry, order) if entry.kind == tape.PART else self._input(entry, order)
             except NO_RECORDS as error:
+                self._handled = None
                 raise tape.TornError(f"the tape has what no daemon writes, behind #{self.order}: {error!r}") from error
             if whole:
                 self._entry, self._at = next(self._entries, None), 0
