@@ -11,7 +11,7 @@ line or send a sequence to the terminal.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -38,7 +38,6 @@ _UNASKED = {
     "dropped": "{} left out, because they were not read in time",
     "hidden": "a task of the tree is not yours: its events are not told",
     "end": "the root is gone",
-    "gap": "the recording has no records of what comes now: {why}",
     "clock": "the clock was set",
     "suspend": "the host slept",
 }
@@ -48,8 +47,10 @@ def as_line(event: Event) -> str:
     """Return an event as a line for people, without a newline."""
     head = _head(event, event.kind)
     if event.task is None:
-        text = _UNASKED.get(event.kind, "")
-        said = text.format(count(event.details.get("count", 0), "event"), why=event.details.get("why", ""))
+        told = event.details
+        said = _UNASKED.get(event.kind, "").format(count(told.get("count", 0), "event"))
+        if event.kind == "gap":
+            said = ", ".join(filter(None, _gap(told)))
         return f"{head} {said}".rstrip()
     marks = [mark for mark in ("entered", "assumed") if event.details.get(mark)]
     said = ", ".join([*marks, *(part for part in _details(event, event.task) if part)])
@@ -179,10 +180,7 @@ def _details(event: Event, task: EventTask) -> list[str]:
             last = told["group_dead"]
             return [ended(told["exit_code"]), "" if last else "other threads go on"]
         case "gap":
-            return [
-                "it is another boot then" if told["reboot"] else "",
-                f"no records until {_time(told['until_ns'])}: {told['why']}",
-            ]
+            return _gap(told)
         case "reparent":
             return [f"now child of {told['parent']}"]
         case "setsid" | "setpgid":
@@ -194,6 +192,13 @@ def _details(event: Event, task: EventTask) -> list[str]:
             sends = f"exit signal {signal_name(signal)}" if signal >= 0 else ""
             return [*_condition(event), f"uid {task.uid}", f"gid {task.gid}", sends]
     return []
+
+
+def _gap(told: Mapping[str, Any]) -> list[str]:
+    return [
+        "it is another boot then" if told["reboot"] else "",
+        f"no records until {_time(told['until_ns'])}: {plain(str(told['why']))}",
+    ]
 
 
 def _arguments(words: Sequence[bytes], *, cut: bool) -> str:

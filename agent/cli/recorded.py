@@ -52,7 +52,7 @@ def open_folder(folder: Path) -> "Iterator[Recording]":
     rights that reading does not need, for good, and its memory is bounded.
 
     Raises:
-        CkptreeError: there is no such folder.
+        CkptreeError: there is no such folder, or it is none.
         HostError: the folder, or this installation, cannot be read from.
         NoSuchTimeError: there is no recording in it.
         FormatError: it takes more memory than a recording may.
@@ -70,6 +70,8 @@ def open_folder(folder: Path) -> "Iterator[Recording]":
 
     if not folder.exists():
         raise CkptreeError(f"cannot read {folder}: there is no such folder")
+    if not folder.is_dir():
+        raise CkptreeError(f"cannot read {folder}: it is no folder: name the one that the recording's files are in")
     folderlock.is_written(folder)  # what is asked for later, when no lock may be taken
     confine_root()
     with allowance.bounded(os.fspath(folder), _stored_bytes(folder), allowance.RECORDING, "recording"):

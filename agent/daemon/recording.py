@@ -26,7 +26,7 @@ from agent.daemon.journal import Journal
 from agent.errors import HostError
 from agent.proc import host
 from agent.record import named
-from agent.recorder import folder
+from agent.recorder import folder, folderrights
 from agent.recorder.channel import Channel
 from agent.recorder.marks import MARK
 from agent.recorder.tap import Tap
@@ -99,6 +99,7 @@ class Recorder:
         self._has_written = True  # since the last gap that was counted
         self._gaps = 0
         self._has_begun = self._has_segments()
+        self._warn_of_others()
         self._longest_s = 0.0
         self._told: dict[str, Any] = {}
         self._start_writer()
@@ -109,6 +110,14 @@ class Recorder:
             return bool(folder.stored(self.place))
         except HostError:  # there is none yet; or the writer says why it cannot write there
             return False
+
+    def _warn_of_others(self) -> None:
+        """Say so where the folder has files that are none of a recording."""
+        with contextlib.suppress(OSError):  # there is none yet; or the writer says why it cannot write there
+            found = folderrights.foreign_names(self.place)
+            if found:
+                named = folderrights.some_of(found)
+                self._log.warning(f"{self.place}: it has other files, as {named}: better name a folder of its own")
 
     def _start_writer(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -76,9 +76,24 @@ def parse(argv: Sequence[str]) -> Config:
             try:
                 value = Path(text).absolute() if key in ("socket", "record") and text else text
                 config = replace(config, **{key: given(key, str(value))})
+                if key == "record":
+                    _check_folder(Path(str(value)))
             except UsageError as error:
                 raise UsageError(f"{named[key]}: {str(error).partition(': ')[2]}") from error
     return config
+
+
+def _check_folder(place: Path) -> None:
+    """Refuse what can be no folder. In a file it may be one that is not there yet, and the daemon runs on without it.
+
+    Raises:
+        UsageError: it, or one above it, is no folder.
+    """
+    for each in (place, *place.parents):
+        if each.exists():
+            if not each.is_dir():
+                raise UsageError(f"record: {each} is no folder: name one, or a path at which one can be made")
+            return
 
 
 def only_compiles(argv: Sequence[str]) -> bool:

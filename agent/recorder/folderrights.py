@@ -42,6 +42,20 @@ def refuse_writers(place: Path) -> None:
         )
 
 
+def foreign_names(place: Path | int) -> list[str]:
+    """Return the names in a folder that are not a recording's.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return sorted(name for name in os.listdir(place) if name not in _OURS and not folder.is_segment(name))
+
+
+def some_of(names: list[str]) -> str:
+    """Return a few of some names, for a message."""
+    return ", ".join(map(repr, names[:_MOST_NAMED]))
+
+
 def admit(place: Path, group: int | None) -> None:
     """Let the owner alone, or the members of a group, too, read a folder and the segments that it has.
 
@@ -58,11 +72,10 @@ def admit(place: Path, group: int | None) -> None:
     except OSError as error:
         raise _unreadable(place, group, error) from error
     try:
-        foreign = sorted(name for name in os.listdir(opened) if name not in _OURS and not folder.is_segment(name))
+        foreign = foreign_names(opened)
         if foreign and group is not None:
-            named = ", ".join(map(repr, foreign[:_MOST_NAMED]))
             raise HostError(
-                f"{place}: its readers cannot be group {group}: there are files of others, as {named}: "
+                f"{place}: its readers cannot be group {group}: there are files of others, as {some_of(foreign)}: "
                 "name a folder of its own"
             )
         if not foreign:

@@ -159,7 +159,8 @@ class SpanLives:
         elif event.kind in ("gap", "loss", "clock", "suspend"):
             begin_ns = at_ns - event.details.get("asleep_ns", 0)
             until_ns = at_ns if event.kind in ("clock", "suspend") else None
-            self.troubles.append(Trouble(event.kind, begin_ns, until_ns, dict(event.details)))
+            details = {**event.details, "time_ns": event.time_ns}
+            self.troubles.append(Trouble(event.kind, begin_ns, until_ns, details))
             if event.kind == "loss":
                 self._loss = self.troubles[-1]
             elif event.kind == "gap":

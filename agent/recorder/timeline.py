@@ -13,11 +13,11 @@
 agent.recorder.lives says what these are. The page computes nothing but what the changes up to an instant make.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from agent.recorder.instant import NS_PER_S
 from agent.recorder.life import ASSUMED, NONE, Fact, TaskLife, Trouble
@@ -166,13 +166,20 @@ def _said(trouble: Trouble) -> str:
     told = trouble.details
     if trouble.kind == "gap":
         anew = "; the host was started anew" if told.get("reboot") else ""
-        return f"no records: {plain(str(told.get('why', '')))}{anew}"
+        return f"no records {_between(told)}: {plain(str(told.get('why', '')))}{anew}"
     if trouble.kind == "loss":
         return f"{count(int(told['count']), 'event')} lost: tasks may have changed unseen"
     if trouble.kind == "clock":
         by_ns = int(told["by_ns"])
         return f"the clock was set {'forward' if by_ns > 0 else 'back'} by {short_span(abs(by_ns))}"
     return f"the host slept for {short_span(int(told['asleep_ns']))}"
+
+
+def _between(gap: Mapping[str, Any]) -> str:
+    """Return when the records of before a gap end, and when those behind it begin."""
+    ends, begins = (datetime.fromtimestamp(gap[key] // 1_000_000 / 1000, UTC) for key in ("time_ns", "until_ns"))
+    form = "%H:%M:%S.%f" if ends.date() == begins.date() else "%Y-%m-%d %H:%M:%S.%f"
+    return f"from {ends.strftime(form)[:-3]} until {begins.strftime(form)[:-3]} UTC"
 
 
 def _date(time_ns: int) -> str:

@@ -263,9 +263,11 @@ def is_bare(snapshot: Snapshot) -> bool:
     return all(task.comm is None and task.state is None for task in snapshot.tasks)
 
 
-def moment(time_ns: int) -> str:
-    """Return a CLOCK_REALTIME in nanoseconds as date and time, in UTC."""
-    return f"{datetime.fromtimestamp(time_ns // NS_PER_S, UTC):%Y-%m-%d %H:%M:%S} UTC"
+def moment(time_ns: int, *, fine: bool = False) -> str:
+    """Return a CLOCK_REALTIME in nanoseconds as date and time, in UTC; `fine`: with milliseconds."""
+    seconds, rest = divmod(time_ns, NS_PER_S)
+    fraction = f".{rest // 1_000_000:03}" if fine else ""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}{fraction} UTC"
 
 
 def cut(snapshot: Snapshot) -> str:
@@ -273,7 +275,9 @@ def cut(snapshot: Snapshot) -> str:
     at = snapshot.at
     if at is None:
         return moment(snapshot.time_ns)
-    return f"{moment(at.time_ns)}, from a recording, before record {at.order}, to within {short_span(at.uncertain_ns)}"
+    found = f"{moment(at.time_ns, fine=True)}, from a recording, before record {at.order}"
+    # The bound is that of the last record's time: where what came next is missing, it says nothing of this time.
+    return found if snapshot.completeness.reasons else f"{found}, to within {short_span(at.uncertain_ns)}"
 
 
 def short_span(ns: int) -> str:

@@ -327,3 +327,14 @@ def test_a_mistake_in_what_is_required_is_refused_and_requires_nothing_less(
         with pytest.raises(UsageError, match=said) as error:
             read(path)
         assert f"{path}:2" in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below/it"])
+def test_a_recording_in_what_is_no_folder_is_wrong_usage_but_in_a_file(tmp_path: Path, place: str) -> None:
+    """From a file the daemon takes it, says that it cannot record, and does what else it is for."""
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=rf"^--record: {tmp_path}/file is no folder: name one"):
+        parse(["--record", str(tmp_path / place)])
+    path = written(tmp_path, f'[record]\ndir = "{tmp_path / place}"')
+    assert parse(["--config", str(path)]).record == tmp_path / place
+    assert parse(["--record", str(tmp_path / "new" / "one")]).record == tmp_path / "new" / "one"

@@ -2,10 +2,12 @@
 """The verbs that ask a recording alone, over a recording of a simulated kernel."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from agent.recorder.instant import written
 from agent.recorder.recording import Recording
 from tests.support.commandline import here
 from tests.support.taped import Taped
@@ -53,6 +55,29 @@ def test_a_folder_that_is_missing_is_a_failure_as_a_missing_file_is(tmp_path: Pa
     assert (ran.returncode, b"none: there is no such folder" in ran.stderr) == (1, True), ran.stderr
 
 
+@pytest.mark.parametrize("name", ["lock", "*.tape"])
+def test_a_file_that_is_named_as_a_recording_is_a_failure_that_says_what_to_name(place: Path, name: str) -> None:
+    """Of the recording itself, too."""
+    (file,) = [next(iter(place.glob(name)), place / name)]
+    file.touch()
+    ran = here("events", "--record", file)
+    assert (ran.returncode, ran.stdout) == (1, b"")
+    assert ran.stderr.endswith(b"it is no folder: name the one that the recording's files are in\n")
+
+
+def test_a_tree_in_a_gap_has_the_time_in_milliseconds_and_no_bound_for_it(place: Path) -> None:
+    """Elsewhere it has the bound of the last record's time."""
+    recording = Recording(place)
+    (gap,) = recording.gaps
+    head = {}
+    for where, time_ns in (("gap", gap.from_ns + 123_000), ("before", recording.runs[0].first.time_ns + 1_000_000)):
+        head[where] = here("tree", "1", "--at", written(time_ns), "--record", place).stdout.decode().splitlines()[0]
+        milliseconds = f"{written(time_ns)[11:23]} UTC, from a recording, before record "
+        assert milliseconds in head[where]
+    assert "to within" not in head["gap"]
+    assert "to within" in head["before"]
+
+
 def test_a_life_with_a_gap_is_told_and_incomplete(place: Path) -> None:
     """The line has the reason; the exit code is 6, unless one allows it."""
     ran = here("history", "1", "--record", place)
@@ -60,6 +85,8 @@ def test_a_life_with_a_gap_is_told_and_incomplete(place: Path) -> None:
     assert ran.returncode == 6
     assert [line[2] for line in lines].count("gap") == 1
     assert b": the writer fell behind" in ran.stdout
+    (told,) = [line for line in here("events", "--record", place).stdout.split(b"\n") if b" gap " in line]
+    assert re.search(rb" gap +no records until \d\d:\d\d:\d\d\.\d{3}: the writer fell behind$", told)
     allowed = here("history", "1", "--record", place, "--allow-incomplete", "--json")
     assert allowed.returncode == 0
     (life,) = json.loads(allowed.stdout)["lives"]

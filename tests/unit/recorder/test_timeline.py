@@ -129,7 +129,7 @@ def test_gaps_losses_clocks_and_sleeps_have_their_place_and_their_words() -> Non
     story.tell("resync")
     story.tell("clock", by_ns=-3 * SECOND)
     story.tell("suspend", asleep_ns=SECOND)
-    story.tell("gap", why="the writer fell behind", reboot=False, next=5000, until_ns=0)
+    story.tell("gap", why="the writer fell behind", reboot=False, next=5000, until_ns=1_700_000_111 * SECOND)
     story.order = 1010
     story.tell("birth", 30, assumed=True)
     story.tell("resync", step=0)
@@ -138,7 +138,7 @@ def test_gaps_losses_clocks_and_sleeps_have_their_place_and_their_words() -> Non
         ["loss", SECOND, 3 * SECOND, "7 events lost: tasks may have changed unseen"],
         ["clock", 4 * SECOND, 4 * SECOND, "the clock was set back by 3 s"],
         ["suspend", 4 * SECOND, 5 * SECOND, "the host slept for 1 s"],
-        ["gap", 6 * SECOND, 10 * SECOND, "no records: the writer fell behind"],
+        ["gap", 6 * SECOND, 10 * SECOND, "no records from 22:15:07.000 until 22:15:11.000 UTC: the writer fell behind"],
     ]
     assert document["trust"] == "INCOMPLETE · 1 gap · 1 loss"
     assert [number for _, number in document["runs"]] == ["1002", "1011"]

@@ -130,3 +130,19 @@ def test_what_another_daemon_has_recorded_meanwhile_is_not_recorded_twice(tmp_pa
     assert len(recording.segments) == 2
     (gap,) = recording.gaps
     assert gap.from_ns < gap.until_ns
+
+
+def test_a_recorder_warns_of_a_folder_that_has_files_of_others(tmp_path: Path) -> None:
+    """Of a recording there are segments, the lock, and where a relay was in a followed recording."""
+    place = tmp_path / "recording"
+    folder.make(place)
+    a_recording(place, 1, runs=1, steps=3)
+    (place / "lock").touch()
+    with a_recorder(place, tmp_path / "own"):
+        pass
+    (place / "a tree.ckpt").touch()
+    with a_recorder(place, tmp_path / "log"):
+        pass
+    assert "other files" not in (tmp_path / "own").read_text()
+    said = f"{place}: it has other files, as 'a tree.ckpt': better name a folder of its own"
+    assert said in (tmp_path / "log").read_text()
