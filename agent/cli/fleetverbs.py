@@ -58,7 +58,7 @@ def hosts(nats: Nats = None, as_json: AsJson = False) -> None:
             except (KeyError, TypeError, ValueError) as error:
                 say(f"{host}: its relay answered hello without {error}: it is of another version, or at fault")
         if (several := sum(each.host == host for each in present)) > 1:
-            say(f"{host}: {several} relays have this name: each host needs a name of its own")
+            say(f"{host}: {several} relays say that they have this name: each host needs a name of its own")
     _add_standbys(rows, standbys)
     if as_json:
         terminal.tell_json(rows)

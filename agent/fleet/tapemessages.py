@@ -15,6 +15,7 @@ is CLOCK_REALTIME of the host. The id of a piece's message (``Nats-Msg-Id``) is 
 server drops one that is sent twice.
 """
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from agent.fleet import messages
@@ -26,6 +27,8 @@ PULSE: Final = "pulse"
 HELD: Final = "held"
 STANDBY: Final = "ckptree-standby"
 """The name of stand-bys among the micro services of NATS."""
+_MARK: Final = "Nats-Stream"
+"""A header that the server puts on what it publishes from a stream, for whoever has it do so."""
 _IDENTITY: Final = 16
 _MOST: Final = 2**64
 
@@ -64,6 +67,15 @@ def subject_of(kind: str, host: str) -> str:
 def pack_piece(piece: Piece) -> bytes:
     """Return a piece as bytes."""
     return messages.pack(piece._asdict())
+
+
+def is_published(headers: Mapping[str, str] | None) -> bool:
+    """Return True if a client has published a message, and not the server for somebody.
+
+    Args:
+        headers: of the message, as the stream has it.
+    """
+    return _MARK not in (headers or {})
 
 
 def id_of(piece: Piece) -> str:

@@ -176,8 +176,9 @@ class TapePublisher:
             return None
         except errors.APIError as error:
             raise CkptreeError(f"the stream {stream}: {error.description or error}") from error
-        with contextlib.suppress(CkptreeError):
-            return tapemessages.unpack_piece(message.data or b"").end
+        if tapemessages.is_published(message.headers):
+            with contextlib.suppress(CkptreeError):
+                return tapemessages.unpack_piece(message.data or b"").end
         return None
 
     async def _make(self, client: "Client") -> None:

@@ -25,7 +25,7 @@ class StoredPiece(NamedTuple):
 
     Attributes:
         sequence: its number.
-        data: its bytes.
+        data: its bytes; none of a message that the host has not published.
     """
 
     sequence: int
@@ -103,4 +103,5 @@ class TapeReader:
             return None
         if message.subject != self._subject or message.seq is None:
             return None
-        return StoredPiece(message.seq, message.data or b"")
+        own = tapemessages.is_published(message.headers)
+        return StoredPiece(message.seq, message.data or b"" if own else b"")

@@ -7,6 +7,8 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nats
@@ -17,6 +19,7 @@ from nats.js.errors import NotFoundError
 
 from agent.fleet import messages
 from agent.fleet.manifest import hash_of
+from agent.recorder import folder
 from tests.live.daemons import Ran, ckptree
 from tests.support import servers
 from tests.support.guardedserver import (
@@ -29,6 +32,7 @@ from tests.support.guardedserver import (
 )
 from tests.support.imagework import IMAGE
 from tests.support.relays import RelayProcess
+from tests.support.standbys import Original, a_standby
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -103,8 +107,8 @@ def test_each_user_hears_its_own_inbox_alone(server: servers.Server, user: str) 
     assert violations(server, user, hear=[*others, f"{own}.>"]) == {*others, *([] if own else ["None.>"])}
 
 
-async def stored(admin: "Client", subject: str, *data: bytes) -> None:
-    """Have the server publish messages to a subject, in each way that it has."""
+async def stored(admin: "Client", subject: str, *data: bytes, group: str | None = None) -> None:
+    """Have the server publish messages to a subject, in each way that it has, also to a group that listens."""
     streams = admin.jetstream()
     for each in data:
         await streams.publish("kept.by.somebody", each)
@@ -114,7 +118,7 @@ async def stored(admin: "Client", subject: str, *data: bytes) -> None:
         await admin.flush()
     for policy in (AckPolicy.NONE, AckPolicy.EXPLICIT):
         name = f"pushed-{policy.value}"
-        pushed = ConsumerConfig(durable_name=name, deliver_subject=subject, deliver_group="q", ack_policy=policy)
+        pushed = ConsumerConfig(durable_name=name, deliver_subject=subject, deliver_group=group, ack_policy=policy)
         await streams.add_consumer("kept", pushed)
         until = time.monotonic() + 20
         while (await streams.consumer_info("kept", name)).num_pending:
@@ -150,7 +154,7 @@ def test_what_the_server_publishes_for_somebody_is_no_request(
     async def attack() -> str:
         admin = await nats.connect(url(server, "admin"))
         await keep(admin, subject)
-        await stored(admin, subject, *map(messages.pack, forged))
+        await stored(admin, subject, *map(messages.pack, forged), group="q")
         for each in forged[:-1]:
             await admin.request(subject, messages.pack({**each, "id": asked}), 20)
         before = log.read_text()
@@ -222,3 +226,35 @@ def test_whose_inbox_is_another_hears_how_to_name_it(server: servers.Server, rel
         assert (ran.code, "CKPTREE_NATS_INBOX must name the inbox" in ran.err) == (1, True), ran.err
     wrong = ckptree("fleet", "hosts", *words, env={**environment, "CKPTREE_NATS_INBOX": "INBOX.a"})
     assert (wrong.code, "CKPTREE_NATS_INBOX: inbox 'INBOX.a': expected _INBOX" in wrong.err) == (2, True), wrong.err
+
+
+def test_what_the_server_publishes_for_somebody_is_no_record_and_no_word_of_a_host(tmp_path: Path) -> None:
+    """A stand-by leaves it out, whatever the stream has of it; the relay goes on where its own last piece ends."""
+    piece = messages.pack({"segment": b"\xee" * 16, "offset": 0, "data": b"a false record"})
+    end = messages.pack({"at_ns": 1, "segment": b"\xee" * 16, "size": 1, "next": 1 << 40, "ends": True})
+
+    async def attack(where: str) -> int:
+        admin = await nats.connect(where)
+        streams = admin.jetstream()
+        before = (await streams.stream_info("CKPTREE_old")).state.last_seq
+        for subject, data in (("ckptree.tape.old", piece), ("ckptree.pulse.old", end)):
+            await keep(admin, subject)
+            await stored(admin, subject, data)
+        after = (await streams.stream_info("CKPTREE_old")).state.last_seq
+        await admin.close()
+        return after - before
+
+    with servers.nats(tmp_path / "nats") as open_server, closing(Original(tmp_path)) as original:
+        where = f"nats://{open_server.address}"
+        with original.relay(where) as relay, a_standby(tmp_path, "new", where, "old", "1") as standby:
+            standby.await_have(original.go_on())
+            assert asyncio.run(attack(where)) >= 4
+            standby.await_have(original.go_on())
+            relay.process.kill()
+            relay.process.wait()
+            relay.start_again()
+            said = standby.await_have(original.go_on())
+            assert not [each for each in folder.stored(standby.place) if b"a false record" in each.path.read_bytes()]
+    assert (said["gaps"], said["relay_ended"], said["gap"]) == (0, False, "")
+    assert said["left_out"] >= 3
+    assert "ends in order" not in standby.log.read_text()
