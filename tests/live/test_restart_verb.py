@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,29 @@ def test_an_interrupt_that_ends_the_root_says_nothing(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 128 + (signal.SIGTERM if ignored else signal.SIGINT)
             assert list(told) == []
+
+
+@pytest.mark.parametrize(("options", "code"), [((), 0), (("--detach",), 128 + signal.SIGTERM)])
+def test_a_signal_before_a_tree_is_active_is_no_success_of_detach(
+    image: Path, options: tuple[str, ...], code: int
+) -> None:
+    """No tree was left to a guard. The ready line goes into a pipe that is full, so the tree waits before it is active."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write, b"\n" * 512)
+    os.set_blocking(write, True)
+    process = subprocess.Popen(command(image, "--json", *options), cwd=TOP, stdout=write, start_new_session=True)
+    try:
+        assert soon(lambda: "pipe_write" in Path(f"/proc/{process.pid}/wchan").read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == code
+    finally:
+        process.kill()
+        process.wait()
+        os.close(read)
+        os.close(write)
 
 
 def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code(image: Path, tmp_path: Path) -> None:
