@@ -131,17 +131,18 @@ def history(
     from agent.cli.eventlines import as_line
 
     number = _number(pid)
-    lives = recorded.lives(record, socket, since, until, number)
+    lives, gaps = recorded.lives(record, socket, since, until, number)
     if as_json:
-        terminal.tell_json(
-            {"pid": number, "lives": [[json.loads(as_object(event)) for event in life] for life in lives]}
-        )
-    for place, life in enumerate([] if as_json else lives):
-        if place:
-            terminal.tell("")
-        for event in life:
-            terminal.tell(as_line(event))
-    if not allow_incomplete and any(event.kind == "gap" for life in lives for event in life):
+        told = [[json.loads(as_object(event)) for event in life] for life in [*lives, gaps]]
+        terminal.tell_json({"pid": number, "lives": told[:-1], "gaps": told[-1]})
+    else:
+        parts = sorted([*lives, *([gap] for gap in gaps)], key=lambda part: part[0].time_ns or 0)
+        for place, part in enumerate(parts):
+            if place:
+                terminal.tell("")
+            for event in part:
+                terminal.tell(as_line(event))
+    if not allow_incomplete and (gaps or any(event.kind == "gap" for life in lives for event in life)):
         raise SystemExit(INCOMPLETE)
 
 

@@ -321,8 +321,8 @@ def _batches(client: Client, asked: dict[str, Any]) -> "Iterator[list[dict[str, 
 
 def lives(
     folder: Path | None, socket: Path | None, since: str | None, until: str | None, number: int
-) -> "list[list[Event]]":
-    """Ask for the lives of a number; arguments as of `told`."""
+) -> "tuple[list[list[Event]], list[Event]]":
+    """Ask for the lives of a number, and the gaps in which none goes on; arguments as of `told`."""
     from agent.protocol.replies import event_of
 
     check_folder(folder, socket)
@@ -332,9 +332,10 @@ def lives(
 
         with open_folder(folder) as recording:
             asked = question(since, until, _ended_ns(recording), pid=number)
-            found = answers.history(recording, asked, Enquirer())
+            found, gaps = answers.history(recording, asked, Enquirer())
     else:
         with _daemon(socket, _LONGEST_S) as client:
             client.need_past()
-            found = client.request("history", **question(since, until, pid=number))["lives"]
-    return [[event_of(said) for said in life] for life in found]
+            answer = client.request("history", **question(since, until, pid=number))
+            found, gaps = answer["lives"], answer.get("gaps", [])
+    return [[event_of(said) for said in life] for life in found], [event_of(said) for said in gaps]

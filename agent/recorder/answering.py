@@ -95,7 +95,8 @@ def _messages(folder: Path, request: dict[str, Any], viewer: Viewer) -> Iterator
         yield _snapshot(recording, request, enquirer)
         return
     if request["verb"] == "history":
-        yield {"ok": True, "lives": answers.history(recording, request, enquirer)}
+        lives, gaps = answers.history(recording, request, enquirer)
+        yield {"ok": True, "lives": lives, "gaps": gaps}
         return
     waiting: list[dict[str, Any]] = []
     for batch in answers.events(recording, request, enquirer):

@@ -74,15 +74,19 @@ def events(recording: Recording, question: Question, enquirer: Enquirer) -> Iter
     return Retelling(recording, asked, enquirer).batches()
 
 
-def history(recording: Recording, question: Question, enquirer: Enquirer) -> list[list[Said]]:
-    """Return the events of each life of a number; errors as of history.NumberHistory."""
+def history(recording: Recording, question: Question, enquirer: Enquirer) -> tuple[list[list[Said]], list[Said]]:
+    """Return the events of each life of a number, and of the gaps in which none goes on.
+
+    Errors as of history.NumberHistory.
+    """
     number = question.get("pid")
     if type(number) is not int or not 0 < number < 2**32:
         raise UsageError("pid: expected a number")
     if enquirer.namespace:
         raise HostError("history: numbers of another pid namespace than the initial one cannot be looked up")
     recording, since, until = span(recording, question)
-    return NumberHistory(recording, (since, until), number, enquirer).lives()
+    told = NumberHistory(recording, (since, until), number, enquirer)
+    return told.lives(), told.gaps
 
 
 def span(recording: Recording, question: Question) -> tuple[Recording, Instant, Instant]:

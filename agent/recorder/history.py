@@ -14,13 +14,14 @@ from typing import Any, Final
 
 from agent.errors import NoSuchRootError, NoSuchTimeError, NotPermittedError
 from agent.recorder.facts import Gap, Instant
+from agent.recorder.instant import written
 from agent.recorder.numberrecords import SeenRecord, records
 from agent.recorder.past import Enquirer
-from agent.recorder.recording import Recording
+from agent.recorder.recording import DAMAGED, Recording
 from agent.recorder.replay import NO_RECORDS
 from agent.recorder.segment import Block
 from agent.recorder.tape import TornError
-from agent.recorder.tapesegment import TapeSegment
+from agent.recorder.tapesegment import Hole, TapeSegment
 from agent.selection.births import flag_names
 from agent.table import wire
 from agent.table.objects import EXITED, SUBREAPER, Pid, TaskStruct
@@ -53,6 +54,9 @@ class NumberHistory:
         span: the first and the last instant.
         number: in the initial pid namespace.
         enquirer: the one who asks: what a task did under ids that it may not see is left out.
+
+    Attributes:
+        gaps: events of the gaps in the span in which no life goes on, once `lives` has been called: one may be within.
     """
 
     def __init__(self, recording: Recording, span: tuple[Instant, Instant], number: int, enquirer: Enquirer) -> None:
@@ -62,13 +66,14 @@ class NumberHistory:
         self._enquirer = enquirer
         self._lives: dict[tuple[str, int], list[Said]] = {}
         self._damaged: list[Gap] = []
+        self.gaps: list[Said] = []
         self._hidden = False
 
     def lives(self) -> list[list[Said]]:
         """Return the events of each life, oldest first.
 
         Raises:
-            NoSuchRootError: no task had the number.
+            NoSuchRootError: no task had the number, and the span has no gap.
             NotPermittedError: none that the client may see.
             TornError: the recording has what no daemon writes.
         """
@@ -89,14 +94,16 @@ class NumberHistory:
             self._cross(gaps, run, seen.order)
             self._note(run, seen)
         ends_behind_gap = any((gap.next_run, gap.next) == self._until[:2] for gap in gaps)  # nothing has happened since
+        ends_behind_gap |= bool(self._until.missing)
         self._cross(gaps, self._until.run, self._until.order - (not ends_behind_gap))
         self._end()
         told = [self._told(life) for life in self._lives.values()]
         lives = [life for life in told if life]
         if not lives and self._hidden:
             raise NotPermittedError(f"not permitted: no task that has had number {self._number} was yours")
-        if not lives:
-            raise NoSuchRootError(f"no task has had number {self._number} in that time")
+        if not lives and not self.gaps:
+            times = " to ".join(written(each.time_ns) for each in (self._since, self._until))
+            raise NoSuchRootError(f"no task has had number {self._number} from {times}")
         return sorted(lives, key=lambda life: (life[0]["run"], life[0]["order"]))
 
     # ---- the records -----------------------------------------------------------------------------------------------
@@ -232,6 +239,9 @@ class NumberHistory:
     def _begin(self) -> None:
         """Take the task that has the number at the first instant."""
         found = self._recording.table_at(self._since)
+        if found.stream.next < self._since.order:
+            self._mark_unknown(found.stream.next, self._since)
+            return
         task = found.table.task(self._number)
         if task is not None:
             times = {"time_ns": self._since.time_ns, "boottime_ns": self._since.boottime_ns}
@@ -243,10 +253,14 @@ class NumberHistory:
         lives = self._unended(self._until.run)
         if lives or self._recording.seams:
             try:
-                task = self._recording.table_at(self._until).table.task(self._number)
+                found = self._recording.table_at(self._until)
             except NoSuchTimeError:
+                self._mark_unknown(self._until.order, self._until)
                 return
-            self._settle(lives, task, self._until)
+            if found.stream.next < self._until.order:
+                self._mark_unknown(found.stream.next, self._until)
+            else:
+                self._settle(lives, found.table.task(self._number), self._until)
 
     # ---- gaps --------------------------------------------------------------------------------------------------------
 
@@ -258,7 +272,20 @@ class NumberHistory:
         boot_id = self._recording.runs[run].boot_id
         return [life for (of, _), life in self._lives.items() if of == boot_id and life[-1]["event"] != "reap"]
 
-    def _note_damage(self, of: TapeSegment, block: Block) -> None:
+    def _mark_unknown(self, order: int, instant: Instant) -> None:
+        """Mark that the table of an instant is not known, for what is in front of it is damaged or missing.
+
+        Args:
+            order: of the first record that is missing.
+            instant: the instant.
+        """
+        lives = self._unended(instant.run)
+        known = [life[-1] for life in lives] + self.gaps[-1:]
+        if not any(each["event"] == "gap" and (each["run"], each["order"]) >= (instant.run, order) for each in known):
+            gap = Gap(instant.run, order, instant.run, instant.order, instant.time_ns, instant.time_ns, DAMAGED)
+            self._mark(lives, gap, reboot=False)
+
+    def _note_damage(self, of: TapeSegment, block: Block | Hole) -> None:
         from_ns, until_ns = [ns + block.ahead_ns for ns in (block.first_ns, block.last_ns)]
         self._damaged.append(Gap(of.run, block.first, of.run, block.next, from_ns, until_ns, _DAMAGED_BLOCK))
 
@@ -275,13 +302,19 @@ class NumberHistory:
             if (gap.next_run, gap.next) <= (self._since.run, self._since.order):
                 continue
             boots = [self._recording.runs[each].boot_id for each in (gap.run, gap.next_run)]
-            for life in lives:
-                said = {"event": "gap", "why": gap.why, "until_ns": gap.until_ns, "reboot": boots[0] != boots[1]}
-                times = {"time_ns": gap.from_ns, "boottime_ns": gap.from_ns - _ahead_ns(life[-1])}
-                life.append(_kept(life[-1]) | said | {"run": gap.run, "order": gap.first} | times)
+            self._mark(lives, gap, reboot=boots[0] != boots[1])
             is_within = (gap.next_run, gap.next) <= (self._until.run, self._until.order)
             if gap.why != _DAMAGED_BLOCK and is_within:
                 self._meet(lives, gap, same_boot=boots[0] == boots[1])
+
+    def _mark(self, lives: list[list[Said]], gap: Gap, *, reboot: bool) -> None:
+        """Mark a gap in the lives that go on; where none does, it stands apart: a life may be in it."""
+        said: Said = {"event": "gap", "why": gap.why, "until_ns": gap.until_ns, "reboot": reboot}
+        said |= {"run": gap.run, "order": gap.first, "time_ns": gap.from_ns}
+        for life in lives:
+            life.append(_kept(life[-1]) | said | {"boottime_ns": gap.from_ns - _ahead_ns(life[-1])})
+        if not lives:
+            self.gaps.append(said | {"boottime_ns": gap.from_ns - self._recording.ahead_ns(gap.run, gap.first)})
 
     def _meet(self, lives: list[list[Said]], gap: Gap, *, same_boot: bool) -> None:
         """Compare lives with the table behind a gap; where that cannot be read, a later record or table shows more."""
@@ -290,6 +323,8 @@ class NumberHistory:
             try:
                 replay = self._recording.replayer(behind)
             except NoSuchTimeError:
+                return
+            if replay.order < behind.order:
                 return
             task = replay.table.task(self._number)
             behind = behind._replace(boottime_ns=gap.until_ns - replay.ahead_ns)
@@ -359,7 +394,7 @@ def _ahead_ns(event: Said) -> int:
     return int(event["time_ns"] - event["boottime_ns"])
 
 
-def _ignore(_of: TapeSegment, _block: Block) -> None:
+def _ignore(_of: TapeSegment, _block: Block | Hole) -> None:
     """Take no note of a damaged block: the exit of a parent stays unknown, and the change is assumed."""
 
 

@@ -10,7 +10,7 @@ from agent.recorder import tape
 from agent.recorder.facts import Instant
 from agent.recorder.recording import Recording
 from agent.recorder.segment import Block
-from agent.recorder.tapesegment import TapeSegment
+from agent.recorder.tapesegment import Hole, TapeSegment
 from agent.table import wire
 
 _HEAD: Final = struct.Struct("<I")
@@ -20,8 +20,8 @@ _LENGTH: Final = _DISCARD - 1
 _NUMBER: Final = struct.Struct("=I")
 _RECORD: Final = wire.reader(wire.RECORD, "seq", "kind", "time_ns").unpack_from
 
-Damaged = Callable[[TapeSegment, Block], None]
-"""Takes note of a block that cannot be read."""
+Damaged = Callable[[TapeSegment, Block | Hole], None]
+"""Takes note of a block, or of a hole, that cannot be read."""
 
 
 class SeenRecord(NamedTuple):
@@ -70,7 +70,7 @@ def places(recording: Recording, number: int, since: Instant) -> Iterator[Number
         for block, _ in each.about(number):
             if block.next >= since.order:
                 yield NumberPlace(each.facts.first, block.first, block.next)
-        if following is None or not following.joins(each, each.sealed_next):
+        if following is None or not following.joins(each, each.sealed_next or each.end_next):
             return
 
 
@@ -97,7 +97,7 @@ def records(
 def _of_segment(of: TapeSegment, number: int, damaged: Damaged) -> Iterator[SeenRecord]:
     needle = _NUMBER.pack(number)
     for block, before_ns in of.about(number):
-        content = of.content(block)
+        content = None if isinstance(block, Hole) else of.content(block)
         if content is None:
             damaged(of, block)
             continue

@@ -23,7 +23,7 @@ from agent.recorder.timesearch import search
 from agent.table import wire
 
 _MOST_NAMED: Final = 3  # runs, each of which costs a replay
-_DAMAGED: Final = "what lies between is damaged, or missing"
+DAMAGED: Final = "what lies between is damaged, or missing"
 
 
 class NoRecordingError(NoSuchTimeError):
@@ -64,6 +64,9 @@ class Recording:
                 continue  # dropped meanwhile, or its head is damaged: the one behind it joins nothing then
             last = self.segments[-1] if self.segments else None
             new = last is None or (last.facts.boot_id, last.facts.ring) != (facts.boot_id, facts.ring)
+            is_placed = last is None or new or not facts.continues or last.facts.sequence < facts.sequence
+            if facts.first != each.first or not is_placed:
+                continue  # it is not in the place where it was written: as one that is missing
             self.segments.append(TapeSegment(each.path, facts, begin, (last.run + new) if last else 0))
         if not self.segments:
             raise NoRecordingError(f"{place}: there is no recording in it")
@@ -132,43 +135,42 @@ class Recording:
             if self._earliest_ns(index) > time_ns or (fallback is not None and self._latest_ns(each) < time_ns):
                 continue
             found, is_certain = self._in_segment(index, time_ns)
-            if is_certain:
+            if is_certain and found is not None:
                 return found
             fallback = found if fallback is None else fallback
         if fallback is None or time_ns > self.until_ns:
             raise NoSuchInstantError(f"{_date(time_ns)}: the recording does not have that time; it has {self._said()}")
         return fallback
 
-    def _in_segment(self, index: int, time_ns: int) -> tuple[Instant, bool]:
-        """Return the instant of a time in a segment, or else at its end, and True if the clock showed it there."""
+    def _in_segment(self, index: int, time_ns: int) -> tuple[Instant | None, bool]:
+        """Return the instant of a time in a segment, or in the gap behind it, and True if the clock showed it there.
+
+        Else the instant is the one at which the clock was set over that time, or the end; None: it was always later there.
+        """
         each = self.segments[index]
         following = self.segments[index + 1] if index + 1 < len(self.segments) else None
         found = search(each, time_ns)
-        if found.end is None:
-            stands = found.shown or found.skipped
-            if stands is None:
-                raise NoSuchInstantError(f"{_date(time_ns)}: the recording has what no daemon writes")
-            if found.is_damaged:
-                return stands._replace(
-                    missing=f"the recording is damaged behind #{stands.order}, and the clock may have shown that time there"
-                ), True
-            return stands, found.shown is not None
-        stands, end_ns = found.end, time_ns - each.end_ahead_ns
+        is_joined = following is not None and each.is_sound and following.joins(each)
+        if following is not None and not is_joined and _may_be_between(each, following, time_ns):
+            return found.last._replace(missing=_missing(found.last.order, following)), True
         if found.is_damaged:
-            return stands._replace(missing=self._damaged(stands, following)), time_ns <= self.until_ns
-        if following is not None and each.is_sound and following.joins(each):
-            shown = end_ns < following.facts.boottime_ns
-        else:
-            shown = end_ns <= each.known_ns
-            if not shown and following is not None:
-                stands = stands._replace(missing=_missing(stands.order, following))
-        return (found.shown, True) if found.shown is not None and not shown else (stands, shown)
+            return found.last._replace(missing=self._damaged(found.last, following)), time_ns <= self.until_ns
+        if not found.is_before:
+            return found.shown or found.skipped, found.shown is not None
+        end_ns = time_ns - each.end_ahead_ns
+        last_ns = following.facts.boottime_ns - 1 if following is not None and is_joined else each.known_ns
+        shown = end_ns <= last_ns
+        if found.shown is not None and not shown:
+            return found.shown, True
+        missing = "" if shown or is_joined or following is None else _missing(found.last.order, following)
+        return found.last._replace(missing=missing), shown
 
     def _earliest_ns(self, index: int) -> int:
         """Return CLOCK_REALTIME at the beginning of a segment, ns, or what was shown since, if the clock was set back."""
         each, following = self.segments[index], self.segments[index + 1 : index + 2]
-        same = [one for one in following if one.facts.boot_id == each.facts.boot_id]
-        return each.facts.boottime_ns + min(each.ahead_ns, same[0].ahead_ns if same else each.end_ahead_ns)
+        if following and following[0].facts.boot_id != each.facts.boot_id:
+            return min(each.facts.boottime_ns + min(each.ahead_ns, each.end_ahead_ns), following[0].facts.realtime_ns)
+        return each.facts.boottime_ns + min(each.ahead_ns, following[0].ahead_ns if following else each.end_ahead_ns)
 
     def _latest_ns(self, of: TapeSegment) -> int:
         """Return the latest CLOCK_REALTIME that was shown in a segment, ns."""
@@ -196,20 +198,22 @@ class Recording:
         """The gaps between segments, by time, as far as their ends tell: no block is looked for within those that have an
         index.
         """
-        return self._gaps([each.sealed_next or each.next for each in self.segments])
+        return self._gaps([each.sealed_next or each.end_next for each in self.segments])
 
     def _gaps(self, nexts: list[int]) -> tuple[Gap, ...]:
         found = []
         for before, following, behind in zip(self.segments, nexts, self.segments[1:], strict=False):
             if not behind.joins(before, following):
                 facts = behind.facts
-                why = facts.why or _DAMAGED
+                why = facts.why or DAMAGED
                 ended_ns = before.known_ns + before.end_ahead_ns
                 found.append(Gap(before.run, following, behind.run, facts.first, ended_ns, facts.realtime_ns, why))
         return tuple(found)
 
     def gap(self, run: int, order: int, boottime_ns: int) -> Gap | None:
         """Return the gap in front of which a replayer stands that is exhausted; None where the recording ends there.
+
+        Where nothing behind it can be replayed, it reaches up to the recording's end.
 
         Args:
             run: the replayer's.
@@ -218,10 +222,21 @@ class Recording:
         for each in self.segments:
             facts = each.facts
             if (each.run, facts.boottime_ns) > (run, boottime_ns) and each.keyframe() is not None:
-                ahead_ns = [one.ahead_ns for one in self.segments if one.run == run][-1]
-                why = facts.why or _DAMAGED
+                ahead_ns = self._end_ahead_ns(run)
+                why = facts.why or DAMAGED
                 return Gap(run, order, each.run, facts.first, boottime_ns + ahead_ns, facts.realtime_ns, why)
+        end = self.runs[-1].last
+        if (run, order) < (end.run, end.order):
+            return Gap(run, order, end.run + 1, end.order, boottime_ns + self._end_ahead_ns(run), end.time_ns, DAMAGED)
         return None
+
+    def ahead_ns(self, run: int, order: int) -> int:
+        """Return by how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME behind the segment that has a number, ns."""
+        mine = [each for each in self.segments if each.run == run]
+        return max(mine, key=lambda each: (each.facts.first <= order, each.facts.first)).end_ahead_ns
+
+    def _end_ahead_ns(self, run: int) -> int:
+        return [each.end_ahead_ns for each in self.segments if each.run == run][-1]
 
     def _said(self) -> str:
         return ", ".join(
@@ -290,10 +305,20 @@ class Recording:
         return Replayed(instant, found.table, found.stream, found.is_in_doubt, tuple(reasons))
 
 
+def _may_be_between(before: TapeSegment, behind: TapeSegment, time_ns: int) -> bool:
+    """Return True if the clock may have shown a time in the gap between two segments."""
+    begin_ns, end_ns = before.known_ns, behind.facts.boottime_ns
+    if before.facts.boot_id == behind.facts.boot_id:
+        aheads = before.end_ahead_ns, behind.ahead_ns
+        return begin_ns + min(aheads) < time_ns < end_ns + max(aheads)
+    first_ns, last_ns = sorted((begin_ns + before.end_ahead_ns, behind.facts.realtime_ns))
+    return first_ns < time_ns < last_ns
+
+
 def _missing(order: int, following: TapeSegment) -> str:
     facts = following.facts
     behind = f"the recording has a gap from #{order} on, until {_date(facts.realtime_ns)}"
-    return f"{behind} ({facts.why or _DAMAGED}): this is the state before"
+    return f"{behind} ({facts.why or DAMAGED}): this is the state before"
 
 
 def _date(time_ns: int) -> str:

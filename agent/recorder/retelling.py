@@ -119,7 +119,7 @@ class Retelling:
             gap = None
             if self._replay.exhausted and not self._listener.ended:
                 gap = self._recording.gap(self._run, self._replay.order, self._replay.boottime_ns)
-            if gap is None:
+            if gap is None or not self._has(gap):
                 return
             if gap in self._crossed:  # its keyframe is none, so that no replay gets behind it
                 raise tape.TornError(f"what the recording has behind #{gap.first} cannot be read")
@@ -258,7 +258,12 @@ class Retelling:
 
     def _is_one_boot(self, gap: Gap) -> bool:
         runs = self._recording.runs
-        return runs[gap.next_run].boot_id == runs[gap.run].boot_id
+        return gap.next_run == len(runs) or runs[gap.next_run].boot_id == runs[gap.run].boot_id
+
+    def _has(self, gap: Gap) -> bool:
+        """Return True if a gap is within the span, as it is where the time of the end is one of a gap."""
+        until = self._span.until
+        return bool(until.missing) or (gap.run, gap.first) < (until.run, until.order)
 
     def _of_gap(self, gap: Gap) -> Said:
         """Return the details of the event of a gap."""

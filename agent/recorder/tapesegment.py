@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import zstandard
 
@@ -21,6 +21,22 @@ def head_of(path: Path) -> tuple[segment.SegmentFacts, int]:
     with path.open("rb", buffering=0) as file:
         begun = file.read(_HEAD_BYTES)
         return segment.read_head(begun + file.read(max(0, segment.most_of_head(begun) - len(begun))))
+
+
+class Hole(NamedTuple):
+    """A part of a segment's tape that cannot be read.
+
+    Attributes:
+        first, next: the first number that is missing, and the one behind the last.
+        first_ns, last_ns: CLOCK_BOOTTIME between which its records are, ns.
+        ahead_ns: by how much CLOCK_REALTIME was ahead of that before it, ns.
+    """
+
+    first: int
+    next: int
+    first_ns: int
+    last_ns: int
+    ahead_ns: int
 
 
 class TapeSegment:
@@ -47,10 +63,41 @@ class TapeSegment:
 
     @property
     def blocks(self) -> list[segment.Block | None]:
-        """Its blocks, and None for each damaged span, as of the first look; none where the file has gone meanwhile."""
+        """Its blocks, and None for each damaged span, as of the first look; none where the file has gone meanwhile.
+
+        None, too, is in front of a block of the tape that does not go on where the one before it has ended: whole blocks
+        are missing, or are not in the place where they were written.
+        """
         if self._blocks is None:
-            self._blocks = list(segment.blocks(self._bytes(), self._begin, self._bytes().data_from))
+            self._blocks = list(self._chained(segment.blocks(self._bytes(), self._begin, self._bytes().data_from)))
         return self._blocks
+
+    def _chained(self, found: Iterator[segment.Block | None]) -> Iterator[segment.Block | None]:
+        expected, last = self.facts.first, True
+        for block in found:
+            if block is not None and block.kind == segment.TAPE:
+                if block.first != expected and last:
+                    yield None
+                expected = block.next
+            last = block is not None
+            yield block
+
+    @property
+    def holes(self) -> list[Hole]:
+        """The parts of its tape that cannot be read, but for those in blocks whose heads are whole."""
+        found = []
+        number, ns, ahead_ns, broken = self.facts.first, self.facts.boottime_ns, self.ahead_ns, False
+        for block in self.blocks:
+            broken |= block is None
+            if block is None or block.kind != segment.TAPE:
+                continue
+            if broken and block.first != number:
+                first, behind = sorted((number, block.first))
+                found.append(Hole(first, behind, ns, max(ns, block.first_ns), ahead_ns))
+            number, ns, ahead_ns, broken = block.next, max(ns, block.last_ns), block.ahead_ns, False
+        if (self.sealed_next or 0) > number:
+            found.append(Hole(number, self.sealed_next or 0, ns, ns, ahead_ns))
+        return found
 
     def blocks_from(self, at: int) -> Iterator[segment.Block]:
         """Yield the blocks from an offset on, up to what is damaged, or not all there yet, as of the first look.
@@ -88,7 +135,7 @@ class TapeSegment:
     @property
     def end_next(self) -> int:
         """The least that `Stream.next` can be at its end."""
-        return max((block.next for block in self.all_tapes), default=self.facts.first)
+        return max(self.sealed_next or 0, self.facts.first, *(block.next for block in self.all_tapes))
 
     @property
     def end_ahead_ns(self) -> int:
@@ -218,21 +265,24 @@ class TapeSegment:
         content = self.content(block)
         return blockindex.unpack(content, segment.facts_check(data)) if content is not None else None
 
-    def about(self, number: int) -> list[tuple[segment.Block, int]]:
+    def about(self, number: int) -> list[tuple[segment.Block | Hole, int]]:
         """Return the blocks of its tape that may have records about a number (agent.recorder.blockindex).
 
         Returns:
-            Each block, and by how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME before it, ns.
+            Each block, or hole that may have been one, and by how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME before
+            it, ns.
         """
         rows = self.index()
-        found = []
+        found: list[tuple[segment.Block | Hole, int]] = []
         for row in blockindex.about(rows or [], number):
             block = segment.block_at(self._bytes(), row.at)
             if block is None or block.kind != segment.TAPE or block.check != row.check:
                 rows = None
                 break
             found.append((block, row.ahead_ns))
-        return found if rows is not None else list(self._tape_blocks())
+        if rows is None:
+            found = [*self._tape_blocks(), *((hole, hole.ahead_ns) for hole in self.holes)]
+        return sorted(found, key=lambda each: each[0].first)
 
     def _tape_blocks(self) -> Iterator[tuple[segment.Block, int]]:
         ahead_ns = self.ahead_ns

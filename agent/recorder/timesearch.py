@@ -32,18 +32,20 @@ class FoundTime(NamedTuple):
     Attributes:
         shown: the instant at which the clock showed it, the later one of two; None: it did not.
         skipped: the instant at which the clock was set forward over it.
-        end: the instant behind the last record, as far as the segment is whole, if that is not later than the time.
+        last: the instant behind the last record, as far as the segment is whole.
+        is_before: True where the clock shows the time or less there.
         is_damaged: True where something damaged may have an instant of that time.
     """
 
     shown: Instant | None
     skipped: Instant | None
-    end: Instant | None
+    last: Instant
+    is_before: bool
     is_damaged: bool
 
 
 def search(of: TapeSegment, time_ns: int) -> FoundTime:
-    """Look for a time in a segment that begins at that time or before.
+    """Look for a time in a segment.
 
     Args:
         of: the segment.
@@ -80,12 +82,12 @@ class _Walk:
         self._of, self._time_ns = of, time_ns
         self._ahead_ns, self._part_ns = of.ahead_ns, of.facts.boottime_ns
         self._order, self._last_ns, self._uncertain_ns = of.facts.first, of.facts.boottime_ns, 0
-        self.is_before = True
+        self.is_before = of.facts.realtime_ns <= time_ns
         self._shown: Instant | None = None
         self._skipped: Instant | None = None
         self._beyond = _NO_ORDER  # the least number known to be later, while smaller ones are missing
         self._stands: Instant | None = None  # in front of it
-        self._later_ns = 0  # CLOCK_BOOTTIME of the last record that was looked at and later
+        self._later_ns = self._last_ns  # CLOCK_BOOTTIME of the last record that was looked at and later
 
     def may_skip(self, block: Block, behind: Block | None) -> bool:
         """Return True if the clock does not come to the time within a block, nor back over it.
@@ -185,7 +187,7 @@ class _Walk:
     def found(self) -> FoundTime:
         """Return the result at the end of the tape."""
         self._settle()
-        return FoundTime(self._shown, self._skipped, self._here(self._ahead_ns) if self.is_before else None, False)
+        return FoundTime(self._shown, self._skipped, self._here(self._ahead_ns), self.is_before, is_damaged=False)
 
     def broken_off(self, damaged: Block) -> FoundTime:
         """Return the result where a block is damaged, or what is in front of it."""
@@ -193,5 +195,5 @@ class _Walk:
         behind = ahead[ahead.index(damaged) :]
         self._settle()
         again = any(each.first_ns + each.ahead_ns <= self._time_ns for each in behind if each.first_ns)
-        end = self._here(self._ahead_ns) if self.is_before else None
-        return FoundTime(self._shown, self._skipped, end, self.is_before or again)
+        last = self._here(self._ahead_ns)
+        return FoundTime(self._shown, self._skipped, last, self.is_before, is_damaged=self.is_before or again)

@@ -192,11 +192,14 @@ class TapeWriter:
                     break
                 whole = tape.ENTRY.size + tape.padded(length)
                 if kind == MARK:
-                    self._flush_up_to(value)
-                    said = bytes(waiting[at + tape.ENTRY.size : at + tape.ENTRY.size + length])
+                    said = json.loads(bytes(waiting[at + tape.ENTRY.size : at + tape.ENTRY.size + length]))
+                    if said["continues"]:
+                        self._flush_up_to(value)
+                    else:
+                        self._flush()  # records up to there are missing
                     self._channel.took(whole)
                     self._channel.free()
-                    self._begin(json.loads(said))
+                    self._begin(said)
                     break
                 if not self._open_bytes:
                     self._open_since = self._rung_s or time.monotonic()

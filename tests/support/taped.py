@@ -51,6 +51,11 @@ class Truth(NamedTuple):
     lost: bool = False
 
 
+def last_at_each(truths: list[Truth]) -> list[Truth]:
+    """Return the last truth of each number: what the watch did before the next record counts."""
+    return list({(each.run, each.order): each for each in truths}.values())
+
+
 def state_of(table: ProcessTable, stream: Stream) -> bytes:
     """Return a table and its stream as bytes, without what no record tells."""
     noted, table.noted = table.noted, {}
@@ -250,7 +255,15 @@ class Taped:
 
 
 def a_recording(
-    folder: Path, seed: int = 1, *, runs: int = 2, steps: int = 60, marks: float = 0.08, states: bool = True
+    folder: Path,
+    seed: int = 1,
+    *,
+    runs: int = 2,
+    steps: int = 60,
+    marks: float = 0.08,
+    states: bool = True,
+    losses: float = 0.1,
+    clocks: float = 0.0,
 ) -> list[Truth]:
     """Make a recording with segments, gaps, losses and a missing keyframe; return the truth.
 
@@ -261,6 +274,7 @@ def a_recording(
         steps: of each run.
         marks: part of the steps that begin a segment.
         states: see Taped.
+        losses, clocks: parts of the steps in which a record is lost, and before which CLOCK_REALTIME is set.
     """
     truths: list[Truth] = []
     chance = random.Random(seed)
@@ -268,6 +282,9 @@ def a_recording(
         taped = Taped(folder, chance.randrange(1 << 30), run, states=states)
         taped.mark(continues=False, why="the daemon began")
         for _ in range(steps):
+            if clocks and chance.random() < clocks:
+                taped.clock(by_ns=chance.randrange(-100_000_000, 100_000_000))
+                taped._remember(lost=taped.truths[-1].lost)
             what = chance.random()
             if what < marks:
                 taped.mark(continues=True, keyframe=chance.random() < 0.8)
@@ -275,7 +292,7 @@ def a_recording(
                 taped.step(heard=False)
                 taped.mark(continues=False, why="the writer fell behind")
             else:
-                taped.step(lost=chance.random() < 0.1)
+                taped.step(lost=chance.random() < losses)
         taped.end(orderly=chance.random() < 0.5)
         truths += taped.truths
     return truths

@@ -16,14 +16,9 @@ from agent.recorder.past import find
 from agent.recorder.recording import AmbiguousNumberError, NoRecordingError, NoSuchInstantError, Recording
 from tests.bench import longrecording
 from tests.support.examples import examples
-from tests.support.taped import Taped, Truth, a_recording, replayed, state_of
+from tests.support.taped import Taped, Truth, a_recording, last_at_each, replayed, state_of
 
 _SECOND_NS = 1_000_000_000
-
-
-def last_at_each(truths: list[Truth]) -> list[Truth]:
-    """Return the last truth of each number: what the watch did before the next record counts."""
-    return list({(each.run, each.order): each for each in truths}.values())
 
 
 def wrong(recording: Recording, truth: Truth) -> str:

@@ -351,8 +351,10 @@ def test_a_question_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
             list(answers.events(recording, wrong, Enquirer()))
     with pytest.raises(UsageError, match="pid: expected"):
         answers.history(recording, {"pid": "1"}, Enquirer())
-    with pytest.raises(NoSuchRootError):
-        answers.history(recording, {"pid": 4_000_000}, Enquirer())
+    lives, gaps = answers.history(recording, {"pid": 4_000_000}, Enquirer())
+    assert (lives, [each["order"] for each in gaps]) == ([], [each.first for each in recording.gaps])
+    with pytest.raises(NoSuchRootError, match=r"has had number 4000000 from 20.*Z to 20"):
+        answers.history(recording, {"pid": 4_000_000, "until": {"order": recording.gaps[0].first}}, Enquirer())
     with pytest.raises(NoSuchRootError):
         list(answers.events(recording, {"root": 4_000_000}, Enquirer()))
 

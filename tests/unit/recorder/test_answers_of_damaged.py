@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each answer from a recording that is damaged is the one from the whole recording, or it names a gap.
+
+The recordings are of several daemons, with lost records, missing keyframes, and clocks that are set.
+"""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import CkptreeError, NoSuchRootError
+from agent.recorder import folder, segment
+from agent.recorder.history import NumberHistory
+from agent.recorder.past import Enquirer
+from agent.recorder.recording import Recording
+from agent.recorder.retelling import EventSpan, Retelling
+from tests.support.examples import examples
+from tests.support.taped import a_recording, last_at_each, replayed, state_of
+
+_NUMBERS = range(1, 60)
+_ASKED = 12
+Change = Callable[[Path, random.Random], None]
+
+
+def lives_of(recording: Recording, number: int) -> object:
+    """Return the lives of a number, or the name of the refusal; None where they name a gap."""
+    span = recording.runs[0].first, recording.runs[-1].last
+    history = NumberHistory(recording, span, number, Enquirer())
+    try:
+        lives = history.lives()
+    except NoSuchRootError:
+        return "none"
+    return None if history.gaps or any(event["event"] == "gap" for life in lives for event in life) else lives
+
+
+def events_of(recording: Recording) -> list[dict[str, Any]] | None:
+    """Return all events; None where they name a gap."""
+    span = EventSpan(recording.runs[0].first, recording.runs[-1].last)
+    found = [event for batch in Retelling(recording, span, Enquirer()).batches() for event in batch]
+    return None if any(event["event"] == "gap" for event in found) else found
+
+
+def time_of(recording: Recording, time_ns: int) -> tuple[tuple[int, int], bytes] | None:
+    """Return instant and state of a time; None where it is refused, or something is said to be missing."""
+    try:
+        found = recording.table_at(recording.at_time(time_ns))
+    except CkptreeError:
+        return None
+    return None if found.reasons else ((found.instant.run, found.instant.order), state_of(found.table, found.stream))
+
+
+def blocks_of(data: bytes) -> list[segment.Block]:
+    """Return the blocks of the tape of a whole segment."""
+    _, begin = segment.read_head(data)
+    return [block for block in segment.blocks(data, begin) if block is not None and block.kind == segment.TAPE]
+
+
+def flip_in_head(path: Path, chance: random.Random) -> None:
+    """Flip a bit in the head of a block."""
+    data = bytearray(path.read_bytes())
+    block = chance.choice(blocks_of(bytes(data)))
+    data[chance.randrange(block.begin, block.at)] ^= 1 << chance.randrange(8)
+    path.write_bytes(data)
+
+
+def flip_in_data(path: Path, chance: random.Random) -> None:
+    """Flip a bit in the stored bytes of a block."""
+    data = bytearray(path.read_bytes())
+    block = chance.choice(blocks_of(bytes(data)))
+    data[chance.randrange(block.at, block.end)] ^= 1 << chance.randrange(8)
+    path.write_bytes(data)
+
+
+def cut_out(path: Path, chance: random.Random) -> None:
+    """Cut out a block that has records."""
+    data = path.read_bytes()
+    block = chance.choice([each for each in blocks_of(data) if each.next > each.first] or blocks_of(data))
+    path.write_bytes(data[: block.begin] + data[block.end :])
+
+
+def double(path: Path, chance: random.Random) -> None:
+    """Double a block that has records."""
+    data = path.read_bytes()
+    block = chance.choice([each for each in blocks_of(data) if each.next > each.first] or blocks_of(data))
+    path.write_bytes(data[: block.end] + data[block.begin : block.end] + data[block.end :])
+
+
+def exchange(path: Path, chance: random.Random) -> None:
+    """Exchange two neighbours."""
+    data = path.read_bytes()
+    blocks = [each for each in blocks_of(data) if each.next > each.first]
+    if len(blocks) > 1:
+        at = chance.randrange(len(blocks) - 1)
+        one, other = blocks[at], blocks[at + 1]
+        between = data[one.end : other.begin]
+        pieces = data[: one.begin], data[other.begin : other.end], between, data[one.begin : one.end], data[other.end :]
+        path.write_bytes(b"".join(pieces))
+
+
+def cut_short(path: Path, chance: random.Random) -> None:
+    """Cut a segment short anywhere behind its head."""
+    data = path.read_bytes()
+    _, begin = segment.read_head(data)
+    path.write_bytes(data[: chance.randrange(begin, len(data))])
+
+
+def remove(path: Path, _chance: random.Random) -> None:
+    """Remove a segment."""
+    path.unlink()
+
+
+CHANGES = (flip_in_head, flip_in_data, cut_out, double, exchange, cut_short, remove)
+
+
+def test_a_time_that_the_clock_shows_once_is_that_of_its_point(tmp_path: Path) -> None:
+    """Or of one before which something is missing, however the clock was set."""
+    met = 0
+    for seed in range(examples(8)):
+        (tmp_path / str(seed)).mkdir()
+        truths = a_recording(tmp_path / str(seed), seed, steps=30, marks=0.12, clocks=0.1, losses=0.05)
+        recording = Recording(tmp_path / str(seed))
+        first_ns: list[int] = []
+        for truth in reversed(truths):
+            last = next(each for each in reversed(truths) if each[:2] == truth[:2])
+            if last is truth and not truth.lost and all(truth.time_ns < later for later in first_ns):
+                found = time_of(recording, truth.time_ns)
+                met += found is not None
+                assert found in (None, ((truth.run, truth.order), truth.state)), (seed, truth.order)
+            first_ns.append(truth.time_ns)
+    assert met
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=[each.__name__ for each in CHANGES])
+def test_an_answer_is_the_true_one_or_names_a_gap(tmp_path: Path, change: Change) -> None:
+    """Of trees by number and by time, of all events, and of the lives of a number."""
+    chance = random.Random(change.__name__)
+    told = 0
+    for number in range(examples(4)):
+        place = tmp_path / str(number)
+        place.mkdir()
+        truths = a_recording(
+            place, chance.randrange(1 << 30), runs=1 + number % 2, steps=30, marks=0.12, clocks=0.1, losses=0.05
+        )
+        recording = Recording(place)
+        end_ns = recording.until_ns
+        points = chance.sample(last_at_each(truths), _ASKED)
+        times = {each.time_ns: time_of(recording, each.time_ns) for each in points}
+        lives = {each: lives_of(recording, each) for each in chance.sample(_NUMBERS, _ASKED)}
+        events = events_of(recording)
+        change(chance.choice(folder.stored(place)).path, chance)
+        if not folder.stored(place):
+            continue
+        damaged = Recording(place)
+        what = f"{place}, {change.__name__}"
+        for each in points:
+            try:
+                found = replayed(damaged, each)
+            except CkptreeError:
+                found = None
+            if found is not None and not found.reasons and not each.lost:
+                told += 1
+                assert state_of(found.table, found.stream) == each.state, (what, each.order)
+            end, expected_one = damaged.runs[-1].last, times[each.time_ns]
+            if expected_one is None or expected_one[0] <= (end.run, end.order):  # it may be shown again behind the end
+                assert time_of(damaged, each.time_ns) in (None, expected_one), (what, each.time_ns)
+        is_shorter = damaged.until_ns < end_ns  # a recording that ends earlier, and says so, has no gap there
+        if not is_shorter and damaged.segments[0].facts.sequence == recording.segments[0].facts.sequence:
+            for number_asked, expected in lives.items():
+                assert lives_of(damaged, number_asked) in (None, expected), (what, number_asked)
+            assert events_of(damaged) in (None, events), what
+        shutil.rmtree(place)
+    assert told
