@@ -15,6 +15,17 @@ from typing import Any, Final
 from agent.errors import NoSuchRootError, NoSuchTimeError, NotPermittedError
 from agent.recorder.facts import Gap, Instant
 from agent.recorder.instant import written
+from agent.recorder.lifestates import (
+    ahead_of,
+    assumed,
+    called,
+    kept_names,
+    last_told,
+    role_number,
+    state_of_record,
+    state_of_task,
+    times_of,
+)
 from agent.recorder.numberrecords import SeenRecord, records
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import DAMAGED, Recording
@@ -24,7 +35,7 @@ from agent.recorder.tape import TornError
 from agent.recorder.tapesegment import Hole, TapeSegment
 from agent.selection.births import flag_names
 from agent.table import wire
-from agent.table.objects import EXITED, SUBREAPER, Pid, TaskStruct
+from agent.table.objects import SUBREAPER, TaskStruct
 from agent.table.wire import Kind
 
 Said = dict[str, Any]
@@ -133,7 +144,7 @@ class NumberHistory:
             start_ns, tid, code = end[-3], end[-2], end[-1]
             life = self._lives.get(self._key(run, start_ns))
             if tid == self._number and life and life[-1]["event"] != "reap":
-                self._add(life, seen, {"event": "reap", "exit_code": code} | _assumed(kind != Kind.RELEASE))
+                self._add(life, seen, {"event": "reap", "exit_code": code} | assumed(kind != Kind.RELEASE))
         elif kind == Kind.WAITED:
             self._note_wait(run, seen)
         elif kind == Kind.STRINGS:
@@ -150,12 +161,12 @@ class NumberHistory:
     def _note_group(self, run: int, seen: SeenRecord, task: wire.TaskRecord) -> None:
         """Take a call that another thread of the number's process has made for the process."""
         numbers = [wire.pid_state(seen.data, seen.at, role) for role in range(4)]
-        if _role(task, numbers, 1) != self._number:
+        if role_number(task, numbers, 1) != self._number:
             return
         lives = self._unended(run)
         if lives:
             event: Said = {"event": _NAMES[Kind(seen.kind)], "by": task.tid, "parent": task.parent_tid}
-            event |= {"pgid": _role(task, numbers, 2), "sid": _role(task, numbers, 3)}
+            event |= {"pgid": role_number(task, numbers, 2), "sid": role_number(task, numbers, 3)}
             if seen.kind == Kind.SUBREAPER:
                 event |= {"on": bool(task.flags & SUBREAPER)}
             self._add(lives[-1], seen, event)
@@ -164,26 +175,15 @@ class NumberHistory:
         """Take a wait by the parent, which releases a process that has died."""
         *_, waiter, value = wire.CALL.unpack_from(seen.data, seen.at)
         for life in self._unended(run):
-            if value == self._number and _last(life)["event"] == "death":
+            if value == self._number and last_told(life)["event"] == "death":
                 parent = next((each["parent"] for each in reversed(life) if "parent" in each), None)
                 if parent == waiter:
-                    self._add(life, seen, {"event": "reap", "exit_code": _last(life)["exit_code"]})
+                    self._add(life, seen, {"event": "reap", "exit_code": last_told(life)["exit_code"]})
 
     def _note_task(self, run: int, seen: SeenRecord, task: wire.TaskRecord) -> None:
         key = self._key(run, task.start_ns)
         life = self._lives.get(key)
-        numbers = [wire.pid_state(seen.data, seen.at, role) for role in range(4)]
-        state = {
-            "start_ns": task.start_ns,
-            "uid": task.uid,
-            "gid": task.gid,
-            "comm": task.comm.rstrip(b"\0"),
-            "numbers": list(numbers[0].numbers) if numbers[0] is not None else [task.tid],
-            "parent": task.parent_tid,
-            "pid": _role(task, numbers, 1),
-            "pgid": _role(task, numbers, 2),
-            "sid": _role(task, numbers, 3),
-        }
+        state = state_of_record(task, [wire.pid_state(seen.data, seen.at, role) for role in range(4)])
         if life is None:
             life = self._lives[key] = []
         if not life and seen.kind != Kind.FORK:  # it is older than the run: a daemon that began behind a gap found it
@@ -203,7 +203,7 @@ class NumberHistory:
 
     def _add(self, life: list[Said], seen: SeenRecord, event: Said) -> None:
         boottime_ns = event["start_ns"] if event["event"] == "birth" else seen.boottime_ns
-        kept = _kept(life[-1]) if life else {}
+        kept = kept_names(life[-1]) if life else {}
         times = {"order": seen.order, "time_ns": boottime_ns + seen.ahead_ns, "boottime_ns": boottime_ns}
         life.append(kept | event | times)
 
@@ -218,16 +218,16 @@ class NumberHistory:
             self._move(life, last, run, order, event)
         for key, kind in (("sid", "setsid"), ("pgid", "setpgid")):
             if event[key] != last[key] and event["event"] not in ("setsid", "setpgid"):
-                known = {**event, **_called(last), **_times(life[-1])}
-                life.append({**known, "event": kind, "order": order, **_assumed(is_so=True)})
+                known = {**event, **called(last), **times_of(life[-1])}
+                life.append({**known, "event": kind, "order": order, **assumed(is_so=True)})
                 break
 
     def _move(self, life: list[Said], last: Said, run: int, order: int, event: Said) -> None:
         """Add a new parent: since the exit of the old one, if that is recorded."""
         since = Instant(last["run"], last["order"], 0, 0, 0)
         until = Instant(run, order, 0, 0, 0)
-        event = event | _called(last)
-        moved = {**event, "event": "reparent", "order": order, **_assumed(is_so=True), **_times(last)}
+        event = event | called(last)
+        moved = {**event, "event": "reparent", "order": order, **assumed(is_so=True), **times_of(last)}
         for of, seen in records(self._recording, last["parent"], since, until, _ignore):
             if seen.kind == Kind.EXIT and wire.TaskRecord(*_TASK(seen.data, seen.at)).tid == last["parent"]:
                 times = {"time_ns": seen.boottime_ns + seen.ahead_ns, "boottime_ns": seen.boottime_ns}
@@ -245,7 +245,7 @@ class NumberHistory:
         task = found.table.task(self._number)
         if task is not None:
             times = {"time_ns": self._since.time_ns, "boottime_ns": self._since.boottime_ns}
-            said = {"event": "present", "order": self._since.order, **times, **_state(task, self._since.run)}
+            said = {"event": "present", "order": self._since.order, **times, **state_of_task(task, self._since.run)}
             self._lives[self._key(self._since.run, task.start_ns)] = [said]
 
     def _end(self) -> None:
@@ -312,7 +312,7 @@ class NumberHistory:
         said: Said = {"event": "gap", "why": gap.why, "until_ns": gap.until_ns, "reboot": reboot}
         said |= {"run": gap.run, "order": gap.first, "time_ns": gap.from_ns}
         for life in lives:
-            life.append(_kept(life[-1]) | said | {"boottime_ns": gap.from_ns - _ahead_ns(life[-1])})
+            life.append(kept_names(life[-1]) | said | {"boottime_ns": gap.from_ns - ahead_of(life[-1])})
         if not lives:
             self.gaps.append(said | {"boottime_ns": gap.from_ns - self._recording.ahead_ns(gap.run, gap.first)})
 
@@ -337,12 +337,12 @@ class NumberHistory:
         known = self._lives.get(self._key(run, task.start_ns)) if task is not None else None
         for life in lives:
             if life is known and task is not None:
-                self._compare(life, run, instant.order, {"event": "state", **_state(task, run), **times})
+                self._compare(life, run, instant.order, {"event": "state", **state_of_task(task, run), **times})
             else:
-                reap = {"event": "reap", "order": instant.order, **times, **_assumed(is_so=True)}
-                life.append(_kept(life[-1]) | {"run": run} | reap)
+                reap = {"event": "reap", "order": instant.order, **times, **assumed(is_so=True)}
+                life.append(kept_names(life[-1]) | {"run": run} | reap)
         if task is not None and known is None:
-            said = {"event": "present", "order": instant.order, **times, **_state(task, run)}
+            said = {"event": "present", "order": instant.order, **times, **state_of_task(task, run)}
             self._lives[self._key(run, task.start_ns)] = [said]
 
     def _told(self, life: list[Said]) -> list[Said]:
@@ -353,62 +353,5 @@ class NumberHistory:
         return [{"tid": self._number, **event} for event in shown]
 
 
-def _role(task: wire.TaskRecord, numbers: list[wire.PidState | None], role: int) -> int | None:
-    """Return the number in a role, in the initial namespace: an object is told with its first role."""
-    identities = (task.pid, task.tgid, task.pgid, task.sid)
-    for each in range(role + 1):
-        state = numbers[each]
-        if identities[each] == identities[role] and state is not None:
-            return state.numbers[0]
-    return None
-
-
-def _state(task: TaskStruct, run: int) -> Said:
-    leader = task.leader
-    return {
-        "run": run,
-        "start_ns": task.start_ns,
-        "uid": task.ids[0],
-        "gid": task.ids[1],
-        "comm": task.comm.rstrip(b"\0"),
-        "numbers": list(task.pid.numbers),
-        "parent": leader.parent.pid.numbers[0] if leader.parent is not None else 0,
-        "pid": leader.pid.numbers[0],
-        "pgid": _first(leader.pgid),
-        "sid": _first(leader.sid),
-        **({"exit_code": task.exit_code} if task.flags & EXITED else {}),
-    }
-
-
-def _kept(last: Said) -> Said:
-    """Return the names of a task as of its last event."""
-    return {key: last[key] for key in ("run", "start_ns", "uid", "gid", "comm", "numbers", "pid") if key in last}
-
-
-def _last(life: list[Said]) -> Said:
-    """Return the last event that is no gap."""
-    return next(event for event in reversed(life) if event["event"] != "gap")
-
-
-def _ahead_ns(event: Said) -> int:
-    return int(event["time_ns"] - event["boottime_ns"])
-
-
 def _ignore(_of: TapeSegment, _block: Block | Hole) -> None:
     """Take no note of a damaged block: the exit of a parent stays unknown, and the change is assumed."""
-
-
-def _first(pid: Pid | None) -> int | None:
-    return pid.numbers[0] if pid is not None else None
-
-
-def _assumed(is_so: bool) -> Said:  # noqa: FBT001 - it is the value
-    return {"assumed": True} if is_so else {}
-
-
-def _called(of: Said) -> Said:
-    return {"uid": of["uid"], "gid": of["gid"], "comm": of["comm"]}
-
-
-def _times(of: Said) -> Said:
-    return {"time_ns": of["time_ns"], "boottime_ns": of["boottime_ns"]}

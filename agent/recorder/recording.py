@@ -168,9 +168,11 @@ class Recording:
     def _earliest_ns(self, index: int) -> int:
         """Return CLOCK_REALTIME at the beginning of a segment, ns, or what was shown since, if the clock was set back."""
         each, following = self.segments[index], self.segments[index + 1 : index + 2]
-        if following and following[0].facts.boot_id != each.facts.boot_id:
-            return min(each.facts.boottime_ns + min(each.ahead_ns, each.end_ahead_ns), following[0].facts.realtime_ns)
-        return each.facts.boottime_ns + min(each.ahead_ns, following[0].ahead_ns if following else each.end_ahead_ns)
+        goes_on = any(one.facts.continues and one.run == each.run for one in following)
+        aheads = [each.ahead_ns] if goes_on else [each.ahead_ns, each.end_ahead_ns]
+        aheads += [one.ahead_ns for one in following if one.facts.boot_id == each.facts.boot_id]
+        others = [one.facts.realtime_ns for one in following if one.facts.boot_id != each.facts.boot_id]
+        return min([each.facts.boottime_ns + min(aheads), *others])
 
     def _latest_ns(self, of: TapeSegment) -> int:
         """Return the latest CLOCK_REALTIME that was shown in a segment, ns."""

@@ -206,7 +206,8 @@ def test_a_process_that_begins_without_a_daemon_is_there_when_the_next_one_begin
         born.kill()
     begun = Recording(place).runs[1].first
     ran = ckptree("history", str(born.pid), "--record", place, "--json")
-    assert ran.code == 0, ran.err
+    assert ran.code == 6, ran.err
+    assert [each["until_ns"] for each in json.loads(ran.out)["gaps"]] == [begun.time_ns]
     ((*life,),) = json.loads(ran.out)["lives"]
     assert [(each["event"], each["order"], each["time_ns"]) for each in life] == [
         ("present", begun.order, begun.time_ns)
