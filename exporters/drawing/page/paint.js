@@ -241,7 +241,8 @@ function drawLife(pen, life, y, width) {
     const marks = last - at < 4 ? pieces.slice(at, last + 1).flatMap((piece) => piece.marks) : pieces[last].marks;
     drawMarks(pen, marks, x, high);
     if (!ended(facts) && (name !== facts[NAME] || marks.some(([fact]) => fact === PROGRAM))) {
-      texts = drawProgram(pen, life, facts, Math.max(x + 5, texts), pieceEnd(pieces, last, right, width), high);
+      const stop = drawProgram(pen, life, facts, Math.max(x + 5, texts), pieceEnd(pieces, last, right, width), high);
+      texts = Math.max(texts, stop);
     }
     name = facts[NAME];
     at = last + 1;
@@ -249,9 +250,10 @@ function drawLife(pen, life, y, width) {
   const death = life.death;
   if (death && death.begins <= to) drawEnd(pen, life, death.facts, xOf(death.begins), right, high, texts, width);
   if (life.left && life.ends <= to && life.ends >= from) {
-    pen.fillStyle = inks.dim;
     pen.font = SMALL;
-    pen.fillText("left the tree", right + 5, high + 11);
+    const at = beside(pen, LEFT, right, right, texts, width);
+    pen.fillStyle = inks.dim;
+    if (at !== null) pen.fillText(LEFT, at, high + 11);
   }
 }
 
@@ -287,7 +289,7 @@ function drawPiece(pen, life, facts, x, stop, high) {
 }
 
 function drawProgram(pen, life, facts, begin, end, high) {
-  if (end - begin < 14) return begin;
+  if (end - begin < 14) return 0;  // nothing is written
   const name = textOf(facts[NAME]) ?? "";
   const argv = life.leader === NONE ? textOf(facts[ARGUMENTS]) : undefined;
   pen.save();
@@ -313,14 +315,29 @@ function drawEnd(pen, life, facts, x, right, high, begin, width) {
   if (!bad || life.leader !== NONE || right < gutter()) return;
   const text = told.ends[facts[ENDED]];
   pen.font = SMALL;
-  const wide = pen.measureText(text).width;
-  let at = right + 6;
-  if (at + wide > width - 4) at = x - wide - 6;  // no room behind it
-  if (at < begin && at < right) return;
+  const at = beside(pen, text, x, right, begin, width);
   pen.fillStyle = inks.alarm;
-  pen.fillText(text, at, high + 11);
+  if (at !== null) pen.fillText(text, at, high + 11);
 }
 
+/** Return where a text about an end finds room: behind the lane's last mark, else before the end; null: nowhere. */
+function beside(pen, text, x, right, begin, width) {
+  const wide = pen.measureText(text).width;
+  let at = right + 6;
+  if (at + wide > width - 4) at = x - wide - 6;
+  return at < begin && at < right ? null : at;
+}
+
+/** Return a text that is no wider than its room, with an ellipsis where it was cut; empty: there is no room. */
+function shortened(pen, text, room) {
+  if (pen.measureText(text).width <= room) return text;
+  const fits = (length) => pen.measureText(`${text.slice(0, length)}…`).width <= room;
+  let length = text.length - 1;
+  while (length > 0 && !fits(length)) length--;
+  return length < 4 ? "" : `${text.slice(0, length)}…`;
+}
+
+const LEFT = "left the tree";
 const SHAPES = { [SESSION]: "diamond", [GROUP]: "dot", [PARENT]: "arrow", [SUBREAPER]: "ring" };
 
 function drawMarks(pen, marks, x, high) {
@@ -431,9 +448,11 @@ function drawRuler(pen, width) {
     pen.globalAlpha = 0.85;
     pen.fillRect(left, RULER, Math.max(1.5, right - left), 3);
     pen.globalAlpha = 1;
-    const x = Math.max(left + 3, gutter() + 3, named);
-    pen.fillText(trouble[3], x, RULER + 14);
-    named = x + pen.measureText(trouble[3]).width + 10;
+    const inSight = Math.min(left + 3, width - pen.measureText(trouble[3]).width - 4);
+    const x = Math.max(inSight, gutter() + 3, named);
+    const text = shortened(pen, trouble[3], width - x - 4);
+    pen.fillText(text, x, RULER + 14);
+    if (text) named = x + pen.measureText(text).width + 10;
   }
   pen.restore();
 }

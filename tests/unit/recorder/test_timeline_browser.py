@@ -18,7 +18,7 @@ from agent.recorder.retelling import EventSpan, Retelling
 from agent.rootname import RootName
 from exporters.drawing.htmlpage import dumps
 from tests.support.browser import Browser, browser, needed
-from tests.support.taped import Taped, a_recording
+from tests.support.taped import AHEAD_NS, Taped, a_recording
 from tests.support.tellings import Story
 
 pytestmark = pytest.mark.slow
@@ -261,6 +261,36 @@ def test_the_deeds_of_a_process_lead_to_their_instants(window: Browser, tmp_path
     page.js("document.querySelectorAll('.deeds button')[2].click()")
     assert ("20", ("zombie, killed by SIGKILL",)) in [(row[1], row[3][:1]) for row in rows(page, births=True)]
     assert page.js(NUMBER) == "1008"
+
+
+def test_no_text_about_an_end_or_a_gap_is_cut_at_the_edge(window: Browser, tmp_path: Path) -> None:
+    """It stands before what it is about, where there is no room behind; one that has no room at all ends in an ellipsis."""
+    story = Story(10)
+    story.tell("birth", 10, b"bash", sid=4, pgid=4, assumed=True, present=True)
+    story.tell("birth", 20, b"make", parent=10, creator=10, sid=4, pgid=4)
+    for _ in range(40):
+        story.tell("exec", 10, b"bash", arguments=[b"bash"], arguments_cut=False, old_tid=0, exit_signal=17)
+    for why in ("the writer fell behind", "the writer could not write: " + "no space left on device, " * 20):
+        story.tell("gap", why=why, reboot=False, next=5000, until_ns=AHEAD_NS)
+        story.tell("birth", 40 + story.order, parent=10, creator=10, sid=4, pgid=4, assumed=True)
+        story.tell("resync", step=0)
+    story.tell("reparent", 20, parent=1, exit_signal=17)
+    page = opened(window, tmp_path, story.lives, 10)
+    page.js(
+        """(() => { window.written = []; const pens = CanvasRenderingContext2D.prototype, draw = pens.fillText;
+        pens.fillText = function (text, x, y) { draw.call(this, text, x, y);
+        if (this.canvas.id === 'painting') window.written.push([text, x, x + this.measureText(text).width]); } })()"""
+    )
+    page.press("End")
+    page.settle()
+    width = page.js("document.getElementById('painting').clientWidth")
+    written = {text: (begin, end) for text, begin, end in page.js("window.written")}
+    about = {text: span for text, span in written.items() if text.startswith(("left the", "no records"))}
+    assert all(0 < begin < end <= width for begin, end in about.values()), (about, width)
+    assert "left the tree" in about, (written, page.complaints())
+    assert any(text.endswith(("UTC: the writer fell behind", "…")) for text in about)
+    assert len(about) > 1
+    assert page.complaints() == []
 
 
 def test_an_address_names_an_instant_and_a_process(window: Browser, tmp_path: Path) -> None:
