@@ -340,15 +340,14 @@ class Recorder:
         self._keyed = False
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
-            socket.send_fds(self._control, [b"keyframe"], [reader])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # the worker's thread is idle
                 self._child = os.fork()
-        except OSError:
-            return
-        else:
             if not self._child:
                 self._write_keyframe(writer, make)
+            socket.send_fds(self._control, [b"keyframe"], [reader])  # it wakes the writer, which may get this processor
+        except OSError:
+            return
         finally:
             os.close(reader)
             os.close(writer)

@@ -58,15 +58,18 @@ class Watcher:
     Args:
         settings: its configuration file.
         before: words before its command, for example those of taskset(1).
+        leads: True: it leads a session of its own, as where a service manager starts it; the kernel's grouping of processes
+            by session (sched(7), autogroup) then leaves it its priority.
 
     Attributes:
         socket: its path.
         log: its standard error so far.
     """
 
-    def __init__(self, settings: str = "", *, before: Sequence[str] = ()) -> None:
+    def __init__(self, settings: str = "", *, before: Sequence[str] = (), leads: bool = False) -> None:
         self._settings = settings
         self._before = before
+        self._leads = leads
         self._directory = tempfile.TemporaryDirectory(prefix="ckptree-watcher-")
         self.socket = Path(self._directory.name) / "ckptree.sock"
         self.log = self.socket.with_suffix(".log")
@@ -97,7 +100,9 @@ class Watcher:
         command = [*self._before, sys.executable, "-m", "agent.daemon.main", "--config", str(config)]
         with self.log.open("ab") as log:  # a line for each snapshot
             command += ["--socket", str(self.socket)]
-            self._process = subprocess.Popen(command, cwd=_REPOSITORY, stderr=log, preexec_fn=die_with_parent)
+            self._process = subprocess.Popen(
+                command, cwd=_REPOSITORY, stderr=log, start_new_session=self._leads, preexec_fn=die_with_parent
+            )
         end = time.monotonic() + _PATIENCE_S
         while True:
             try:
