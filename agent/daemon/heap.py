@@ -4,17 +4,23 @@
 import ctypes
 from typing import Final
 
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
+_LARGE: Final = 1 << 24  # four images of 20,000 tasks
 _LIBC: Final = ctypes.CDLL(None)
 
 
 def share() -> None:
-    """Have all threads allocate from one heap: each thread's own one would keep what it once took.
+    """Have all threads allocate from one heap, also what is as large as an image, and keep that until `give_back`.
 
-    A C library other than glibc has one heap, and no such call.
+    Each thread's own heap would keep what it once took. And an image is made of megabytes that are taken and given back at
+    once: where the kernel has to clear their pages each time, that takes half of the time of a snapshot of 5000 tasks. A C
+    library other than glibc has no such call.
     """
     if hasattr(_LIBC, "mallopt"):
-        _LIBC.mallopt(_M_ARENA_MAX, 1)
+        for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, _LARGE)):
+            _LIBC.mallopt(option, value)
 
 
 def give_back() -> None:

@@ -34,6 +34,7 @@ from exporters import gcpause
 from exporters.content.facts import Document, facts, task_facts
 from exporters.content.hostmap import header_fields
 from exporters.content.unknown import Unknown, put
+from exporters.image.checksum import Summed
 from exporters.image.head import as_said, write_head
 from exporters.image.packed import pack, pack_map_head, pack_pairs
 from exporters.image.packedrows import PackedRows, common_ends, pack_pid_facts
@@ -126,6 +127,7 @@ class _Body(NamedTuple):
         pid_facts, task_facts: lists of the extension, as msgpack.
         rows: those of `task_facts`, where another image can use them; None: it cannot, for they have more than the
             facts of their tasks.
+        sums: the checksums of `pid_facts` and `task_facts`.
     """
 
     of: tuple[Sequence[PidObject], Sequence[Task], Unknown]
@@ -135,6 +137,7 @@ class _Body(NamedTuple):
     pid_facts: bytes
     task_facts: bytes
     rows: PackedRows | None
+    sums: tuple[Summed, Summed]
 
 
 _ROWS = (("pids",), ("tasks",))  # unknown keys below these are packed with the rows
@@ -158,9 +161,11 @@ class Writer:
         nested = (len(pids) - 8 * count) // 4
         first = snapshot.first_tag
         payload = _pack_extension(snapshot, body)
+        long = dict(zip((id(body.pid_facts), id(body.task_facts)), body.sums, strict=True))
         checksum = 0
         for part in payload:
-            checksum = zlib.crc32(part, checksum)
+            summed = long.get(id(part))
+            checksum = zlib.crc32(part, checksum) if summed is None else summed.added(checksum)
         return b"".join(  # one copy: the parts of a large tree are megabytes
             [
                 *write_head(snapshot),
@@ -206,6 +211,7 @@ def _pack_body(snapshot: Snapshot, dialect: Dialect, last: _Body | None) -> _Bod
         pid_facts,
         task_facts,
         rows,
+        (Summed(pid_facts), Summed(task_facts)),
     )
 
 
