@@ -57,3 +57,45 @@ def test_what_is_no_message_is_refused(data: bytes) -> None:
     """It may be of any program."""
     with pytest.raises(messages.ProtocolError):
         messages.unpack(data)
+
+
+@pytest.mark.parametrize(
+    ("reply", "headers", "asked"),
+    [
+        ("_INBOX.ops.x.1", None, True),
+        ("_INBOX.ops.x.1", {}, True),
+        ("", None, False),
+        ("$JS.ACK.kept.pushed.1.2.3.4.5", None, False),
+        ("ckptree.restart.ops.node2", None, False),
+        ("_INBOXES.x", None, False),
+        ("_INBOX.ops.x.1", {"Nats-Stream": "OBJ_sets"}, False),
+    ],
+)
+def test_a_request_has_an_inbox_and_no_headers(reply: str, headers: dict[str, str] | None, *, asked: bool) -> None:
+    """The server publishes what is stored without the one, or with the other."""
+    assert messages.is_asked(reply, headers) is asked
+
+
+def test_an_answer_is_of_the_host_that_was_asked() -> None:
+    """One of another host is none; one that does not say is refused."""
+    answer: messages.Message = {"ok": True, "host": "a"}
+    assert messages.unpack_answer(messages.pack(answer), "a") == answer
+    assert messages.unpack_answer(messages.pack(answer), "b") is None
+    for bad in ({"ok": True}, {"ok": True, "host": 5}, {"ok": True, "host": None}):
+        with pytest.raises(messages.ProtocolError, match="of another version"):
+            messages.unpack_answer(messages.pack(bad), "a")
+
+
+@pytest.mark.parametrize("text", ["_INBOX", "_INBOX.snapshots", "_INBOX.relay.node1"])
+def test_an_inbox_is_below_one_name(text: str) -> None:
+    """As NATS' own clients have it."""
+    assert messages.checked_inbox(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "INBOX.a", "_INBOX.", "_INBOX.*", "_INBOX.>", "_INBOX.a b", "_INBOX.a..b", "ckptree"]
+)
+def test_what_is_no_inbox(text: str) -> None:
+    """The message shows it."""
+    with pytest.raises(UsageError, match="expected _INBOX"):
+        messages.checked_inbox(text)

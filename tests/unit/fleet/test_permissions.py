@@ -85,6 +85,8 @@ def test_the_permissions_of_the_page_suffice(server: servers.Server, relays: lis
     assert taken.code == 0, taken.err
     shown = fleet(server, "taker", "show", "nats://sets/one")
     assert (shown.code, b"2 hosts" in shown.out) == (0, True), shown.err
+    restarted = fleet(server, "ops", "restart", "nats://sets/one", "--as", "ops", "--map", "node1=node2")
+    assert "nats://sets/one is not signed" in restarted.err  # so it was read
     assert not [relay.log.read_text() for relay in relays if "permissions violation" in relay.log.read_text().lower()]
 
 
