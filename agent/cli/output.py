@@ -173,9 +173,6 @@ def write_stream(name: str, parts: Iterable[bytes]) -> None:
     if name != "-":
         store.write(Path(name), b"".join(parts))
         return
-    import signal
-
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of standard output may leave at any moment
     for part in parts:
         terminal.write(part)
     sys.stdout.buffer.flush()
