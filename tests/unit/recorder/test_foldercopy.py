@@ -176,8 +176,8 @@ def test_a_folder_that_was_emptied_begins_anew(tmp_path: Path) -> None:
     """Its numbers are small again; those of the copy go on."""
     original = tmp_path / "original"
     original.mkdir()
-    for _ in range(2):
-        taped = Taped(original, 7, 0)
+    for run in range(2):
+        taped = Taped(original, 7, run)
         taped.mark(continues=False)
         taped.step()
         taped.end()
@@ -185,7 +185,7 @@ def test_a_folder_that_was_emptied_begins_anew(tmp_path: Path) -> None:
     link.carry()
     for each in folder.stored(original):
         each.path.unlink()
-    taped = Taped(original, 8, 1)
+    taped = Taped(original, 8, 2)
     taped.mark(continues=False, why="the daemon began")
     taped.step()
     taped.end()
@@ -195,7 +195,7 @@ def test_a_folder_that_was_emptied_begins_anew(tmp_path: Path) -> None:
     held.refresh()
 
     assert [each.sequence for each in folder.stored(tmp_path / "copy")] == [2, 3]
-    assert (held.facts.ring, held.facts.sequence) == ("ring 1", 1)
+    assert (held.facts.ring, held.facts.sequence) == ("ring 2", 1)
 
 
 def test_a_missing_piece_is_a_gap_that_readers_name(tmp_path: Path) -> None:
