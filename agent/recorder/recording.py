@@ -312,9 +312,9 @@ def _may_be_between(before: TapeSegment, behind: TapeSegment, time_ns: int) -> b
     begin_ns, end_ns = before.known_ns, behind.facts.boottime_ns
     if before.facts.boot_id == behind.facts.boot_id:
         aheads = before.end_ahead_ns, behind.ahead_ns
-        return begin_ns + min(aheads) < time_ns < end_ns + max(aheads)
+        return begin_ns + min(aheads) < time_ns <= end_ns + max(aheads)
     first_ns, last_ns = sorted((begin_ns + before.end_ahead_ns, behind.facts.realtime_ns))
-    return first_ns < time_ns < last_ns
+    return first_ns < time_ns <= last_ns
 
 
 def _missing(order: int, following: TapeSegment) -> str:

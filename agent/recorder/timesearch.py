@@ -19,6 +19,7 @@ from agent.recorder.facts import Instant
 from agent.recorder.replay import times
 from agent.recorder.segment import Block
 from agent.recorder.tapesegment import TapeSegment
+from agent.table.inputs import Input
 
 _ONE_LOOK_NS: Final = (
     450_000_000  # a block of a shorter time has one look at the clocks, two at most of the same moment
@@ -115,6 +116,9 @@ class _Walk:
         """Take an entry."""
         if entry.kind == tape.CLOCK:
             self._set_clock(entry.value - entry.ns, entry.ns)
+        elif entry.kind in (Input.GIVE_UP, Input.GIVE_UP_BELOW):
+            if self.is_before:  # it may have been taken before the time: then a loss is to be named
+                self._order = max(self._order, entry.value + (entry.kind == Input.GIVE_UP))
         elif entry.kind == tape.PART:
             if self._stands is not None:
                 self._fill(entry)

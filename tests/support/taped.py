@@ -29,6 +29,7 @@ from tests.support.simwatch import SimProbes, part_of
 _PLACE = Place("ring", 0, (0, (0,) * wire.LOST_NUMBERS), ())
 _TOTALS = (0,) * memorywriter.TOTALS
 _A_RUN_NS = 3_600_000_000_000
+_LOOK_NS = 500_000_000  # between two looks at the clocks, at least
 BOOT_NS = 1_000_000_000_000
 AHEAD_NS = 1_700_000_000_000_000_000
 
@@ -283,7 +284,9 @@ def a_recording(
         taped.mark(continues=False, why="the daemon began")
         for _ in range(steps):
             if clocks and chance.random() < clocks:
-                taped.clock(by_ns=chance.randrange(-100_000_000, 100_000_000))
+                taped.hear()
+                taped.rest(_LOOK_NS)
+                taped.clock(by_ns=chance.randrange(-3 * _LOOK_NS, 3 * _LOOK_NS))
                 taped._remember(lost=taped.truths[-1].lost)
             what = chance.random()
             if what < marks:
