@@ -107,6 +107,15 @@ def test_each_user_hears_its_own_inbox_alone(server: servers.Server, user: str) 
     assert violations(server, user, hear=[*others, f"{own}.>"]) == {*others, *([] if own else ["None.>"])}
 
 
+@pytest.mark.parametrize("user", [user for user in USERS if user not in ("taker", "dumper", "ops", "follower")])
+def test_no_host_answers_for_a_service_that_it_is_not(server: servers.Server, user: str) -> None:
+    """A relay is asked for no stand-by's state, and a stand-by for no relay's presence, and neither answers unasked."""
+    own, other = ("ckptree-standby", "ckptree-relay")[:: 1 if "spare" in user else -1]
+    hear = [f"$SRV.{verb}.{service}" for service in (own, other) for verb in ("PING", "INFO", "STATS")]
+
+    assert violations(server, user, hear=[*hear, "$SRV.>"]) == {"$SRV.>", *hear[3:]}
+
+
 async def stored(admin: "Client", subject: str, *data: bytes, group: str | None = None) -> None:
     """Have the server publish messages to a subject, in each way that it has, also to a group that listens."""
     streams = admin.jetstream()
