@@ -99,7 +99,7 @@ def test_a_memory_is_what_was_written() -> None:
     assert (memory.stream.next, memory.stream.records) == (pair.stream.next, pair.stream.records)
     assert memory.stream.early == pair.stream.early != []
     assert picture_of_table(memory.table) == picture_of_table(pair.table)
-    for name in Counts.__slots__:
+    for name in attributes(Counts):
         assert getattr(memory.table.counts, name) == getattr(pair.table.counts, name)
     assert memorywriter.dump(memory) == data
     check_links(memory.table)
@@ -349,7 +349,7 @@ def test_everything_there_is_to_know_is_written() -> None:
     assert attributes(TaskStruct) == by_row | {"parent", "next", "previous"}  # these follow from the parents
     assert attributes(Pid) == {"identity", "namespace", "numbers", "task", "users"}
     assert attributes(PidNamespace) == {"identity", "inum", "level", "numbers", "parent", "reaper"}
-    assert set(Counts.__slots__) == {"repairs", "kinds", "assumed"}
+    assert attributes(Counts) == {"repairs", "kinds", "assumed"}
     assert attributes(ProcessTable()) == {
         *("pids", "doubts", "unknown", "surprises", "astray", "unlisted", "noted", "counts"),
         *("orphans", "leaderless", "creatorless", "unanswered", "idle", "moved", "contracting", "lingering"),
