@@ -3,7 +3,7 @@
 
 import signal
 import time
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 from agent.cli import setcontents, terminal
 from agent.cli.declarations import Option
@@ -24,6 +24,7 @@ _LAST_S = 10.0
 """So long at most a last word is said, keep or drop."""
 _WORD_S = 2.0
 _PLAN_S = 600.0
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _AGAIN_S = 25.0
 
 
@@ -56,11 +57,47 @@ class _RestartEnd(NamedTuple):
         results: by host, the ready line or the error.
         kept: hosts whose relay has acknowledged that the tree stays.
         untold: hosts whose relay has not acknowledged that the tree is to be taken down.
+        doubtful: hosts whose relay was told that the tree stays, and has not acknowledged it: a tree that was kept does
+            not end by a later word.
+        signal: the number of the signal that ended the restart early; None: it came to its own end.
     """
 
     results: "dict[str, Message | CkptreeError]"
     kept: list[str]
     untold: list[str]
+    doubtful: list[str]
+    signal: int | None
+
+
+class _Signals:
+    """The signals that end a restart early, all in the same way: the first cancels the work, and the last word is said.
+
+    The loop takes them. A handler of Python's own would raise KeyboardInterrupt in whatever task runs, and the task
+    that reads answers would end.
+
+    Attributes:
+        came: the number of the signal that has cancelled the work.
+    """
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self.came: int | None = None
+        self._working = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for number in _ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+                loop.add_signal_handler(number, self._come, number)
+
+    def _come(self, number: int) -> None:
+        if self._working is not None:
+            self.came = number
+            self._working.cancel()
+        self.pass_over()
+
+    def pass_over(self) -> None:
+        """Let signals change nothing from here on: the last word is said within seconds."""
+        self._working = None
 
 
 def restart(
@@ -92,12 +129,14 @@ def restart(
     import asyncio
 
     from agent.fleet import sets
+    from exporters.content.instants import instant
 
     if contents and (run != "hold" or not pids):
         raise UsageError("with contents the programs run on, with their own pids: leave out --run and --no-pids")
     with sets.opened(name, nats) as place:
         data = place.read_bytes()
-        chosen = targets(place.parsed(data), maps)
+        made = place.parsed(data)
+        chosen = targets(made, maps)
         if not maps or not chosen:
             raise UsageError("name the host of each tree: --map OLD=NEW")
         if contents:
@@ -107,16 +146,15 @@ def restart(
     wanted = _wanted(requester, options, deadline)
     who, does = wanted.requester, "contents" if contents else repr(run)
     where = ", ".join(f"{old.host} on {new}" for new, old in chosen.items())
-    note(f"restart {wanted.id} of {place.shown} as {who}: {where}; run {does}")
-    try:
-        ended = asyncio.run(_restarted(wanted, chosen, parcels, nats))
-    except asyncio.CancelledError:  # by SIGTERM
-        note(f"restart {wanted.id}: ended by a signal: the relays were told to take all down")
-        raise SystemExit(128 + signal.SIGTERM) from None
+    # A writer of the store may put another set under the name: the id and the time tell which one was read.
+    of = f"{place.shown} (set {made.id}, {instant(made.at_ns)})"
+    note(f"restart {wanted.id} of {of} as {who}: {where}; run {does}")
+    ended = asyncio.run(_restarted(wanted, chosen, parcels, nats))
     failed = {host: result for host, result in ended.results.items() if isinstance(result, CkptreeError)}
     for host, error in failed.items():
         say(f"{host}: {error}" if not str(error).startswith(f"{host}:") else str(error))
-    note(f"restart {wanted.id}: {_outcome(ended, failed)}")
+    note(f"restart {wanted.id} of {of}: {_outcome(ended, failed)}")
+    _end_by(ended.signal)
     if failed:
         raise SystemExit(min(error.exit_code for error in failed.values()))
     if as_json:
@@ -131,19 +169,28 @@ def restart(
             terminal.tell_line(f"{host}: {count(len(tasks), 'task')} {stand}; the root is {ready['root']}")
 
 
+def _end_by(number: int | None) -> None:
+    """End this program with the exit code of a signal, if one came."""
+    if number is not None:
+        raise SystemExit(128 + number)
+
+
 def _outcome(ended: _RestartEnd, failed: "Collection[str]") -> str:
     """Return the state of the trees in words."""
-    if not failed:
+    if not failed and ended.signal is None:
         return "all stand"
-    on = f"failed on {', '.join(failed)}"
+    why = f"failed on {', '.join(failed)}" if ended.signal is None else f"ended by {signal.Signals(ended.signal).name}"
+    stay = []
+    if ended.doubtful:
+        stay.append(f"on {', '.join(ended.doubtful)} it is not known if the tree stands")
     if ended.kept:
-        return (
-            f"{on}, where it is not known if the tree stands; on {', '.join(ended.kept)} it stands and stays: "
-            "`systemctl stop ckptree-restart@…` there ends it"
-        )
+        on = ", ".join(ended.kept)
+        stay.append(f"on {on} the tree stands and stays: `systemctl stop ckptree-restart@…` there ends it")
+    if stay:
+        return f"{why}: {'; '.join(stay)}"
     if ended.untold:
-        return f"{on}: all are taken down, those on {', '.join(ended.untold)} at the deadline at the latest"
-    return f"{on}: all are taken down"
+        return f"{why}: all are taken down, those on {', '.join(ended.untold)} at the deadline at the latest"
+    return f"{why}: all are taken down"
 
 
 def planned(
@@ -165,7 +212,9 @@ def planned(
     with sets.opened(name, nats) as place:
         parcels = _parcels(place, place.read_bytes(), chosen)
     options: Message = {"run": "hold", "pids": True, "pidns": pidns, "contents": True, "plan": True}
-    return asyncio.run(_restarted(_wanted(requester, options, _PLAN_S), chosen, parcels, nats)).results
+    ended = asyncio.run(_restarted(_wanted(requester, options, _PLAN_S), chosen, parcels, nats))
+    _end_by(ended.signal)
+    return ended.results
 
 
 def _parcels(place: "SetPlace", data: bytes, chosen: "dict[str, HostImage]") -> "dict[str, dict[str, bytes]]":
@@ -209,20 +258,32 @@ async def _restarted(
 
     from agent.fleet import fleetclient, natsserver
 
-    if (own := asyncio.current_task()) is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own.cancel)
-    async with fleetclient.opened(natsserver.server_of(nats), min(natsserver.CONNECT_S, wanted.left_s)) as client:
-        kept: list[str] = []
-        try:
-            started = [_start(client, wanted, host, old.host, parcels[host]) for host, old in chosen.items()]
-            results: dict[str, Message | CkptreeError] = dict(zip(chosen, await asyncio.gather(*started), strict=True))
-            if not wanted.options.get("plan") and not any(isinstance(each, CkptreeError) for each in results.values()):
-                said = await _say_to_all(client, wanted, chosen, "keep")
-                results |= {host: error for host, error in said.items() if error is not None}
-                kept = [host for host, error in said.items() if error is None]
-        finally:
-            told = await _say_to_all(client, wanted, [host for host in chosen if host not in kept], "drop")
-        return _RestartEnd(results, kept, [host for host, error in told.items() if error is not None])
+    signals = _Signals()
+    results: dict[str, Message | CkptreeError] = {}
+    kept: list[str] = []
+    doubtful: list[str] = []
+    untold: list[str] = []
+    try:
+        async with fleetclient.opened(natsserver.server_of(nats), min(natsserver.CONNECT_S, wanted.left_s)) as client:
+            try:
+                started = [_start(client, wanted, host, old.host, parcels[host]) for host, old in chosen.items()]
+                results |= zip(chosen, await asyncio.gather(*started), strict=True)
+                if not wanted.options.get("plan") and not any(
+                    isinstance(each, CkptreeError) for each in results.values()
+                ):
+                    doubtful += chosen
+                    results |= await _say_to_all(client, wanted, chosen, "keep", kept)
+            finally:
+                signals.pass_over()
+                doubtful = [host for host in doubtful if host not in kept]
+                told: list[str] = []
+                others = [host for host in chosen if host not in kept]
+                await _say_to_all(client, wanted, others, "drop", told)
+                untold = [host for host in others if host not in told]
+    except asyncio.CancelledError:
+        if signals.came is None:
+            raise
+    return _RestartEnd(results, [host for host in chosen if host in kept], untold, doubtful, signals.came)
 
 
 async def _start(
@@ -268,21 +329,30 @@ async def _ask(client: "FleetClient", wanted: _Wanted, asked: str, **message: ob
 
 
 async def _say_to_all(
-    client: "FleetClient", wanted: _Wanted, hosts: "Iterable[str]", word: str
-) -> dict[str, CkptreeError | None]:
-    """Say a last word to all relays; return the error of each, None for an acknowledgement."""
+    client: "FleetClient", wanted: _Wanted, hosts: "Iterable[str]", word: str, acknowledged: list[str]
+) -> dict[str, CkptreeError]:
+    """Say a last word to all relays; return the errors by host.
+
+    Args:
+        client, wanted: of the restart.
+        hosts: of the relays.
+        word: keep or drop.
+        acknowledged: each host is added as its acknowledgement comes: it counts also where a signal ends the waiting.
+    """
     import asyncio
 
     now_s = time.monotonic()
     until_s = max(now_s + _WORD_S, min(wanted.until_s, now_s + _LAST_S))
     last = wanted._replace(until_s=until_s, again_s=_WORD_S)
+    errors: dict[str, CkptreeError] = {}
 
-    async def one(host: str) -> CkptreeError | None:
+    async def one(host: str) -> None:
         try:
             await _ask(client, last, host, what=word)
         except CkptreeError as error:
-            return error
-        return None
+            errors[host] = error
+        else:
+            acknowledged.append(host)
 
-    named = list(hosts)
-    return dict(zip(named, await asyncio.gather(*map(one, named)), strict=True))
+    await asyncio.gather(*map(one, hosts))
+    return errors

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ import pytest
 from agent.cli import fleetrestartverb
 from agent.cli.fleetrestartverb import _outcome, _restarted, _wanted
 from agent.errors import CkptreeError, RefusedError
-from agent.fleet import fleetclient
+from agent.fleet import fleetclient, manifest
 from agent.fleet.clocks import Offset
 from agent.fleet.fleetclient import Replied, SilentError
-from agent.fleet.manifest import HostImage
+from agent.fleet.manifest import FleetSet, HostImage
 
 READY = {"root": 7, "tasks": [{"pid": 7}]}
 Answer = Callable[[], Any]
@@ -78,7 +79,7 @@ def test_all_stay_where_all_stand(restarted: Callable[..., Any]) -> None:
     relays, run = restarted({})
     ended = run()
 
-    assert ended == ({"good": READY, "bad": READY}, ["good", "bad"], [])
+    assert ended == ({"good": READY, "bad": READY}, ["good", "bad"], [], [], None)
     assert relays.heard == {"good": ["start", "keep"], "bad": ["start", "keep"]}
     assert _outcome(ended, ()) == "all stand"
 
@@ -124,7 +125,7 @@ def test_a_tree_that_stays_is_not_said_to_be_taken_down(restarted: Callable[...,
     assert (ended.kept, type(ended.results["bad"])) == (["good"], RefusedError)
     assert relays.heard == {"good": ["start", "keep"], "bad": ["start", "keep", "drop"]}
     assert _outcome(ended, ["bad"]) == (
-        "failed on bad, where it is not known if the tree stands; on good it stands and stays: "
+        "failed on bad: on bad it is not known if the tree stands; on good the tree stands and stays: "
         "`systemctl stop ckptree-restart@…` there ends it"
     )
 
@@ -142,19 +143,117 @@ def test_a_lost_word_is_said_again(restarted: Callable[..., Any]) -> None:
     assert relays.heard["bad"] == ["start", "keep", "keep", "keep"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_has_all_taken_down(restarted: Callable[..., Any], number: int) -> None:
-    """A tree would else stay until the deadline, and its pids with it."""
+def signalled(number: int) -> Answer:
+    """Return an answer that does not come: the program gets a signal in place of it."""
 
-    async def interrupted() -> Any:
+    async def never() -> Any:
         os.kill(os.getpid(), number)
         await asyncio.sleep(60)
 
-    relays, run = restarted({("bad", "start"): interrupted})
-    with pytest.raises((asyncio.CancelledError, KeyboardInterrupt)):
-        run()
+    return never
+
+
+ENDING = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+
+
+@ENDING
+def test_a_signal_has_all_taken_down(restarted: Callable[..., Any], number: signal.Signals) -> None:
+    """A tree would else stay until the deadline, and its pids with it. Each relay is told once."""
+    relays, run = restarted({("bad", "start"): signalled(number)})
+    ended = run()
 
     assert relays.heard == {"good": ["start", "drop"], "bad": ["start", "drop"]}
+    assert ended.signal == number
+    assert _outcome(ended, ()) == f"ended by {number.name}: all are taken down"
+
+
+@ENDING
+def test_a_signal_leaves_the_trees_that_are_kept_and_says_where(
+    restarted: Callable[..., Any], number: signal.Signals
+) -> None:
+    """A tree that was kept does not end by a later word; of one whose relay is slow it is not known."""
+    relays, run = restarted({("bad", "keep"): signalled(number)})
+    ended = run()
+
+    assert relays.heard == {"good": ["start", "keep"], "bad": ["start", "keep", "drop"]}
+    assert (ended.kept, ended.doubtful, ended.signal) == (["good"], ["bad"], number)
+    assert _outcome(ended, ()) == (
+        f"ended by {number.name}: on bad it is not known if the tree stands; on good the tree stands and stays: "
+        "`systemctl stop ckptree-restart@…` there ends it"
+    )
+
+
+@ENDING
+def test_a_second_signal_does_not_take_the_last_word_back(
+    restarted: Callable[..., Any], number: signal.Signals
+) -> None:
+    """Each relay hears that it is over, however often the key is pressed."""
+
+    async def again() -> Any:
+        os.kill(os.getpid(), number)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return {}
+
+    relays, run = restarted({("bad", "start"): signalled(number), ("good", "drop"): again})
+    ended = run()
+
+    assert relays.heard == {"good": ["start", "drop"], "bad": ["start", "drop"]}
+    assert (ended.untold, ended.signal) == ([], number)
+
+
+def test_a_signal_that_is_ignored_stays_so(restarted: Callable[..., Any]) -> None:
+    """As with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    async def hung_up() -> Any:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return {}
+
+    try:
+        _, run = restarted({("bad", "keep"): hung_up})
+        assert run().kept == ["good", "bad"]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_trees_are_not_said_to_be_taken_down_where_no_relay_has_acknowledged_that_they_stay(
+    restarted: Callable[..., Any],
+) -> None:
+    """Both may have kept them, and the acknowledgements are lost."""
+    _, run = restarted({(host, "keep"): CkptreeError("lost") for host in ("good", "bad")})
+    ended = run()
+
+    assert _outcome(ended, ["good", "bad"]) == ("failed on good, bad: on good, bad it is not known if the tree stands")
+
+
+@pytest.mark.parametrize(("number", "code"), [(None, 0), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_audit_lines_name_the_set_that_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None, code: int
+) -> None:
+    """Another signed set may come under the name. A signal that ends it has its exit code, and both lines too."""
+    image = manifest.hash_of(b"tree")
+    host = HostImage("old", "1", image, 4, 1, 0, 1, Offset(0, 0), complete=True)
+    (tmp_path / "set").write_bytes(manifest.dumps(FleetSet("5e7", 1_800_000_000_000_000_000, (host,))))
+    (tmp_path / "set.sig").write_bytes(b"signature")
+    (tmp_path / image.replace(":", "-")).write_bytes(b"tree")
+    relays = Relays({} if number is None else {("new", "start"): signalled(number)})
+    lines: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def opened(_url: str, _timeout_s: float) -> AsyncIterator[Relays]:
+        yield relays
+
+    monkeypatch.setattr(fleetclient, "opened", opened)
+    monkeypatch.setattr(fleetrestartverb, "note", lines.append)
+    with pytest.raises(SystemExit) if code else contextlib.nullcontext() as raised:
+        fleetrestartverb.restart(
+            str(tmp_path / "set"), ["old=new"], requester="ops", nats="nats://127.0.0.1:4222", as_json=False
+        )
+
+    assert (raised.value.code if raised else 0) == code
+    assert len(lines) == 2
+    assert all("(set 5e7, 2027-01-15T08:00:00.000000000Z)" in line for line in lines)
 
 
 def test_a_fault_of_this_program_has_all_taken_down_too(restarted: Callable[..., Any]) -> None:
