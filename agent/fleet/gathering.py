@@ -29,7 +29,7 @@ MS: Final = 1_000_000
 _AGAIN_NS: Final = 250 * MS
 _MOST_DOUBLED, _MOST_DOUBLED_DUMP = 3, 7
 """So often the time doubles after which a message is sent again: a network that is slow must not get more and more. A
-dump is awaited once more for each repetition; docs/fleet.md lets a relay answer for a minute after each."""
+dump is awaited once more for each repetition: the permissions of a server may let a relay answer for a minute alone."""
 _ABSENT_NS: Final = 2000 * MS
 """So long a relay may be away, while it or the server is started again, before its host counts as missing."""
 _LEAD_NS, _LEAD_DUMP_NS = 20 * MS, 2000 * MS

@@ -199,6 +199,8 @@ class TapePublisher:
             max_bytes=self._bounds.most_bytes,
             max_age=self._bounds.most_age_s,
             duplicate_window=window_s,
+            deny_delete=True,  # another user's answer of JetStream, which is JSON, would pass for a request
+            deny_purge=True,
         )
         try:
             await client.jetstream(timeout=_ANSWER_S).add_stream(wanted)
@@ -209,6 +211,6 @@ class TapePublisher:
                 f"there is no stream {stream}, and the server of NATS does not let this relay make it: "
                 f"`nats stream add {stream} --subjects {subject} --storage file --retention limits "
                 f"--discard old --max-bytes {self._bounds.most_bytes} --max-age {self._bounds.most_age_s}s "
-                f"--dupe-window {window_s:.0f}s --defaults` as an administrator makes it"
+                f"--dupe-window {window_s:.0f}s --deny-purge --deny-delete --defaults` as an administrator makes it"
             ) from error
         self._log.notice(f"the stream {stream} was made")

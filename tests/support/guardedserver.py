@@ -82,6 +82,8 @@ def made_by_the_page(of: str) -> StreamConfig:
     """Return the stream that the page's command makes, of node1 or of the other host."""
     (line,) = re.findall(r"^nats stream add .*", PAGE.read_text(), re.MULTILINE)
     words = line.replace("node1", f"node{of}").split()
+    denied = [word for word in words if word.startswith("--deny-")]
+    words = [word for word in words if word not in denied]
     flags = dict(zip(words[4:-1:2], words[5:-1:2], strict=True))
     assert (flags["--retention"], flags["--discard"], flags["--dupe-window"]) == ("limits", "old", "2m")
     return StreamConfig(
@@ -93,6 +95,8 @@ def made_by_the_page(of: str) -> StreamConfig:
         max_bytes=int(flags["--max-bytes"]),
         max_age=3600 * int(flags["--max-age"].removesuffix("h")),
         duplicate_window=120,
+        deny_purge="--deny-purge" in denied,
+        deny_delete="--deny-delete" in denied,
     )
 
 

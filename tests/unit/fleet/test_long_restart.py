@@ -25,14 +25,14 @@ TOOK_S = 4.0
 
 
 def test_a_relay_is_asked_again_while_the_tree_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The permissions are those of the page, with a second in the place of a minute. The service is asked once."""
+    """The permissions are those of the page, but that answers are let through for a second. The service is asked once."""
     monkeypatch.setattr(fleetrestartverb, "_AGAIN_S", 0.4)
     page = PAGE.read_text()
     relay_of = re.search(r"^RELAY_OF_NODE1 \{.*?^\}", page, re.MULTILINE | re.DOTALL)
     assert relay_of
-    assert 'expires: "1m"' in relay_of[0]
+    assert relay_of[0].count('  publish: ["_INBOX.>"]\n') == 1
     (tmp_path / "nats.conf").write_text(
-        relay_of[0].replace('"1m"', '"1s"')
+        relay_of[0].replace('publish: ["_INBOX.>"]', 'publish: {deny: ">"}\n  allow_responses: {max: 1, expires: "1s"}')
         + "\nauthorization {users: [{user: ops, password: ops}, {user: r, password: r, permissions: $RELAY_OF_NODE1}]}\n"
     )
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)

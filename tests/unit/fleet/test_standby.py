@@ -322,13 +322,16 @@ def test_what_the_stream_has_dropped_is_a_gap_that_is_named(
 ) -> None:
     """A stand-by that was away for longer than the stream reaches back begins again at a keyframe."""
 
-    async def purge() -> None:
+    async def administer(*, make: bool) -> None:  # the stream that a relay makes refuses to be purged
         client = await library.connect(url(nats))
         try:
-            await client.jetstream().purge_stream("CKPTREE_old")
+            streams = client.jetstream()
+            await (streams.add_stream(kept) if make else streams.purge_stream("CKPTREE_old"))
         finally:
             await client.close()
 
+    kept = StreamConfig(name="CKPTREE_old", subjects=["ckptree.tape.old"])
+    asyncio.run(administer(make=True))
     with original.relay(url(nats)):
         with a_standby(tmp_path, "new", url(nats), "old", ROOT) as standby:
             standby.await_have(original.go_on())
@@ -337,7 +340,7 @@ def test_what_the_stream_has_dropped_is_a_gap_that_is_named(
         until = time.monotonic() + PATIENCE_S
         original.go_on()
         asyncio.run(settled(nats, until))
-        asyncio.run(purge())
+        asyncio.run(administer(make=False))
         original.taped.mark(continues=True)
         last = original.go_on()
         standby.start_again()
