@@ -109,14 +109,16 @@ def _new(host: str, answer: "Message", after: int) -> "list[Event]":
     """
     from agent.cli.eventlines import as_line
     from agent.errors import CkptreeError
-    from agent.protocol.replies import event_of
+    from agent.fleet import hostanswers
 
     try:
-        found = [event_of(said) for said in answer["events"][after + 1 - answer["first"] :]]
+        found = hostanswers.events(answer, after)
         for event in found:
             as_line(event)  # it needs the fields of its kind
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise CkptreeError(f"{host}: its relay has sent an event without {error}: it is of another version") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CkptreeError(
+            f"{host}: its relay answered events without {error}: it is of another version, or at fault"
+        ) from error
     return found
 
 

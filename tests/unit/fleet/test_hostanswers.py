@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers of relays that mean harm, or are of another version: see agent.fleet.hostanswers."""
 
+import json
 from typing import Any, Final
 
 import pytest
 
+from agent.cli.eventlines import as_json, as_line
 from agent.fleet import hostanswers
 from agent.fleet.clocks import Offset
 from agent.fleet.gathering import Gathering, Wanted
@@ -25,6 +27,25 @@ CUT: Final[dict[str, Any]] = {
     "kernel": "6",
     "version": "1",
 }
+BIRTH: Final[dict[str, Any]] = {
+    "event": "birth",
+    "order": 9,
+    "time_ns": 7,
+    "pid": 1,
+    "tid": 1,
+    "numbers": [1, 1],
+    "start_ns": 5,
+    "uid": 0,
+    "gid": 0,
+    "comm": b"x",
+    "parent": 1,
+    "creator": 1,
+    "pgid": 1,
+    "sid": None,
+    "flags": ["CLONE_VM"],
+    "exit_signal": 17,
+}
+DEATH: Final = BIRTH | {"event": "death", "exit_code": 256, "group_dead": True}
 CONTENTS: Final = {"store": "nats://dumps", "list": hash_of(b""), "bytes": 9}
 
 
@@ -100,6 +121,76 @@ def test_a_host_that_tells_something_else_of_itself_is_refused(change: dict[str,
     assert hostanswers.hello(told | {"more": 1}) == told
     with pytest.raises((TypeError, ValueError)):
         hostanswers.hello(told | change)
+
+
+def test_the_events_of_an_answer_are_those_that_have_not_come() -> None:
+    """Whatever their kind; what only a later version tells is passed on."""
+    later = {"event": "freeze", "order": 3, "share": 0.5, "by": {"names": ["a"]}}
+    dropped = {"event": "dropped", "order": 2, "count": 4}
+    told: list[dict[str, Any]] = [BIRTH, DEATH, dropped, BIRTH | {"time_ns": None, "assumed": True}, later]
+    found = hostanswers.events({"first": 5, "events": told}, 5)
+
+    assert [event.kind for event in found] == ["death", "dropped", "birth", "freeze"]
+    assert found[-1].details == {"share": 0.5, "by": {"names": ["a"]}}
+    assert hostanswers.events({"first": 1, "events": []}, 0) == []
+
+
+def nested(levels: int) -> list[Any]:
+    """Return lists, each in another one."""
+    found: list[Any] = []
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(5, "birth", [], {}, BIRTH | {b"k": 1}),
+        *(BIRTH | {"order": each} for each in (float("inf"), 1.0, "1", None, True, -1)),
+        *(BIRTH | {"time_ns": each} for each in (float("nan"), "now", 1 << 63, -(1 << 64))),
+        *(BIRTH | {"event": each} for each in (5, b"birth", None)),
+        *(BIRTH | {"comm": each} for each in ("x", None, 5)),
+        *(BIRTH | {"numbers": each} for each in ("12", [], ["1"], [1] * 99, 5, [-1])),
+        *(BIRTH | {"flags": each} for each in ("CLONE_VM", [5], None)),
+        *(BIRTH | {"parent": each} for each in ("1", None, [1], 1 << 33)),
+        *(BIRTH | {"exit_signal": each} for each in ("x", 1 << 40)),
+        *(DEATH | {"exit_code": "x"}, DEATH | {"group_dead": 5}),
+        *(BIRTH | {"more": each} for each in (b"x", float("inf"), {5: 1}, nested(900))),
+        *({"event": "dropped", "order": 1, "count": each} for each in ("x" * 10, -1, 0.5, None)),
+    ],
+)
+def test_an_event_of_other_types_is_refused(said: Any) -> None:
+    """It would be printed as it is: in JSON that no reader takes, or in the place of a number."""
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        hostanswers.events({"first": 1, "events": [said]}, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"first": "x"}, {"first": 0}, {"first": 3}, {"first": 1 << 63}, {"events": "abc"}, {"events": {"a": 1}}],
+)
+def test_events_of_no_place_are_refused(change: dict[str, Any]) -> None:
+    """A gap before the first one would be a loss that nobody tells."""
+    answer = {"first": 2, "events": [BIRTH]}
+
+    assert len(hostanswers.events(answer, 1)) == 1
+    with pytest.raises((TypeError, ValueError)):
+        hostanswers.events(answer | change, 1)
+
+
+@pytest.mark.parametrize("key", ["exit_code", "exit_signal", "time_ns", "order", "uid", "start_ns", "pid", "sid"])
+@pytest.mark.parametrize(
+    "value", [-(1 << 63), -(1 << 31), -1, 0, (1 << 31) - 1, (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1]
+)
+def test_a_number_that_is_taken_is_printed(key: str, value: int) -> None:
+    """As a line and as JSON, at the bounds as well."""
+    try:
+        (event,) = hostanswers.events({"first": 1, "events": [DEATH | {key: value}]}, 0)
+    except ValueError:
+        return
+    assert json.loads(as_json(event), parse_constant=pytest.fail)["order"] == event.order
+    assert as_line(event)
 
 
 def test_of_a_refusal_a_bounded_part_is_kept() -> None:

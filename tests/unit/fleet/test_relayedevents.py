@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nats
 import pytest
+from nats.aio.msg import Msg
 
 from agent.fleet import messages, relayedevents
 from agent.protocol.replies import Event, EventTask, event_of, said_of
@@ -119,6 +122,45 @@ def test_an_answer_that_was_lost_is_given_again(server: servers.Server, relay: R
     assert "something else" in asked(server, "events", **a_question("lost", root="6"))["error"]
     assert asked(server, "events", id="lost", done=True)["ok"]
     assert "events are missed" in asked(server, "events", **a_question("lost", begins=False))["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "lacks"),
+    [
+        ({"order": float("inf")}, "a number as order"),
+        ({"event": "dropped", "count": "many"}, "a number as count"),
+        (None, "a map as event"),
+    ],
+)
+def test_a_relay_that_tells_no_event_is_named(
+    server: servers.Server, change: dict[str, Any] | None, lacks: str
+) -> None:
+    """Nothing of it is printed: a reader of JSON takes no infinite number, and a reader of lines no text as a count."""
+    told = None if change is None else {"event": "end", "order": 1, "time_ns": 7, **change}
+
+    async def follow() -> tuple[bytes, bytes, int | None]:
+        client = await nats.connect(f"nats://{server.address}")
+
+        async def answer(message: Msg) -> None:
+            now_ns = time.time_ns()
+            said = {"ok": True, "host": "evil", "received_ns": now_ns, "answered_ns": now_ns}
+            await message.respond(messages.pack(said | {"first": 1, "over": True, "events": [told]}))
+
+        await client.subscribe(messages.subject(messages.EVENTS, "evil"), cb=answer)
+        await client.flush()
+        words = ["-m", "agent", "fleet", "events", "evil", "--json", "--nats", f"nats://{server.address}"]
+        verb = await asyncio.create_subprocess_exec(
+            sys.executable, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        out, error = await asyncio.wait_for(verb.communicate(), 60)
+        await client.close()
+        return out, error, verb.returncode
+
+    assert asyncio.run(follow()) == (
+        b"",
+        f"ckptree: evil: its relay answered events without {lacks}: it is of another version, or at fault\n".encode(),
+        1,
+    )
 
 
 def test_followers_have_bounds(server: servers.Server, relay: RelayProcess) -> None:
