@@ -81,6 +81,11 @@ def misses_inbox(error: Exception) -> bool:
     return "permissions violation for subscription" in words and "_inbox" in words
 
 
+def is_unpublished(error: Exception) -> bool:
+    """Return True if an error says that the server's permissions do not let this user publish to a subject."""
+    return "permissions violation for publish" in str(error).lower()
+
+
 OTHER_INBOX: Final = (
     f"the NATS server does not let this user hear answers: {INBOX_VARIABLE} must name the inbox that the permissions "
     "of this user have, as in _INBOX.NAME"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
+from agent.daemon import audit
 from agent.daemon.journal import Journal
 from agent.fleet import lasting, messages, natsserver
 from agent.fleet.relaysettings import RelaySettings
@@ -38,6 +39,7 @@ class StayingConnection:
         self, settings: RelaySettings, kind: str, name: str, said: str, log: Journal, ended: asyncio.Event
     ) -> None:
         self._settings, self._name, self._said, self._log, self._ended = settings, name, said, log, ended
+        self._refusals = audit.Refusals()
         # A host's name without dots: one host's permission must not have the inboxes of others in it.
         self._inbox = f"{messages.INBOX}.{kind}.{settings.host.replace('.', '=')}"
 
@@ -91,6 +93,11 @@ class StayingConnection:
         async def note(error: Exception) -> None:
             words = str(error).removeprefix("nats: ") or type(error).__name__
             more = ": it is tried again until it answers" if isinstance(error, OSError) else ""
+            if natsserver.is_unpublished(error):  # to subjects of the choice of whoever may ask: they could fill a log
+                unwritten = self._refusals.admit(0, time.monotonic())
+                if unwritten is None:
+                    return
+                more = f" (and {unwritten} more like it before)" if unwritten else ""
             self._log.warning(f"the NATS server {natsserver.shown(where)}: {words}{more}")
 
         async def left() -> None:

@@ -123,6 +123,24 @@ def test_a_relay_answers_no_question_of_the_library_into_the_api(
     assert asyncio.run(attack()) == 1
 
 
+def test_answers_that_the_server_refuses_do_not_fill_the_log_of_a_relay(
+    server: servers.Server, relays: list[RelayProcess]
+) -> None:
+    """Each names another subject, so that no line is like another."""
+
+    async def attack() -> None:
+        taker = await nats.connect(url(server, "taker"))
+        for each in range(200):
+            await taker.publish("$SRV.PING.ckptree-relay", b"", f"any.{each}")
+        await taker.flush()
+        await taker.close()
+
+    asyncio.run(attack())
+    found = fleet(server, "taker", "hosts")
+    assert (found.code, found.out.count(b"node")) == (0, 2), found.err
+    assert all(0 < relay.log.read_text().count('violation for publish to "any.') <= 60 for relay in relays)
+
+
 @pytest.mark.parametrize(
     ("user", "stored_as"), [("taker", "$O.sets.C.q"), ("dumper", "$O.sets.C.q"), ("followed2", "ckptree.tape.node2")]
 )
