@@ -24,6 +24,8 @@ _LAST_S = 10.0
 """So long at most a last word is said, keep or drop."""
 _WORD_S = 2.0
 _PLAN_S = 600.0
+_LONGEST_ID = 64  # characters, as agent.fleet.messages has it; a manifest may have any text
+_LONGEST_LINE = 4096  # bytes: the hosts on which a tree stays are named in it
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _AGAIN_S = 25.0
 
@@ -147,13 +149,13 @@ def restart(
     who, does = wanted.requester, "contents" if contents else repr(run)
     where = ", ".join(f"{old.host} on {new}" for new, old in chosen.items())
     # A writer of the store may put another set under the name: the id and the time tell which one was read.
-    of = f"{place.shown} (set {made.id}, {instant(made.at_ns)})"
+    of = f"{place.shown} (set {made.id[:_LONGEST_ID]!r}, {instant(made.at_ns)})"
     note(f"restart {wanted.id} of {of} as {who}: {where}; run {does}")
     ended = asyncio.run(_restarted(wanted, chosen, parcels, nats))
     failed = {host: result for host, result in ended.results.items() if isinstance(result, CkptreeError)}
     for host, error in failed.items():
         say(f"{host}: {error}" if not str(error).startswith(f"{host}:") else str(error))
-    note(f"restart {wanted.id} of {of}: {_outcome(ended, failed)}")
+    note(f"restart {wanted.id}: {_outcome(ended, failed)}; the set is {of}")
     _end_by(ended.signal)
     if failed:
         raise SystemExit(min(error.exit_code for error in failed.values()))
@@ -246,7 +248,7 @@ def note(text: str) -> None:
     from agent.daemon.audit import quoted
 
     syslog.openlog("ckptree", syslog.LOG_PID, syslog.LOG_AUTH)
-    syslog.syslog(syslog.LOG_NOTICE, quoted(text))
+    syslog.syslog(syslog.LOG_NOTICE, quoted(text, _LONGEST_LINE))
     say(text)
 
 

@@ -28,10 +28,10 @@ _PRINTABLE: Final = bytes(byte for byte in range(0x20, 0x7F) if byte not in b'"\
 Value = int | float | str | bytes
 
 
-def quoted(value: str | bytes) -> str:
-    """Return untrusted text or bytes in quotes, with all but printable ASCII escaped, cut to `_LONGEST_BYTES` bytes."""
+def quoted(value: str | bytes, longest: int = _LONGEST_BYTES) -> str:
+    """Return untrusted text or bytes in quotes, with all but printable ASCII escaped, cut to so many bytes."""
     data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-    cut = data[:_LONGEST_BYTES]
+    cut = data[:longest]
     if cut.translate(None, _PRINTABLE):
         text = "".join(chr(byte) if byte in _PRINTABLE else f"\\x{byte:02x}" for byte in cut)
     else:

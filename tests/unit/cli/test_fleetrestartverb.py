@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import syslog
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.cli import fleetrestartverb
-from agent.cli.fleetrestartverb import _outcome, _restarted, _wanted
+from agent.cli.fleetrestartverb import _outcome, _restarted, _RestartEnd, _wanted
 from agent.errors import CkptreeError, RefusedError
 from agent.fleet import fleetclient, manifest
 from agent.fleet.clocks import Offset
@@ -227,6 +228,17 @@ def test_trees_are_not_said_to_be_taken_down_where_no_relay_has_acknowledged_tha
     assert _outcome(ended, ["good", "bad"]) == ("failed on good, bad: on good, bad it is not known if the tree stands")
 
 
+def test_an_audit_line_names_all_hosts_on_which_a_tree_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's log has the line whole, and no text in it ends the line."""
+    lines: list[str] = []
+    monkeypatch.setattr(syslog, "syslog", lambda _priority, text: lines.append(text))
+    hosts = [f"node{number}" for number in range(100)]
+    outcome = _outcome(_RestartEnd({}, hosts, [], [], signal.SIGTERM), ())
+    fleetrestartverb.note(f"restart 5e7:\n{outcome}")
+
+    assert lines == [f'"restart 5e7:{outcome}"'.replace(":ended", ":\\x0aended").replace("…", "\\xe2\\x80\\xa6")]
+
+
 @pytest.mark.parametrize(("number", "code"), [(None, 0), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_audit_lines_name_the_set_that_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None, code: int
@@ -253,7 +265,7 @@ def test_the_audit_lines_name_the_set_that_was_read(
 
     assert (raised.value.code if raised else 0) == code
     assert len(lines) == 2
-    assert all("(set 5e7, 2027-01-15T08:00:00.000000000Z)" in line for line in lines)
+    assert all("(set '5e7', 2027-01-15T08:00:00.000000000Z)" in line for line in lines)
 
 
 def test_a_fault_of_this_program_has_all_taken_down_too(restarted: Callable[..., Any]) -> None:
