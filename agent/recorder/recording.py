@@ -131,8 +131,7 @@ class Recording:
         """
         fallback: Instant | None = None
         for index in range(len(self.segments) - 1, -1, -1):
-            each = self.segments[index]
-            if self._earliest_ns(index) > time_ns or (fallback is not None and self._latest_ns(each) < time_ns):
+            if self._earliest_ns(index) > time_ns or (fallback is not None and self._latest_ns(index) < time_ns):
                 continue
             found, is_certain = self._in_segment(index, time_ns)
             if is_certain and found is not None:
@@ -153,8 +152,8 @@ class Recording:
         is_joined = following is not None and each.is_sound and following.joins(each)
         if following is not None and not is_joined and _may_be_between(each, following, time_ns):
             return found.last._replace(missing=_missing(found.last.order, following)), True
-        if found.is_damaged:
-            return found.last._replace(missing=self._damaged(found.last, following)), time_ns <= self.until_ns
+        if found.is_within:
+            return found.last._replace(missing=self._damaged(found.last, following)), True
         if not found.is_before:
             return found.shown or found.skipped, found.shown is not None
         end_ns = time_ns - each.end_ahead_ns
@@ -163,6 +162,8 @@ class Recording:
         if found.shown is not None and not shown:
             return found.shown, True
         missing = "" if shown or is_joined or following is None else _missing(found.last.order, following)
+        if found.is_damaged:
+            missing = self._damaged(found.last, following)
         return found.last._replace(missing=missing), shown
 
     def _earliest_ns(self, index: int) -> int:
@@ -174,11 +175,18 @@ class Recording:
         others = [one.facts.realtime_ns for one in following if one.facts.boot_id != each.facts.boot_id]
         return min([each.facts.boottime_ns + min(aheads), *others])
 
-    def _latest_ns(self, of: TapeSegment) -> int:
-        """Return the latest CLOCK_REALTIME that was shown in a segment, ns."""
+    def _latest_ns(self, index: int) -> int:
+        """Return the latest CLOCK_REALTIME that may have been shown in a segment, or between it and the next one, ns."""
+        of, following = self.segments[index], self.segments[index + 1 : index + 2]
         ahead_ns = [of.ahead_ns, *(block.ahead_ns for block in of.all_tapes)]
         pairs = zip(of.all_tapes, ahead_ns, strict=False)
-        return max((block.last_ns + max(block.ahead_ns, before_ns) for block, before_ns in pairs), default=0)
+        found = [block.last_ns + max(block.ahead_ns, before_ns) for block, before_ns in pairs]
+        found.append(of.known_ns + of.end_ahead_ns)
+        for one in following:
+            found.append(one.facts.realtime_ns)
+            if one.facts.boot_id == of.facts.boot_id:
+                found.append(one.facts.boottime_ns + of.end_ahead_ns)
+        return max(found)
 
     def _damaged(self, stands: Instant, following: TapeSegment | None) -> str:
         if following is None:

@@ -35,14 +35,16 @@ class FoundTime(NamedTuple):
         skipped: the instant at which the clock was set forward over it.
         last: the instant behind the last record, as far as the segment is whole.
         is_before: True where the clock shows the time or less there.
-        is_damaged: True where something damaged may have an instant of that time.
+        is_damaged: True where something of the segment is damaged, and no later state is known in it.
+        is_within: True where the clock may have shown the time between the damage and the last block of the segment.
     """
 
     shown: Instant | None
     skipped: Instant | None
     last: Instant
     is_before: bool
-    is_damaged: bool
+    is_damaged: bool = False
+    is_within: bool = False
 
 
 def search(of: TapeSegment, time_ns: int) -> FoundTime:
@@ -88,6 +90,7 @@ class _Walk:
         self._skipped: Instant | None = None
         self._beyond = _NO_ORDER  # the least number known to be later, while smaller ones are missing
         self._stands: Instant | None = None  # in front of it
+        self._seen_ns = self._last_ns  # CLOCK_BOOTTIME of the last part or look at the clocks
         self._later_ns = self._last_ns  # CLOCK_BOOTTIME of the last record that was looked at and later
 
     def may_skip(self, block: Block, behind: Block | None) -> bool:
@@ -110,7 +113,7 @@ class _Walk:
         """Pass over a block."""
         self._order, self._ahead_ns = max(self._order, block.next), block.ahead_ns
         if block.last_ns:
-            self._last_ns = self._part_ns = block.last_ns
+            self._last_ns = self._part_ns = self._seen_ns = block.last_ns
 
     def take(self, entry: tape.TapeEntry) -> None:
         """Take an entry."""
@@ -120,6 +123,7 @@ class _Walk:
             if self.is_before:  # it may have been taken before the time: then a loss is to be named
                 self._order = max(self._order, entry.value + (entry.kind == Input.GIVE_UP))
         elif entry.kind == tape.PART:
+            self._seen_ns = entry.ns
             if self._stands is not None:
                 self._fill(entry)
             elif entry.ns + self._ahead_ns <= self._time_ns:
@@ -129,13 +133,17 @@ class _Walk:
 
     def _set_clock(self, ahead_ns: int, at_ns: int) -> None:
         before_ns, self._ahead_ns = self._ahead_ns, ahead_ns
+        seen_ns, self._seen_ns = self._seen_ns, at_ns
         if not self.is_before:
             self.is_before = self._stands is None and ahead_ns < before_ns and at_ns + ahead_ns <= self._time_ns
             return
         if ahead_ns < before_ns and at_ns + before_ns > self._time_ns:
             self._shown = self._here(before_ns)
         elif self._last_ns + before_ns <= self._time_ns < self._last_ns + ahead_ns:
-            self._skipped = self._here(before_ns)
+            if seen_ns + before_ns > self._time_ns:  # the clock had shown it before it was set
+                self._shown = self._here(before_ns)
+            else:
+                self._skipped = self._here(before_ns)
             self.is_before = False
             self._later_ns = self._last_ns
 
@@ -191,13 +199,21 @@ class _Walk:
     def found(self) -> FoundTime:
         """Return the result at the end of the tape."""
         self._settle()
-        return FoundTime(self._shown, self._skipped, self._here(self._ahead_ns), self.is_before, is_damaged=False)
+        return FoundTime(self._shown, self._skipped, self._here(self._ahead_ns), self.is_before)
 
     def broken_off(self, damaged: Block) -> FoundTime:
-        """Return the result where a block is damaged, or what is in front of it."""
+        """Return the result where a block is damaged, or what is in front of it.
+
+        Within each stretch of the rest the clock may have been set at any moment: so it may have shown all from the one
+        clock at the beginning of the stretch to the other one at its end.
+        """
         ahead = self._of.all_tapes
-        behind = ahead[ahead.index(damaged) :]
         self._settle()
-        again = any(each.first_ns + each.ahead_ns <= self._time_ns for each in behind if each.first_ns)
+        begin_ns, before_ns = self._last_ns, self._ahead_ns
+        within = False
+        for each in ahead[ahead.index(damaged) :]:
+            end_ns, aheads = max(begin_ns, each.last_ns), (before_ns, each.ahead_ns)
+            within |= begin_ns + min(aheads) <= self._time_ns <= end_ns + max(aheads)
+            begin_ns, before_ns = end_ns, each.ahead_ns
         last = self._here(self._ahead_ns)
-        return FoundTime(self._shown, self._skipped, last, self.is_before, is_damaged=self.is_before or again)
+        return FoundTime(self._shown, self._skipped, last, self.is_before, is_damaged=True, is_within=within)

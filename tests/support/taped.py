@@ -84,12 +84,14 @@ class Taped:
         seed: of everything random.
         run: index of the run.
         states: False for a tape as of an older program, which does not state up to when all records are there.
+        ahead_ns: by how much CLOCK_REALTIME is ahead of CLOCK_BOOTTIME.
 
     Attributes:
         truths: of the points between two parts.
+        ahead_ns: by how much CLOCK_REALTIME is ahead now.
     """
 
-    def __init__(self, folder: Path, seed: int, run: int = 0, *, states: bool = True) -> None:
+    def __init__(self, folder: Path, seed: int, run: int = 0, *, states: bool = True, ahead_ns: int = AHEAD_NS) -> None:
         self.folder = folder
         self.truths: list[Truth] = []
         self._run, self._states = run, states
@@ -102,7 +104,7 @@ class Taped:
         self._channel = Channel.create(1 << 22)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
-        self._ahead_ns, self._asleep_ns = AHEAD_NS, 1
+        self.ahead_ns, self._asleep_ns = ahead_ns, 1
         self._writer = TapeWriter(folder, self._channel, theirs, 1 << 40, 0)
         self._tap = Tap(self._watch, self._channel)
         self._marks = 0
@@ -118,7 +120,7 @@ class Taped:
             "boot_id": "00000000-0000-0000-0000-000000000000",
             "ring": f"ring {self._run}",
             "boottime_ns": self._now_ns,
-            "realtime_ns": self._now_ns + self._ahead_ns,
+            "realtime_ns": self._now_ns + self.ahead_ns,
             "monotonic_ns": self._now_ns,
             "head_bytes": wire.HEAD.size,
             "memory": memorywriter.VERSION,
@@ -143,16 +145,16 @@ class Taped:
 
     def _remember(self, *, lost: bool = False) -> None:
         state = state_of(self._watch.table, self._watch.stream)
-        self.truths.append(Truth(self._run, self._watch.stream.next, self._now_ns + self._ahead_ns, state, lost))
+        self.truths.append(Truth(self._run, self._watch.stream.next, self._now_ns + self.ahead_ns, state, lost))
 
     def clock(self, *, by_ns: int = 0, slept_ns: int = 0) -> None:
         """Set CLOCK_REALTIME forward after a suspend, and have the tape note the clocks, and that it has all records."""
-        self._ahead_ns += by_ns
+        self.ahead_ns += by_ns
         self._asleep_ns += slept_ns
         said = tape.CLOCKS.pack(self._now_ns - self._asleep_ns, self._now_ns)
         if self._tap.whole:
             said = said if self._states else said[: tape.MONOTONIC.size]
-            self._channel.put(tape.CLOCK, self._now_ns + self._ahead_ns, self._now_ns, said)
+            self._channel.put(tape.CLOCK, self._now_ns + self.ahead_ns, self._now_ns, said)
 
     def rest(self, rest_ns: int) -> None:
         """Let time go by in which nothing happens."""
@@ -162,7 +164,7 @@ class Taped:
     @property
     def time_ns(self) -> int:
         """CLOCK_REALTIME, ns."""
-        return self._now_ns + self._ahead_ns
+        return self._now_ns + self.ahead_ns
 
     def step(self, *, lost: bool = False, heard: bool = True) -> None:
         """Let the kernel make some calls, and the watch read what the ring has; `heard`: the tape gets it."""
@@ -275,20 +277,25 @@ def a_recording(
         steps: of each run.
         marks: part of the steps that begin a segment.
         states: see Taped.
-        losses, clocks: parts of the steps in which a record is lost, and before which CLOCK_REALTIME is set.
+        losses, clocks: parts of the steps in which a record is lost, and before which CLOCK_REALTIME is set, within one
+            segment always in the same direction: docs/recording.md has the exception.
     """
     truths: list[Truth] = []
     chance = random.Random(seed)
+    ahead_ns = AHEAD_NS
     for run in range(runs):
-        taped = Taped(folder, chance.randrange(1 << 30), run, states=states)
+        taped = Taped(folder, chance.randrange(1 << 30), run, states=states, ahead_ns=ahead_ns)
         taped.mark(continues=False, why="the daemon began")
+        sign = 1
         for _ in range(steps):
             if clocks and chance.random() < clocks:
                 taped.hear()
                 taped.rest(_LOOK_NS)
-                taped.clock(by_ns=chance.randrange(-3 * _LOOK_NS, 3 * _LOOK_NS))
+                taped.clock(by_ns=sign * chance.randrange(3 * _LOOK_NS))
                 taped._remember(lost=taped.truths[-1].lost)
             what = chance.random()
+            if clocks and what < marks + 0.02:
+                sign = chance.choice((-1, 1))
             if what < marks:
                 taped.mark(continues=True, keyframe=chance.random() < 0.8)
             elif what < marks + 0.02:
@@ -298,4 +305,5 @@ def a_recording(
                 taped.step(lost=chance.random() < losses)
         taped.end(orderly=chance.random() < 0.5)
         truths += taped.truths
+        ahead_ns = taped.ahead_ns
     return truths

@@ -41,6 +41,23 @@ def lives_of(recording: Recording, number: int) -> object:
     return None if history.gaps or any(event["event"] == "gap" for life in lives for event in life) else lives
 
 
+def are_alike(found: Any, expected: Any) -> bool:
+    """Return True if lives name a gap, or are those expected but for what they themselves call assumed.
+
+    A new parent is told since the exit of the old one, whose record may be damaged.
+    """
+    if found is None or found == expected:
+        return True
+    if (
+        "none" in (found, expected)
+        or expected is None
+        or [len(life) for life in found] != [len(life) for life in expected]
+    ):
+        return False
+    pairs = [pair for lives in zip(found, expected, strict=True) for pair in zip(*lives, strict=True)]
+    return all(one == other or (one.get("assumed") and one["event"] == other["event"]) for one, other in pairs)
+
+
 def events_of(recording: Recording) -> list[dict[str, Any]] | None:
     """Return all events; None where they name a gap."""
     span = EventSpan(recording.runs[0].first, recording.runs[-1].last)
@@ -157,7 +174,7 @@ def test_an_answer_is_the_true_one_or_names_a_gap(tmp_path: Path, change: Change
             place, chance.randrange(1 << 30), runs=1 + number % 2, steps=30, marks=0.12, clocks=0.1, losses=0.05
         )
         recording = Recording(place)
-        end_ns = recording.until_ns
+        whole = recording.runs[-1].last
         points = chance.sample(ends := last_at_each(truths), min(_ASKED, len(ends)))
         times = {each.time_ns: time_of(recording, each.time_ns) for each in points}
         lives = {each: lives_of(recording, each) for each in chance.sample(_NUMBERS, _ASKED)}
@@ -174,18 +191,22 @@ def test_an_answer_is_the_true_one_or_names_a_gap(tmp_path: Path, change: Change
                 found = None
             if found is not None and not found.reasons and not each.lost:
                 told += 1
-                assert state_of(found.table, found.stream) == each.state, (what, each.order)
+                # Several are at one number, of which the later ones may be in what is cut off.
+                states = [other.state for other in truths if other[:2] == each[:2]]
+                assert state_of(found.table, found.stream) in states, (what, each.order)
             end, expected_one = damaged.runs[-1].last, times[each.time_ns]
-            if expected_one is None or expected_one[0] <= (end.run, end.order):  # it may be shown again behind the end
-                expected_one = expected_one or (
-                    (each.run, each.order),
-                    each.state,
-                )  # the clock may show it in a gap, too
-                assert time_of(damaged, each.time_ns) in (None, expected_one), (what, each.time_ns)
-        is_shorter = damaged.until_ns < end_ns  # a recording that ends earlier, and says so, has no gap there
+            # It may be shown again behind the end; where the whole recording names a gap, it is not sure itself.
+            if expected_one is not None and expected_one[0] < (end.run, end.order):
+                truth = (each.run, each.order), each.state  # the clock may show the time in a gap, too
+                assert time_of(damaged, each.time_ns) in (None, expected_one, truth), (what, each.time_ns)
+        ending = damaged.runs[-1].last
+        is_shorter = ending.time_ns < whole.time_ns or (ending.run, ending.order) < (
+            whole.run,
+            whole.order,
+        )  # and says so
         if not is_shorter and damaged.segments[0].facts.sequence == recording.segments[0].facts.sequence:
             for number_asked, expected in lives.items():
-                assert lives_of(damaged, number_asked) in (None, expected), (what, number_asked)
+                assert are_alike(lives_of(damaged, number_asked), expected), (what, number_asked)
             assert events_of(damaged) in (None, events), what
         shutil.rmtree(place)
     assert told
