@@ -61,6 +61,8 @@ class KernelAreas:
         """
         area = self.vdso
         if area is None:
+            if self._areas:
+                raise Refused("vdso", "", "other-kernel", "it has a [vvar] and no [vdso]: no kernel has one alone")
             return
         if area.size > _MOST_VDSO:
             raise Refused("vdso", "", "other-kernel", f"it has {area.size} bytes: no kernel has such a vdso")
@@ -69,9 +71,9 @@ class KernelAreas:
             at = run.address - area.start
             old[at : at + run.size] = read(run)
         present = [(run.address - area.start, run.size) for run in self._pages]
-        wanted = [(bool(vma.status & AREA_VDSO), int(vma.end - vma.start)) for vma in self._areas]
-        have = [(name.startswith("[vdso"), each.size) for name, each in specials.areas.items()]
-        if _joined(wanted) == _joined(have) and all(
+        wanted = [(bool(vma.status & AREA_VDSO), AddressRange(int(vma.start), int(vma.end))) for vma in self._areas]
+        have = [(name.startswith("[vdso"), each) for name, each in specials.areas.items()]
+        if _layout(wanted) == _layout(have) and all(
             old[at : at + size] == specials.vdso[at : at + size] for at, size in present
         ):
             return
@@ -129,12 +131,17 @@ def _move(script: FillScript, old: int, new: int, size: int) -> None:
     script.exact("mremap", old, size, size, _MREMAP_MOVE, new, wanted=new)
 
 
-def _joined(parts: list[tuple[bool, int]]) -> list[tuple[bool, int]]:
-    """Join neighbours of one kind: kernels divide [vvar] in different ways."""
-    joined: list[tuple[bool, int]] = []
-    for kind, size in parts:
-        if joined and joined[-1][0] == kind:
-            joined[-1] = kind, joined[-1][1] + size
+def _layout(parts: list[tuple[bool, AddressRange]]) -> list[tuple[bool, int, int]]:
+    """Return areas as they lie to each other: kind, distance of the beginning from that of the first one, and bytes.
+
+    Neighbours of one kind are joined: kernels divide [vvar] in different ways. All are moved by the same distance, so
+    areas with other distances are those of another kernel.
+    """
+    found: list[tuple[bool, int, int]] = []
+    for kind, area in parts:
+        at = area.start - parts[0][1].start
+        if found and (found[-1][0], sum(found[-1][1:])) == (kind, at):
+            found[-1] = kind, found[-1][1], found[-1][2] + area.size
         else:
-            joined.append((kind, size))
-    return joined
+            found.append((kind, at, area.size))
+    return found
