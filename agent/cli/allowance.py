@@ -20,7 +20,7 @@ LEAST: Final = 128 << 20
 TIMES: Final = 36
 """Further allowance for each byte of a file, bytes."""
 RECORDING: Final = (256 << 20, 256)
-"""Those of a recording: a task whose state is compressed to five bytes takes a kilobyte in a table."""
+"""The bytes of a recording: a task whose state is compressed to five bytes takes a kilobyte in a table."""
 
 _NO_FRAME: Final = "error return without exception set"
 """SystemError of Python 3.11 where a function's frame finds no memory."""

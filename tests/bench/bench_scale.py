@@ -32,7 +32,7 @@ _SETTLE_S = 0.5
 
 
 class Cost(NamedTuple):
-    """What one tree has cost.
+    """The cost of one tree.
 
     Attributes:
         tasks: of the tree.

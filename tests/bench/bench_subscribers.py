@@ -33,7 +33,7 @@ _LONG_S = 0.01
 
 
 class Cost(NamedTuple):
-    """What one storm has cost.
+    """The cost of one storm.
 
     Attributes:
         per_record_us: CPU time of the daemon for each record, us.

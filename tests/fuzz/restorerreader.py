@@ -24,7 +24,7 @@ _CHANGED: Final = (
     ("pages.c", "static void merge_pages(", "static void real_merge_pages("),
     ("restorer.c", "answer = operation->call ==", "taken++, current = operation, answer = operation->call =="),
 )
-"""What is changed in a source: its text before, and behind. The simulated kernel must know the operation at hand."""
+"""The changes of a source: its text before, and behind. The simulated kernel must know the operation at hand."""
 _FIRST: Final = 0xFFFFFFFF
 _HEAD: Final = struct.Struct("<3I")
 _PART: Final = struct.Struct("<2IQ")

@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755])
 def test_a_file_that_its_owner_alone_may_write_is_read(path: Path, mode: int) -> None:
-    """Who else reads it is the administrator's choice: it may have a password."""
+    """The administrator chooses who else reads it: it may have a password."""
     path.write_text("x = 1")
     path.chmod(mode)
 
@@ -31,7 +31,7 @@ def test_a_file_that_its_owner_alone_may_write_is_read(path: Path, mode: int) ->
 @pytest.mark.parametrize("read", [config.load, relaysettings.load, config.required_signers, config.trusted_standbys])
 @pytest.mark.parametrize("mode", [0o660, 0o606, 0o620, 0o777])
 def test_a_file_that_others_may_write_is_refused_with_the_remedy(path: Path, mode: int, read: object) -> None:
-    """Whoever writes a configuration of root's chooses what root starts."""
+    """The writer of a configuration of root's chooses what root starts."""
     path.chmod(mode)
 
     assert callable(read)

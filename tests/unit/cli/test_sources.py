@@ -80,7 +80,7 @@ os.write(int(sys.argv[1]), b"ends ")
 
 
 def test_the_probes_are_let_go_of_when_the_verb_has_ended() -> None:
-    """Whoever closes a probe's last descriptor waits for the kernel to detach it: that is to be the child."""
+    """The one who closes a probe's last descriptor waits for the kernel to detach it: that is to be the child."""
     told, tells = os.pipe()
     verb = subprocess.Popen([sys.executable, "-c", _VERB, str(tells)], stdin=subprocess.PIPE, pass_fds=(tells,))
     os.close(tells)

@@ -149,7 +149,7 @@ async def keep(admin: "Client", republished: str) -> None:
 def test_what_the_server_publishes_for_somebody_is_no_request(
     server: servers.Server, relays: list[RelayProcess], verb: str
 ) -> None:
-    """Whoever may have it do so asks for nothing as another requester: the same bytes as a question are heard."""
+    """A user who may have it do so asks for nothing as another requester: the same bytes as a question are heard."""
     key, asked, subject = f"stolen-{verb}", f"asked-{verb}", f"ckptree.{verb}.ops.node2"
     of = {"id": key, "left_ns": 60 * 10**9}
     forged: list[messages.Message] = [

@@ -50,7 +50,7 @@ CONTENTS: Final = {"store": "nats://dumps", "list": hash_of(b""), "bytes": 9}
 
 
 def test_an_answer_to_a_cut_is_its_parts() -> None:
-    """What an older version leaves out is empty."""
+    """A part that an older version leaves out is empty."""
     found = hostanswers.cut(CUT, contents=False)
 
     assert (found.image, found.size, found.data, found.reasons) == (hash_of(b"x"), 1, b"x", ("late",))
@@ -115,7 +115,7 @@ def test_a_clock_that_runs_a_little_faster_is_steady() -> None:
     [{"allow": 5}, {"allow": [["x"]]}, {"tasks": "1"}, {"tasks": -1}, {"version": ["1"]}, {"kernel": None}],
 )
 def test_a_host_that_tells_something_else_of_itself_is_refused(change: dict[str, Any]) -> None:
-    """What it tells is printed."""
+    """Each part of it is printed."""
     told = {"version": "1", "kernel": "6", "tasks": None, "allow": ["snapshot"]}
 
     assert hostanswers.hello(told | {"more": 1}) == told

@@ -133,7 +133,7 @@ def test_an_error_of_a_kind_the_client_has_not_still_fails() -> None:
     ],
 )
 def test_an_error_whose_parts_are_of_other_types_is_one(change: dict[str, object], kind: type[CkptreeError]) -> None:
-    """Whoever may answer for a relay may answer anything."""
+    """A peer that may answer for a relay may answer anything."""
     with pytest.raises(kind) as caught:
         codec.raise_failure({"ok": False, "error": "x", "kind": "x", "exit_code": 1, "leaks": []} | change)
     assert str(caught.value) in ("x", "an error without words")

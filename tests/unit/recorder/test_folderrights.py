@@ -78,7 +78,7 @@ def test_a_folder_that_others_may_write_to_is_refused(place: Path, mode: int) ->
 
 @needs_root
 def test_a_folder_of_another_user_is_refused(place: Path) -> None:
-    """Whoever owns it may change its mode."""
+    """Its owner may change its mode."""
     os.chown(place, 4242, 4242)
     with pytest.raises(HostError, match="it belongs to user 4242, who could remove or forge what is recorded"):
         folderrights.refuse_writers(place)

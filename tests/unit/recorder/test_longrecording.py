@@ -115,7 +115,7 @@ def test_what_comes_at_leisure_takes_less_on_disk(tmp_path: Path, monkeypatch: p
 
 
 def test_a_block_that_comes_fast_takes_no_more_on_disk_than_with_larger_tables(tmp_path: Path) -> None:
-    """Those of the library's own level, which do not stay in a cache."""
+    """The tables of the library's own level, which do not stay in a cache."""
     longrecording.make(tmp_path, _RECORDS, _LIVE, pid_max=1000, interval=_RECORDS)
     contents = [each.content(block) or b"" for each in Recording(tmp_path).segments for block in each.tapes]
     ours, theirs = compression.fast(), zstandard.ZstdCompressor(level=compression._FAST)
@@ -161,7 +161,7 @@ def test_a_keyframe_is_compressed_thoroughly_at_any_pace() -> None:
 def test_a_writer_naps_no_longer_than_a_block_or_a_message_may_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it finds behind the nap counts as old as the bell. A nap that did not end would last for an hour here."""
+    """A record behind the nap counts as old as the bell. A nap that did not end would last for an hour here."""
     monkeypatch.setattr(writer, "_NAP_S", 3600.0)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel.create(1 << 20)

@@ -36,7 +36,7 @@ def test_a_loss_is_in_doubt_until_the_sweep_that_repairs_it_has_ended() -> None:
 
 
 def test_a_record_that_is_none_leaves_the_time_of_the_last_one() -> None:
-    """Whoever keeps the state before it asks for that time."""
+    """A caller that keeps the state before it asks for that time."""
     taped = TapedWatch(1)
     taped.kernel.fork(taped.kernel.init)
     taped.watch.drain()
