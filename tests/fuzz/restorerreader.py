@@ -3,19 +3,15 @@
 
 import re
 import struct
-import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
-from agent.errors import CkptreeError
 from agent.restart.contents.filling import RESTORER
+from tests.fuzz.sanitizedprogram import CALL, SanitizedProgram
 
 _SOURCE: Final = Path(__file__).with_suffix(".c")
-_CALL: Final = re.compile(r"static inline long (call6\([^)]*\))\n\{.*?\n\}\n", re.DOTALL)
 _CLONE: Final = re.compile(r"static inline long clone3_call\(.*?\n\}\n", re.DOTALL)
-_OPTIONS: Final = ("-std=gnu11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-w")
 _SOURCES: Final = (
     *("restorer.c", "pages.c", "pages.h", "ring.c", "ring.h", "fill.h"),
     *("stage.c", "stage.h", "state.h", "control.h", "program.h"),
@@ -71,7 +67,7 @@ class Staged(NamedTuple):
     answer: int
 
 
-class RestorerReader:
+class RestorerReader(SanitizedProgram):
     """The reader; use it as a context.
 
     Args:
@@ -81,7 +77,7 @@ class RestorerReader:
     def __init__(self, folder: Path) -> None:
         helper = RESTORER.parent
         calls = (helper / "kernel_calls.h").read_text()
-        (folder / "kernel_calls.h").write_text(_CLONE.sub("", _CALL.sub(r"long \1;\n", calls)))
+        (folder / "kernel_calls.h").write_text(_CLONE.sub("", CALL.sub(r"long \1;\n", calls)))
         for name in _SOURCES:
             text = (helper / name).read_text()
             for source, before, behind in _CHANGED:
@@ -89,27 +85,7 @@ class RestorerReader:
                     assert text.count(before) == 1, f"{name} has no {before!r}"
                     text = text.replace(before, behind)
             (folder / name).write_text(text)
-        program = folder / "restorerreader"
-        made = subprocess.run(
-            ["gcc", *_OPTIONS, f"-I{folder}", "-o", program, _SOURCE], capture_output=True, text=True, check=False
-        )
-        if made.returncode:
-            raise CkptreeError(made.stderr)
-        self._process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the program."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
-        self._process.wait()
+        super().__init__(_SOURCE, folder)
 
     def take(self, state_bytes: int, threads: int, parts: Sequence[ProgramPart]) -> Taken:
         """Have a process's program taken by all its threads, one after the other, where each call succeeds.
@@ -125,7 +101,7 @@ class RestorerReader:
         told = [_HEAD.pack(state_bytes, threads, len(parts))]
         for word, at, content in parts:
             told += (_PART.pack(_FIRST if word is None else word, len(content), at), content)
-        return Taken(*self._answer(told))
+        return Taken(*self.ask(told, len(Taken._fields)))
 
     def make_stage(self, section: bytes) -> Staged:
         """Have the stage of a tree made.
@@ -136,15 +112,5 @@ class RestorerReader:
         Raises:
             AssertionError: the helper has read what is not there, or would map or read beside the stage; it has said so.
         """
-        *found, _ = self._answer([_STAGE.pack(0, len(section)), section])
+        *found, _ = self.ask([_STAGE.pack(0, len(section)), section], len(Taken._fields))
         return Staged(*found)
-
-    def _answer(self, told: Sequence[bytes]) -> list[int]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.writelines(told)
-            self._process.stdin.flush()
-        words = self._process.stdout.readline().split()
-        assert len(words) == len(Taken._fields), "the restorer in C has read what is not there"
-        return list(map(int, words))

@@ -204,6 +204,17 @@ def test_a_flood_is_refused_and_takes_bounded_memory(server: servers.Server, rel
     assert psutil.Process(relay.process.pid).memory_info().rss - before < 100 << 20
 
 
+def a_permission(folder: Path) -> str:
+    """Return a configuration that lets ops have the tree of process 1 dumped, by the service of a folder."""
+    return f"""restart_socket = "{folder}/service.sock"
+allow = ["snapshot"]
+[[dump]]
+requester = "ops"
+roots = ["1"]
+store = "nats://dumps"
+"""
+
+
 def answers_beside(
     server: servers.Server, host: str, waiting: list[tuple[str, bytes]], *requests: tuple[str, bytes]
 ) -> list[dict[str, Any]]:
@@ -239,17 +250,10 @@ def test_who_may_ask_for_one_thing_keeps_nobody_from_another(server: servers.Ser
 
 def test_dumps_that_wait_hold_up_nothing_else(server: servers.Server, tmp_path: Path) -> None:
     """Each takes a thread of its own, and there are some; one more is refused at once."""
-    rule = f"""restart_socket = "{tmp_path}/service.sock"
-allow = ["snapshot"]
-[[dump]]
-requester = "ops"
-roots = ["1"]
-store = "nats://dumps"
-"""
     dumps = [("dump.ops", messages.pack(a_cut(f"d{number}", requester="ops", left_ns=60 * S))) for number in range(9)]
     with (
         socket.socket(socket.AF_UNIX) as silent,
-        a_relay(tmp_path, "waits", f"nats://{server.address}", more=rule, image=True),
+        a_relay(tmp_path, "waits", f"nats://{server.address}", more=a_permission(tmp_path), image=True),
     ):
         silent.bind(str(tmp_path / "service.sock"))
         silent.listen(16)
@@ -345,13 +349,6 @@ def test_a_relay_without_a_server_says_that_it_tries_again(tmp_path: Path) -> No
 
 def test_a_dump_goes_to_the_service_that_has_the_rights(server: servers.Server, tmp_path: Path) -> None:
     """The requester is the one whom the subject names. The answer has what the service says; without one it is named."""
-    rule = f"""restart_socket = "{tmp_path}/service.sock"
-allow = ["snapshot"]
-[[dump]]
-requester = "ops"
-roots = ["1"]
-store = "nats://dumps"
-"""
     contents = {"store": "nats://dumps", "list": hash_of(b""), "bytes": 1}
     answer = {"ok": True, "image": b"tree", "before_ns": 1, "after_ns": 2, "tasks": 3, "complete": True, "reasons": []}
     got: list[dict[str, Any]] = []
@@ -360,7 +357,7 @@ store = "nats://dumps"
         got.extend(codec.Decoder(1 << 20).feed(connection.recv(1 << 20)))
         connection.sendall(codec.encode({**answer, "contents": contents}))
 
-    with a_relay(tmp_path, "dumps", f"nats://{server.address}", more=rule, image=True):
+    with a_relay(tmp_path, "dumps", f"nats://{server.address}", more=a_permission(tmp_path), image=True):
         request = a_cut("d", requester="ops", end=True)
         forged = {**request, "requester": "eve"}
         failed, refused = sent(
