@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bytes of a file that may be cut short, removed or replaced while it is read."""
 
+import errno
 import gc
 import os
 from pathlib import Path
@@ -103,8 +104,10 @@ def test_a_hole_is_passed_over(tmp_path: Path) -> None:
         os.truncate(path, at)
         with path.open("ab") as file:
             file.write(head + bytes(stored))
-    except OSError:
-        pytest.skip("the file system has no such files")
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        pytest.skip("no file of this file system may have a terabyte")
     data = FileBytes(path)
     found = list(segment.blocks(data, 0, data.data_from))
     assert [each and each.begin for each in found] == [None, at]
