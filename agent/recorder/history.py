@@ -238,6 +238,9 @@ class NumberHistory:
 
     def _begin(self) -> None:
         """Take the task that has the number at the first instant."""
+        gap = self._recording.first_gap if self._since.missing else None
+        if gap is not None:
+            self._mark([], gap, reboot=False)
         found = self._recording.table_at(self._since)
         if found.stream.next < self._since.order:
             self._mark_unknown(found.stream.next, self._since)
@@ -301,11 +304,12 @@ class NumberHistory:
             lives = self._unended(gap.run)
             if (gap.next_run, gap.next) <= (self._since.run, self._since.order):
                 continue
-            boots = [self._recording.runs[each].boot_id for each in (gap.run, gap.next_run)]
-            self._mark(lives, gap, reboot=boots[0] != boots[1])
+            boots = [each.boot_id for each in self._recording.runs[gap.run : gap.next_run + 1]]
+            same_boot = boots[0] == boots[-1]  # nothing is known of a run behind the last one
+            self._mark(lives, gap, reboot=not same_boot)
             is_within = (gap.next_run, gap.next) <= (self._until.run, self._until.order)
             if gap.why != _DAMAGED_BLOCK and is_within:
-                self._meet(lives, gap, same_boot=boots[0] == boots[1])
+                self._meet(lives, gap, same_boot=same_boot)
 
     def _mark(self, lives: list[list[Said]], gap: Gap, *, reboot: bool) -> None:
         """Mark a gap in the lives that go on; where none does, it stands apart: a life may be in it."""

@@ -4,8 +4,9 @@
 Opening reads the head of each segment, and little more. A daemon may write to the folder meanwhile.
 """
 
+import contextlib
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any, Final
 from agent.capture import memoryreader
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchTimeError, UsageError
-from agent.recorder import folder, segment, tape, tapesegment
+from agent.recorder import folder, lostsegment, segment, tape, tapesegment
 from agent.recorder.facts import Gap, Instant, NumberRun, Replayed
+from agent.recorder.filebytes import DroppedError
 from agent.recorder.instant import written
+from agent.recorder.lostsegment import LostSegment
 from agent.recorder.replay import Replayer
 from agent.recorder.tapesegment import TapeSegment
 from agent.recorder.timesearch import search
@@ -57,19 +60,29 @@ class Recording:
         self.folder = place
         self.segments: list[TapeSegment] = []
         self._standing: tuple[tuple[int, int], Replayer] | None = None
+        self._lost: list[LostSegment] = []  # behind the last one that can be read
+        self._lost_first: tuple[LostSegment, ...] = ()  # in front of the first one
         for each in folder.stored(place):
             try:
                 facts, begin = tapesegment.head_of(each.path)
-            except (OSError, segment.DamagedError):
-                continue  # dropped meanwhile, or its head is damaged: the one behind it joins nothing then
+            except FileNotFoundError:
+                continue  # dropped meanwhile
+            except (OSError, segment.DamagedError) as error:
+                self._lose(each.path, error.strerror or "" if isinstance(error, OSError) else str(error))
+                continue  # the one behind it joins nothing then
             last = self.segments[-1] if self.segments else None
             new = last is None or (last.facts.boot_id, last.facts.ring) != (facts.boot_id, facts.ring)
             is_placed = last is None or new or not facts.continues or last.facts.sequence < facts.sequence
             if facts.first != each.first or not is_placed:
-                continue  # it is not in the place where it was written: as one that is missing
+                self._lose(each.path, lostsegment.MISPLACED)
+                continue  # as one that is missing
+            if not self.segments:
+                self._lost_first = tuple(self._lost)
+            self._lost.clear()
             self.segments.append(TapeSegment(each.path, facts, begin, (last.run + new) if last else 0))
         if not self.segments:
-            raise NoRecordingError(f"{place}: there is no recording in it")
+            also = f" that can be read: {_named(self._lost)}" if self._lost else ""
+            raise NoRecordingError(f"{place}: there is no recording in it{also}")
         self.runs = tuple(self._run(index) for index in range(self.segments[-1].run + 1))
 
     @property
@@ -77,11 +90,20 @@ class Recording:
         """The fields of agent.model.Header of the host, as of the newest segment."""
         return self.segments[-1].facts.host
 
+    def _lose(self, path: Path, why: str) -> None:
+        with contextlib.suppress(DroppedError):
+            if (found := lostsegment.lost(path, why)) is not None:
+                self._lost.append(found)
+
     def _run(self, index: int) -> NumberRun:
         mine = [each for each in self.segments if each.run == index]
         first, last = mine[0].facts, mine[-1]
         begin = Instant(index, first.first, first.realtime_ns, first.boottime_ns, 0)
+        if not index and self._lost_first:
+            begin = begin._replace(missing=f"the recording is damaged in front of #{begin.order}")
         end = Instant(index, last.end_next, last.known_ns + last.end_ahead_ns, last.known_ns, 0)
+        if last is self.segments[-1] and (self._lost or not last.ends_whole):
+            end = end._replace(missing=self._damaged(end._replace(order=last.next), None))
         return NumberRun(first.boot_id, first.ring, begin, end, last.ended)
 
     # ---- instants --------------------------------------------------------------------------------------------------
@@ -218,6 +240,9 @@ class Recording:
                 why = facts.why or DAMAGED
                 ended_ns = before.known_ns + before.end_ahead_ns
                 found.append(Gap(before.run, following, behind.run, facts.first, ended_ns, facts.realtime_ns, why))
+        end = self.runs[-1].last
+        if end.missing:
+            found.append(self._last_gap(end.run, end.order, end.time_ns))
         return tuple(found)
 
     def gap(self, run: int, order: int, boottime_ns: int) -> Gap | None:
@@ -236,9 +261,24 @@ class Recording:
                 why = facts.why or DAMAGED
                 return Gap(run, order, each.run, facts.first, boottime_ns + ahead_ns, facts.realtime_ns, why)
         end = self.runs[-1].last
-        if (run, order) < (end.run, end.order):
-            return Gap(run, order, end.run + 1, end.order, boottime_ns + self._end_ahead_ns(run), end.time_ns, DAMAGED)
+        if (run, order) < (end.run, end.order) or end.missing:
+            return self._last_gap(run, order, boottime_ns + self._end_ahead_ns(run))
         return None
+
+    def _last_gap(self, run: int, order: int, from_ns: int) -> Gap:
+        """Return the gap that reaches up to the end of the recording; the segments that are lost there are in it."""
+        end = self.runs[-1].last
+        behind = max([end.order, *(each.next for each in self._lost)])
+        until_ns = max([end.time_ns, *(each.until_ns for each in self._lost)])
+        return Gap(run, order, end.run + 1, behind, from_ns, until_ns, _named(self._lost) or DAMAGED)
+
+    @property
+    def first_gap(self) -> Gap | None:
+        """The gap in front of the first segment that can be read, where others cannot; it begins at an unknown time."""
+        begin = self.runs[0].first
+        if not self._lost_first:
+            return None
+        return Gap(0, begin.order, 0, begin.order, begin.time_ns, begin.time_ns, _named(self._lost_first))
 
     def ahead_ns(self, run: int, order: int) -> int:
         """Return by how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME behind the segment that has a number, ns."""
@@ -249,10 +289,11 @@ class Recording:
         return [each.end_ahead_ns for each in self.segments if each.run == run][-1]
 
     def _said(self) -> str:
-        return ", ".join(
+        runs = (
             f"#{run.first.order} to #{run.last.order} ({_date(run.first.time_ns)} to {_date(run.last.time_ns)})"
             for run in self.runs
         )
+        return "; ".join([", ".join(runs), *filter(None, (_named(self._lost_first), _named(self._lost)))])
 
     # ---- replays ---------------------------------------------------------------------------------------------------
 
@@ -313,6 +354,13 @@ class Recording:
             reasons.append(f"the recording is missing #{found.order} to #{instant.order - 1}: this is the state before")
         reasons += found.doubts()
         return Replayed(instant, found.table, found.stream, found.is_in_doubt, tuple(reasons))
+
+
+def _named(segments: Sequence[LostSegment]) -> str:
+    """Return a text that names segments, the last ones where there are many."""
+    earlier = len(segments) - _MOST_NAMED
+    also = [f"{earlier} earlier ones cannot be read"] if earlier > 0 else []
+    return "; ".join([*also, *map(str, segments[-_MOST_NAMED:])])
 
 
 def _may_be_between(before: TapeSegment, behind: TapeSegment, time_ns: int) -> bool:

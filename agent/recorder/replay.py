@@ -84,6 +84,11 @@ class Replayer:
         return self._entry is None and not self._held
 
     @property
+    def at_end(self) -> bool:
+        """True where the tape has no more entries, though records that have come too early may wait."""
+        return self._entry is None
+
+    @property
     def ahead_ns(self) -> int:
         """By how much CLOCK_REALTIME is ahead of CLOCK_BOOTTIME at this point, ns."""
         return self._ahead_ns

@@ -117,7 +117,7 @@ class Retelling:
             self._feed.settle()
             yield self._taken()
             gap = None
-            if self._replay.exhausted and not self._listener.ended:
+            if self._replay.at_end and not self._listener.ended:
                 gap = self._recording.gap(self._run, self._replay.order, self._replay.boottime_ns)
             if gap is None or not self._has(gap):
                 return
@@ -141,6 +141,7 @@ class Retelling:
         span = self._span
         if span.root is None:
             self._listen((), self._reader.space(self._replay.table, self._boot_id))
+            self._tell_first_gap()
             if span.present:
                 self._tell_present()
             return
@@ -149,6 +150,7 @@ class Retelling:
         self._run, self._ahead_ns = found.run, replay.ahead_ns
         self._entries = replay.steps(self._limit())
         self._listen((found.task,), found.namespace)
+        self._tell_first_gap()
         if not found.is_later:
             if span.present:
                 self._tell_present()
@@ -168,6 +170,13 @@ class Retelling:
         kinds = (*self._span.kinds, ARGUMENTS) if self._span.arguments else self._span.kinds
         self._listener = _Unbounded(self._reader.viewer, namespace, roots, kinds, replay.order)
         self._feed.add(self._listener, int)
+
+    def _tell_first_gap(self) -> None:
+        """Tell the gap in front of the recording, where the span begins with that."""
+        gap = self._recording.first_gap if self._span.since.missing else None
+        if gap is not None:
+            self._say("gap", **self._of_gap(gap))
+            self._say("resync")
 
     def _tell_present(self) -> None:
         """Tell the tasks that there are as assumed births, parents first."""

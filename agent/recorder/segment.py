@@ -14,12 +14,18 @@ wrong too, the next head is searched for.
 Grammar (little endian)::
 
     segment  := head, block*
-    head     := "ckptape\\0", u32 version, u32 bytes of facts, u32 CRC-32 of facts, u32 0, facts (JSON, UTF-8)
-    block    := "ckptblk\\0", u32 kind, u32 codec, u32 stored bytes, u32 bytes, u64 first, u64 next, u64 first_ns,
-                u64 last_ns, i64 ahead_ns, u32 CRC-32 of the stored bytes, u32 CRC-32 of the head so far, stored bytes
+    head     := "ckptape\\0", u32 version, u32 bytes of facts, u32 CRC-32 of facts, u32 before, facts (JSON, UTF-8)
+    block    := "ckptblk\\0", u32 kind, u8 codec, u24 number, u32 stored bytes, u32 bytes, u64 first, u64 next,
+                u64 first_ns, u64 last_ns, i64 ahead_ns, u32 CRC-32 of the stored bytes, u32 CRC-32 of the head so far,
+                stored bytes
     kind     := 1: a tape (agent.recorder.tape) | 2: the keyframe (agent.capture.memorywriter)
               | 3: the index | 4: the place of the index (agent.recorder.blockindex)
     codec    := 0: as it is | 1: Zstandard, one frame
+
+``number`` counts the blocks of a segment, from 1 on, and behind the largest from 1 on again: so a block that is missing,
+doubled, or not in its place is noticed, also where it has no records. ``before`` is the number of the last block in front
+of the index of the segment that this one goes on from. 0: none is told, as by an older program, and in the place of the
+index.
 
 A reader passes over blocks of a kind that it does not know, so a new kind makes no new version. A segment that is
 complete ends with its index and the place of it; one that is written, that a crash has ended, or that an older program has
@@ -54,6 +60,8 @@ BLOCK_HEAD: Final = _BLOCK.size
 MOST_HEAD: Final = 1 << 17
 """Bytes in which the head of a segment has room."""
 _BEFORE_CHECK: Final = _BLOCK.size - 4
+_NUMBER_SHIFT: Final = 8
+_CODEC: Final = (1 << _NUMBER_SHIFT) - 1
 _MOST_FACTS: Final = 1 << 16
 _FACTS_BELOW: Final = 1 << 63  # a bound of the numbers among them
 MOST_BYTES: Final = 1 << 30
@@ -61,6 +69,8 @@ MOST_BYTES: Final = 1 << 30
 MOST_TAPE_BYTES: Final = 1 << 25
 """The most bytes of a block of the tape: a writer begins another one behind half a megabyte (agent.recorder.compression),
 and an entry has less than the 16 megabytes of the channel (agent.daemon.recording)."""
+MOST_NUMBER: Final = (1 << 24) - 1
+"""The largest number of a block."""
 _WINDOW: Final = 1 << 20  # bytes that are searched at once
 
 Data = memoryview | bytes
@@ -115,7 +125,7 @@ class Block(NamedTuple):
 
     Attributes:
         at: offset of its stored bytes in the segment.
-        kind, codec, stored, size, first, next, first_ns, last_ns, ahead_ns, check: see the grammar.
+        kind, codec, stored, size, first, next, first_ns, last_ns, ahead_ns, check, number: see the grammar.
     """
 
     at: int
@@ -129,6 +139,7 @@ class Block(NamedTuple):
     last_ns: int
     ahead_ns: int
     check: int
+    number: int = 0
 
     @property
     def begin(self) -> int:
@@ -141,10 +152,15 @@ class Block(NamedTuple):
         return self.at + self.stored
 
 
-def head(facts: SegmentFacts) -> bytes:
-    """Return the head of a segment."""
+def head(facts: SegmentFacts, before: int = 0) -> bytes:
+    """Return the head of a segment.
+
+    Args:
+        facts: the facts in it.
+        before: see the grammar.
+    """
     said = json.dumps(asdict(facts), separators=(",", ":")).encode()
-    return _HEAD.pack(MAGIC, VERSION, len(said), zlib.crc32(said), 0) + said
+    return _HEAD.pack(MAGIC, VERSION, len(said), zlib.crc32(said), before) + said
 
 
 def most_of_head(begun: Data) -> int:
@@ -152,6 +168,13 @@ def most_of_head(begun: Data) -> int:
     if len(begun) < _HEAD.size:
         return len(begun)
     return _HEAD.size + min(int(_HEAD.unpack_from(begun)[2]), _MOST_FACTS)
+
+
+def is_begun(data: Sliceable) -> bool:
+    """Return True if bytes are the beginning of a head that is not all there."""
+    begun = data[: _HEAD.size]
+    is_head = MAGIC.startswith(bytes(begun[: len(MAGIC)]))
+    return is_head and (len(begun) < _HEAD.size or len(data) < most_of_head(begun))
 
 
 def read_head(data: Data) -> tuple[SegmentFacts, int]:
@@ -200,18 +223,25 @@ def _check_types(said: Any) -> None:
 
 
 def block(
-    kind: int, stored: Data, size: int, numbers: tuple[int, int], times_ns: tuple[int, int, int], codec: int = ZSTD
+    kind: int,
+    stored: Data,
+    size: int,
+    numbers: tuple[int, int],
+    times_ns: tuple[int, int, int],
+    codec: int = ZSTD,
+    number: int = 0,
 ) -> tuple[bytes, Data]:
     """Return a block as its head and its stored bytes.
 
     Args:
-        kind, codec: see the grammar.
+        kind, codec, number: see the grammar.
         stored: the bytes as stored.
         size: their length before compression.
         numbers: first and next.
         times_ns: first_ns, last_ns and ahead_ns.
     """
-    begun = _BLOCK.pack(BLOCK_MAGIC, kind, codec, len(stored), size, *numbers, *times_ns, zlib.crc32(stored), 0)
+    how = codec | number << _NUMBER_SHIFT
+    begun = _BLOCK.pack(BLOCK_MAGIC, kind, how, len(stored), size, *numbers, *times_ns, zlib.crc32(stored), 0)
     return begun[:_BEFORE_CHECK] + struct.pack("<I", zlib.crc32(begun[:_BEFORE_CHECK])), stored
 
 
@@ -219,6 +249,17 @@ def facts_check(data: Sliceable) -> int:
     """Return CRC-32 of the facts of a head that is read already; 0 where it is not there any more."""
     head = data[: _HEAD.size]
     return int(_HEAD.unpack(head)[3]) if len(head) == _HEAD.size else 0
+
+
+def blocks_before(data: Sliceable) -> int:
+    """Return the number of the last block of the segment before, as a head that is read already tells; 0: it does not."""
+    head = data[: _HEAD.size]
+    return int(_HEAD.unpack(head)[4]) if len(head) == _HEAD.size else 0
+
+
+def number_behind(number: int) -> int:
+    """Return the number of the block behind one; 0: behind the head."""
+    return number % MOST_NUMBER + 1
 
 
 def begin_of_last(data: Sliceable, size: int) -> int:
@@ -231,10 +272,10 @@ def block_at(data: Sliceable, at: int) -> Block | None:
     head = data[at : at + _BLOCK.size] if at >= 0 else b""
     if len(head) < _BLOCK.size:
         return None
-    magic, *told, own = _BLOCK.unpack(head)
+    magic, kind, how, *told, own = _BLOCK.unpack(head)
     if magic != BLOCK_MAGIC or zlib.crc32(head[:_BEFORE_CHECK]) != own:
         return None
-    found = Block(at + _BLOCK.size, *told)
+    found = Block._make((at + _BLOCK.size, kind, how & _CODEC, *told, how >> _NUMBER_SHIFT))
     most = MOST_TAPE_BYTES if found.kind == TAPE else MOST_BYTES
     return found if max(found.stored, found.size) <= most else None
 

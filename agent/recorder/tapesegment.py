@@ -39,6 +39,30 @@ class Hole(NamedTuple):
     ahead_ns: int
 
 
+class BlockChain:
+    """The numbers that tell that blocks follow each other.
+
+    Args:
+        first: the number of the record expected before the first block.
+    """
+
+    def __init__(self, first: int) -> None:
+        self._record = first
+        self._number = 0
+
+    def joins(self, block: segment.Block) -> bool:
+        """Return True if a block may follow the last one that was taken; one of an older program has no number."""
+        if block.number and block.number != segment.number_behind(self._number):
+            return False
+        return block.kind != segment.TAPE or block.first == self._record
+
+    def take(self, block: segment.Block) -> None:
+        """Take the next block."""
+        self._number = block.number or self._number
+        if block.kind == segment.TAPE:
+            self._record = block.next
+
+
 class TapeSegment:
     """A segment's file.
 
@@ -55,6 +79,7 @@ class TapeSegment:
         self._data: FileBytes | None = None
         self._blocks: list[segment.Block | None] | None = None
         self._known_ns: int | None = None
+        self._last_number: int | None = None
 
     @property
     def ahead_ns(self) -> int:
@@ -65,20 +90,25 @@ class TapeSegment:
     def blocks(self) -> list[segment.Block | None]:
         """Its blocks, and None for each damaged span, as of the first look; none where the file has gone meanwhile.
 
-        None, too, is in front of a block of the tape that does not go on where the one before it has ended: whole blocks
-        are missing, or are not in the place where they were written.
+        None, too, is in front of a block that has not the number behind that of the one before it, and in front of one of
+        the tape that does not go on where the one before it has ended: whole blocks are missing, or are not in the place
+        where they were written.
         """
         if self._blocks is None:
             self._blocks = list(self._chained(segment.blocks(self._bytes(), self._begin, self._bytes().data_from)))
         return self._blocks
 
     def _chained(self, found: Iterator[segment.Block | None]) -> Iterator[segment.Block | None]:
-        expected, last = self.facts.first, True
+        chain, last, end = BlockChain(self.facts.first), True, self._begin
+        index_at = self._index_at()
         for block in found:
-            if block is not None and block.kind == segment.TAPE:
-                if block.first != expected and last:
-                    yield None
-                expected = block.next
+            if block is None and end == index_at:
+                continue  # the index is damaged, and what it helps to find is whole
+            if block is not None and not chain.joins(block) and last:
+                yield None
+            if block is not None:
+                chain.take(block)
+                end = block.end
             last = block is not None
             yield block
 
@@ -91,12 +121,12 @@ class TapeSegment:
             broken |= block is None
             if block is None or block.kind != segment.TAPE:
                 continue
-            if broken and block.first != number:
+            if broken:
                 first, behind = sorted((number, block.first))
                 found.append(Hole(first, behind, ns, max(ns, block.first_ns), ahead_ns))
             number, ns, ahead_ns, broken = block.next, max(ns, block.last_ns), block.ahead_ns, False
-        if (self.sealed_next or 0) > number:
-            found.append(Hole(number, self.sealed_next or 0, ns, ns, ahead_ns))
+        if (self.sealed_next or 0) > number or (broken and self.sealed_next is not None):
+            found.append(Hole(number, max(number, self.sealed_next or 0), ns, ns, ahead_ns))
         return found
 
     def blocks_from(self, at: int) -> Iterator[segment.Block]:
@@ -205,13 +235,44 @@ class TapeSegment:
             and self.run == before.run
             and self.facts.sequence == before.facts.sequence + 1
             and self.facts.first == (before.next if following is None else following)
+            and segment.blocks_before(self._bytes()) in (0, before.last_number)
+            and not before.breaks_off
         )
+
+    @property
+    def breaks_off(self) -> bool:
+        """True where its end is damaged, or not all there: a tape that goes on in another segment has no such end."""
+        if self.sealed_next is not None:
+            return False
+        last = self.blocks[-2:]
+        return last[-1:] == [None] and not any(block and block.kind == segment.INDEX for block in last)
+
+    @property
+    def last_number(self) -> int:
+        """The number of its last block in front of the index; 0: it has none, as of an older program."""
+        if self._last_number is None:
+            index = self._index_block()
+            if index is not None and index.number > 1:
+                self._last_number = index.number - 1
+            else:
+                own = (block for block in reversed(self.blocks) if block is not None and block.kind != segment.INDEX)
+                self._last_number = next((block.number for block in own if block.number), 0)
+        return self._last_number
 
     @property
     def is_sound(self) -> bool:
         """True where no block of its tape is damaged; what a writer that was broken off left of a last one is none."""
         blocks = self.blocks[:-1] if self.blocks[-1:] == [None] else self.blocks
         return all(block is not None and (block.kind != segment.TAPE or self.is_whole(block)) for block in blocks)
+
+    @property
+    def ends_whole(self) -> bool:
+        """True where no block of its tape is missing, and none behind the last record is damaged."""
+        blocks = self.blocks[:-1] if self.blocks[-1:] == [None] else self.blocks
+        if None in blocks:
+            return False
+        behind = takewhile(lambda block: block.next == block.first, reversed(self.all_tapes))
+        return all(self.is_whole(block) for block in behind)
 
     def stored(self, block: segment.Block) -> bytes:
         """Return the stored bytes of a block."""
@@ -255,15 +316,21 @@ class TapeSegment:
         sealed = place is not None and (place.kind, place.stored) == (segment.PLACE, blockindex.PLACE.size)
         return place if sealed else None
 
+    def _index_at(self) -> int:
+        """Return the offset of its index; negative: it has no whole place of one."""
+        place = self._place()
+        content = self.content(place) if place is not None else None
+        return int(blockindex.PLACE.unpack(content)[0]) if content is not None else -1
+
+    def _index_block(self) -> segment.Block | None:
+        block = segment.block_at(self._bytes(), self._index_at())
+        return block if block is not None and block.kind == segment.INDEX else None
+
     def index(self) -> list[blockindex.BlockNumbers] | None:
         """Return its index; None where it has none, or a damaged one."""
-        data, place = self._bytes(), self._place()
-        content = self.content(place) if place is not None else None
-        block = segment.block_at(data, blockindex.PLACE.unpack(content)[0]) if content is not None else None
-        if block is None or block.kind != segment.INDEX:
-            return None
-        content = self.content(block)
-        return blockindex.unpack(content, segment.facts_check(data)) if content is not None else None
+        block = self._index_block()
+        content = self.content(block) if block is not None else None
+        return blockindex.unpack(content, segment.facts_check(self._bytes())) if content is not None else None
 
     def about(self, number: int) -> list[tuple[segment.Block | Hole, int]]:
         """Return the blocks of its tape that may have records about a number (agent.recorder.blockindex).

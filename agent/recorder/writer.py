@@ -80,6 +80,7 @@ class TapeWriter:
         self._rung_s = 0.0  # when the bell rang for what is taken now; 0: it did not
         self._rows: list[blockindex.BlockNumbers] | None = []
         self._facts_check = 0
+        self._number = 0  # of the last block of the segment
         self._synced = self._reported = 0.0
         self._keyframes: dict[int, tuple[int, bytearray]] = {}
         self._pipes: list[int] = []
@@ -271,7 +272,8 @@ class TapeWriter:
         self._ahead_ns = self._ahead_before_ns = int(said["realtime_ns"]) - int(said["boottime_ns"])
         self._rows = []
         facts = segment.SegmentFacts(sequence=self._sequence, **{key: said[key] for key in said if key != "keyframe"})
-        begun = segment.head(facts)
+        begun = segment.head(facts, self._number if facts.continues else 0)
+        self._number = 0
         self._facts_check = segment.facts_check(begun)
         try:
             self._output.begin(folder.name_of(self._sequence, self._next), begun)
@@ -281,7 +283,8 @@ class TapeWriter:
         self._trim()
 
     def _append(self, kind: int, data: Data, numbers: tuple[int, int], times_ns: tuple[int, int]) -> None:
-        head, stored = self._block(kind, data, numbers, times_ns)
+        self._number = segment.number_behind(self._number)
+        head, stored = self._block(kind, data, numbers, times_ns, self._number)
         self._raw_bytes += len(data)
         if kind == segment.TAPE:
             self._note_numbers(data, head)
@@ -296,11 +299,11 @@ class TapeWriter:
             self._kept.trim(Clocks.now())
 
     def _block(
-        self, kind: int, data: Data, numbers: tuple[int, int], times_ns: tuple[int, int] = (0, 0)
+        self, kind: int, data: Data, numbers: tuple[int, int], times_ns: tuple[int, int] = (0, 0), number: int = 0
     ) -> tuple[bytes, Data]:
         codec = segment.PLAIN if kind == segment.PLACE else segment.ZSTD
         stored = self._compression.stored(kind, data) if codec == segment.ZSTD else data
-        return segment.block(kind, stored, len(data), numbers, (*times_ns, self._ahead_ns), codec)
+        return segment.block(kind, stored, len(data), numbers, (*times_ns, self._ahead_ns), codec, number)
 
     def _note_numbers(self, entries: Data, head: bytes) -> None:
         """Note the numbers of a block that is written next."""
@@ -317,8 +320,10 @@ class TapeWriter:
         if self._output.is_open and self._rows is not None:
             numbers = int(self._facts["first"]), self._next
             place = blockindex.PLACE.pack(self._output.size)
+            index = blockindex.pack(self._rows, self._facts_check)
+            behind = segment.number_behind(self._number)
             with contextlib.suppress(OSError):
-                self._output.write(*self._block(segment.INDEX, blockindex.pack(self._rows, self._facts_check), numbers))
+                self._output.write(*self._block(segment.INDEX, index, numbers, number=behind))
                 self._output.write(*self._block(segment.PLACE, place, numbers))
         self._output.close()
 

@@ -235,8 +235,8 @@ def _has_clocks(content: bytes) -> bool:
 
 def _moved(of: TapeSegment, facts: segment.SegmentFacts, clocks: set[segment.Block], by_ns: int) -> bytes:
     """Return a segment under other facts, CLOCK_REALTIME being ahead by more."""
-    out = bytearray(segment.head(facts))
-    check = segment.facts_check(segment.head(facts))
+    out = bytearray(segment.head(facts, segment.blocks_before(of.path.read_bytes())))
+    check = segment.facts_check(bytes(out))
     rows: list[blockindex.BlockNumbers] = []
     numbers = iter(of.index() or ())
     for block in of.blocks:
@@ -253,7 +253,7 @@ def _moved(of: TapeSegment, facts: segment.SegmentFacts, clocks: set[segment.Blo
         elif block in clocks:
             content, codec = _later(of.content(block) or b"", by_ns), segment.PLAIN
         times_ns = (block.first_ns, block.last_ns, block.ahead_ns + by_ns)
-        head, kept = segment.block(block.kind, content, size, (block.first, block.next), times_ns, codec)
+        head, kept = segment.block(block.kind, content, size, (block.first, block.next), times_ns, codec, block.number)
         if block.kind == segment.TAPE:
             row, new = next(numbers), segment.block_at(head, 0)
             assert new is not None

@@ -133,7 +133,7 @@ def _encoded(piece: Piece, at: int, head: int, chance: random.Random, *, harmed:
     if kind == segment.PLACE and not harmed and len(content) == blockindex.PLACE.size:
         content = blockindex.PLACE.pack(max(at - 64, head))
     packed = content if codec == segment.PLAIN else _COMPRESS(content)
-    made = segment.block(kind, packed, len(content) if size is None else size, numbers, times, codec)
+    made = segment.block(kind, packed, len(content) if size is None else size, numbers, times, codec, block.number)
     return b"".join(map(bytes, made))
 
 
