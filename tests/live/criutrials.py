@@ -35,6 +35,7 @@ class Row(NamedTuple):
         state: ``running``, ``stopped`` or ``zombie``.
         code: raw wait status of a zombie.
         name: that of its first thread.
+        users: its user ids: real, effective, saved, that for files.
     """
 
     pid: int
@@ -47,6 +48,7 @@ class Row(NamedTuple):
     exit_signal: int
     threads: int
     name: str
+    users: str
 
 
 class Trial(NamedTuple):
@@ -220,10 +222,12 @@ def _rows(root: int, tree: set[int]) -> dict[int, Row]:
     """Return processes by their numbers in the root's namespace, but for those that end meanwhile."""
     stats = _stats()
     inner: dict[int, dict[str, int]] = {}
+    users: dict[int, str] = {}
     parents: dict[int, int] = {}
     for pid in tree & stats.keys():
         with suppress(FileNotFoundError, ProcessLookupError):
             parents |= {child: tid for tid in _threads(pid) for child in _children(pid, tid)}
+            users[pid] = " ".join(_status(pid)["Uid"])
             inner[pid] = _inner(pid)
     found = {}
     for pid, own in inner.items():
@@ -241,15 +245,21 @@ def _rows(root: int, tree: set[int]) -> dict[int, Row]:
                 exit_signal=int(fields[35]),
                 threads=len(_threads(pid)),
                 name=name,
+                users=users[pid],
             )
     return found
 
 
 def _inner(pid: int, task: str = "") -> dict[str, int]:
     """Return the numbers of a task in its own pid namespace."""
+    status = _status(pid, task)
+    return {key: int(status[key][-1]) for key in ("NSpid", "NSpgid", "NSsid")}
+
+
+def _status(pid: int, task: str = "") -> dict[str, list[str]]:
+    """Return the words of each line of a task's status."""
     lines = Path(f"/proc/{pid}/{task}status").read_text().splitlines()
-    words = [line.split() for line in lines if line.startswith(("NSpid", "NSpgid", "NSsid"))]
-    return {key.rstrip(":"): int(numbers[-1]) for key, *numbers in words}
+    return {key: words.split() for key, _, words in (line.partition(":") for line in lines)}
 
 
 def _number(pid: int, tid: int) -> int:

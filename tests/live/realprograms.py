@@ -32,6 +32,7 @@ class RealProgram(NamedTuple):
         begun: the count above which it is dumped.
         further: by how much the count must rise after the restart.
         options: of criu.
+        rights: words in front of the tree's command, which give it its user and its namespaces.
         before: words in front of criu's command.
         restart: options of restart.
         within: words in front of restart.
@@ -47,6 +48,7 @@ class RealProgram(NamedTuple):
     begun: int = 20
     further: int = 20
     options: tuple[str, ...] = ()
+    rights: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
     within: tuple[str, ...] = ()
@@ -72,13 +74,13 @@ def short_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def running(real: RealProgram, folder: Path, within: Callable[[Words], Words] = list) -> Iterator[int]:
+def running(real: RealProgram, folder: Path, within: Callable[[Words], Words] | None = None) -> Iterator[int]:
     """Run a program until it has come far enough to be dumped; yield the pid of the process that is started.
 
     Args:
         real: the program.
         folder: an empty one.
-        within: makes a command of the program's, as one that runs it at a place of a tree.
+        within: makes a command of the program's, as one that runs it at a place of a tree; None: the program is the tree.
     """
 
     def has_begun() -> bool:
@@ -87,7 +89,8 @@ def running(real: RealProgram, folder: Path, within: Callable[[Words], Words] = 
         return real.count(folder) > real.begun
 
     env = {**os.environ, "LANG": "C.UTF-8", "TERM": "xterm", **real.env}
-    with program(within(real.words(folder)), folder, env=env) as pid:
+    words = real.words(folder)
+    with program(within(words) if within else [*real.rights, *words], folder, env=env) as pid:
         eventually(has_begun, "the program has begun")
         yield pid
 

