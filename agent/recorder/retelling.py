@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 
 import msgpack
 
+from agent.errors import NoSuchRootError
 from agent.events import eventpack
 from agent.events.eventfacts import ASSUMED
 from agent.events.feed import Feed
@@ -27,7 +28,7 @@ from agent.recorder.facts import Gap, Instant
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.recorder.replay import NO_RECORDS
-from agent.recorder.rootsearch import RootSearch
+from agent.recorder.rootsearch import RootSearch, is_begun
 from agent.rootname import RootName
 from agent.table.inputs import Input
 from agent.table.objects import PidNamespace, TaskStruct
@@ -95,7 +96,7 @@ class Retelling:
         """Yield the events, as they come to light together.
 
         Raises:
-            NoSuchRootError: no process had the root's number within the span.
+            NoSuchRootError: no process had the root's number within the span, and the span has no gap.
             NotPermittedError: the reader may not see the root.
             TornError: the recording has what no daemon writes.
         """
@@ -119,7 +120,7 @@ class Retelling:
             gap = None
             if self._replay.at_end and not self._listener.ended:
                 gap = self._recording.gap(self._run, self._replay.order, self._replay.boottime_ns)
-            if gap is None or not self._has(gap):
+            if gap is None or not is_begun(gap, self._span.until):
                 return
             if gap in self._crossed:  # its keyframe is none, so that no replay gets behind it
                 raise tape.TornError(f"what the recording has behind #{gap.first} cannot be read")
@@ -145,7 +146,13 @@ class Retelling:
             if span.present:
                 self._tell_present()
             return
-        found = RootSearch(self._recording, span.since, span.until, span.root, self._reader).found()
+        search = RootSearch(self._recording, span.since, span.until, span.root, self._reader)
+        try:
+            found = search.found()
+        except NoSuchRootError:
+            if not self._tell_only(search.gaps):
+                raise
+            return
         replay = self._replay = found.replay
         self._run, self._ahead_ns = found.run, replay.ahead_ns
         self._entries = replay.steps(self._limit())
@@ -158,8 +165,7 @@ class Retelling:
             self._tell_birth(found.task)
         else:
             if found.gap is not None:
-                times = {"time_ns": found.gap.from_ns, "boottime_ns": found.gap.from_ns - found.ahead_ns}
-                self._listener.say({"event": "gap", "order": found.gap.first, **times, **self._of_gap(found.gap)})
+                self._tell_gap(found.gap, found.ahead_ns)
             self._compare(bridge.Side({}, found.namespace), same_boot=True)
             if found.gap is not None:
                 self._say("resync")
@@ -177,6 +183,23 @@ class Retelling:
         if gap is not None:
             self._say("gap", **self._of_gap(gap))
             self._say("resync")
+
+    def _tell_only(self, gaps: list[Gap]) -> bool:
+        """Tell the gaps in which a root may have been that is not found elsewhere; return False where there is none."""
+        begin = self._recording.first_gap if self._span.since.missing else None
+        if begin is None and not gaps:
+            return False
+        self._listen((), self._replay.table.pids.initial)
+        self._tell_first_gap()
+        for each in gaps:
+            self._tell_gap(each, self._recording.ahead_ns(each.run, each.first))
+        self._over = True
+        return True
+
+    def _tell_gap(self, gap: Gap, ahead_ns: int) -> None:
+        """Tell a gap before which the search for a root stood."""
+        times = {"time_ns": gap.from_ns, "boottime_ns": gap.from_ns - ahead_ns}
+        self._listener.say({"event": "gap", "order": gap.first, **times, **self._of_gap(gap)})
 
     def _tell_present(self) -> None:
         """Tell the tasks that there are as assumed births, parents first."""
@@ -268,11 +291,6 @@ class Retelling:
     def _is_one_boot(self, gap: Gap) -> bool:
         runs = self._recording.runs
         return gap.next_run == len(runs) or runs[gap.next_run].boot_id == runs[gap.run].boot_id
-
-    def _has(self, gap: Gap) -> bool:
-        """Return True if a gap is within the span, as it is where the time of the end is one of a gap."""
-        until = self._span.until
-        return bool(until.missing) or (gap.run, gap.first) < (until.run, until.order)
 
     def _of_gap(self, gap: Gap) -> Said:
         """Return the details of the event of a gap."""

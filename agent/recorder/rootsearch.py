@@ -66,12 +66,16 @@ class RootSearch:
         since, until: the span.
         wanted: the name of the root.
         reader: the one who asks.
+
+    Attributes:
+        gaps: those that the search has met: a process of that name may have been within one.
     """
 
     def __init__(
         self, recording: Recording, since: Instant, until: Instant, wanted: RootName, reader: Enquirer
     ) -> None:
         self._recording, self._until, self._wanted, self._reader = recording, until, wanted, reader
+        self.gaps: list[Gap] = []
         self._born: list[int] = []
         self._tried: set[int] = set()
         self._crossed: set[tuple[int, int, int]] = set()
@@ -173,9 +177,12 @@ class RootSearch:
     # ---- gaps ------------------------------------------------------------------------------------------------------
 
     def _cross(self) -> Gap | None:
-        """Go on behind the next gap, and return it; None where there is none within the span."""
+        """Go on behind the next gap, and return it; None where there is none that ends within the span."""
         gap = self._next_gap()
-        while gap is not None and (gap.next_run, gap.next) <= (self._until.run, self._until.order):
+        while gap is not None and is_begun(gap, self._until):
+            self.gaps.append(gap)
+            if (gap.next_run, gap.next) > (self._until.run, self._until.order):
+                return None
             if _behind(gap) in self._crossed:
                 raise tape.TornError(f"what the recording has behind #{gap.first} cannot be read")
             self._crossed.add(_behind(gap))
@@ -195,12 +202,19 @@ class RootSearch:
             ahead = (each for each in seams if (each.run, each.first) >= (self._run, replay.order))
             return next((each for each in ahead if _behind(each) not in self._crossed), None)
         gap = self._recording.gap(self._run, replay.order, replay.boottime_ns)
-        return None if gap is None else next((each for each in seams if _behind(each) == _behind(gap)), gap)
+        if gap is None or gap.next_run == len(self._recording.runs):
+            return gap
+        return next((each for each in seams if _behind(each) == _behind(gap)), gap)
 
     def _boottime_ns(self, gap: Gap) -> int:
         """Return the CLOCK_BOOTTIME of the first state behind a gap, ns."""
         behind = ((each.run, each.facts) for each in self._recording.segments)
         return next(facts.boottime_ns for run, facts in behind if (run, facts.first, facts.realtime_ns) == _behind(gap))
+
+
+def is_begun(gap: Gap, until: Instant) -> bool:
+    """Return True if a gap begins before the end of a span, as it does where the time of the end is one of a gap."""
+    return bool(until.missing) or (gap.run, gap.first) < (until.run, until.order)
 
 
 def _behind(gap: Gap) -> tuple[int, int, int]:
