@@ -5,12 +5,13 @@ Its blocks have check sums of their own, and tell up to when it had records. A f
 block is none of these: its writer has begun it this moment, or was broken off.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agent.recorder import segment
-from agent.recorder.filebytes import FileBytes
+from agent.recorder import filebytes, segment
 
+_MOST_NAMED: Final = 3
 MISPLACED: Final = "it is not in the place where it was written"
 
 
@@ -43,10 +44,17 @@ def lost(path: Path, why: str) -> LostSegment | None:
     Raises:
         DroppedError: it is not there any more.
     """
-    data = FileBytes(path)
+    data = filebytes.FileBytes(path)
     found = [block for block in segment.blocks(data, 0, data.data_from) if block is not None]
     if not found and segment.is_begun(data):
         return None
     tapes = [block for block in found if block.kind == segment.TAPE]
     until_ns = max((block.last_ns + block.ahead_ns for block in tapes if block.last_ns), default=0)
     return LostSegment(path.name, why, max((block.next for block in tapes), default=0), until_ns)
+
+
+def named(segments: Sequence[LostSegment]) -> str:
+    """Return a text that names segments, the last ones where there are many; empty where there are none."""
+    earlier = len(segments) - _MOST_NAMED
+    also = [f"{earlier} earlier ones cannot be read"] if earlier > 0 else []
+    return "; ".join([*also, *map(str, segments[-_MOST_NAMED:])])

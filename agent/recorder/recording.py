@@ -4,9 +4,8 @@
 Opening reads the head of each segment, and little more. A daemon may write to the folder meanwhile.
 """
 
-import contextlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +14,9 @@ from typing import Any, Final
 from agent.capture import memoryreader
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchTimeError, UsageError
-from agent.recorder import folder, lostsegment, segment, tape, tapesegment
+from agent.recorder import lostsegment, segment, storedsegments, tape
 from agent.recorder.facts import Gap, Instant, NumberRun, Replayed
-from agent.recorder.filebytes import DroppedError
 from agent.recorder.instant import written
-from agent.recorder.lostsegment import LostSegment
 from agent.recorder.replay import Replayer
 from agent.recorder.tapesegment import TapeSegment
 from agent.recorder.timesearch import search
@@ -58,30 +55,10 @@ class Recording:
 
     def __init__(self, place: Path) -> None:
         self.folder = place
-        self.segments: list[TapeSegment] = []
         self._standing: tuple[tuple[int, int], Replayer] | None = None
-        self._lost: list[LostSegment] = []  # behind the last one that can be read
-        self._lost_first: tuple[LostSegment, ...] = ()  # in front of the first one
-        for each in folder.stored(place):
-            try:
-                facts, begin = tapesegment.head_of(each.path)
-            except FileNotFoundError:
-                continue  # dropped meanwhile
-            except (OSError, segment.DamagedError) as error:
-                self._lose(each.path, error.strerror or "" if isinstance(error, OSError) else str(error))
-                continue  # the one behind it joins nothing then
-            last = self.segments[-1] if self.segments else None
-            new = last is None or (last.facts.boot_id, last.facts.ring) != (facts.boot_id, facts.ring)
-            is_placed = last is None or new or not facts.continues or last.facts.sequence < facts.sequence
-            if facts.first != each.first or not is_placed:
-                self._lose(each.path, lostsegment.MISPLACED)
-                continue  # as one that is missing
-            if not self.segments:
-                self._lost_first = tuple(self._lost)
-            self._lost.clear()
-            self.segments.append(TapeSegment(each.path, facts, begin, (last.run + new) if last else 0))
+        self.segments, self._lost_first, self._lost = storedsegments.opened(place)
         if not self.segments:
-            also = f" that can be read: {_named(self._lost)}" if self._lost else ""
+            also = f" that can be read: {lostsegment.named(self._lost)}" if self._lost else ""
             raise NoRecordingError(f"{place}: there is no recording in it{also}")
         self.runs = tuple(self._run(index) for index in range(self.segments[-1].run + 1))
 
@@ -89,11 +66,6 @@ class Recording:
     def host(self) -> dict[str, Any]:
         """The fields of agent.model.Header of the host, as of the newest segment."""
         return self.segments[-1].facts.host
-
-    def _lose(self, path: Path, why: str) -> None:
-        with contextlib.suppress(DroppedError):
-            if (found := lostsegment.lost(path, why)) is not None:
-                self._lost.append(found)
 
     def _run(self, index: int) -> NumberRun:
         mine = [each for each in self.segments if each.run == index]
@@ -270,7 +242,7 @@ class Recording:
         end = self.runs[-1].last
         behind = max([end.order, *(each.next for each in self._lost)])
         until_ns = max([end.time_ns, *(each.until_ns for each in self._lost)])
-        return Gap(run, order, end.run + 1, behind, from_ns, until_ns, _named(self._lost) or DAMAGED)
+        return Gap(run, order, end.run + 1, behind, from_ns, until_ns, lostsegment.named(self._lost) or DAMAGED)
 
     @property
     def first_gap(self) -> Gap | None:
@@ -278,7 +250,7 @@ class Recording:
         begin = self.runs[0].first
         if not self._lost_first:
             return None
-        return Gap(0, begin.order, 0, begin.order, begin.time_ns, begin.time_ns, _named(self._lost_first))
+        return Gap(0, begin.order, 0, begin.order, begin.time_ns, begin.time_ns, lostsegment.named(self._lost_first))
 
     def ahead_ns(self, run: int, order: int) -> int:
         """Return by how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME behind the segment that has a number, ns."""
@@ -293,7 +265,9 @@ class Recording:
             f"#{run.first.order} to #{run.last.order} ({_date(run.first.time_ns)} to {_date(run.last.time_ns)})"
             for run in self.runs
         )
-        return "; ".join([", ".join(runs), *filter(None, (_named(self._lost_first), _named(self._lost)))])
+        return "; ".join(
+            [", ".join(runs), *filter(None, (lostsegment.named(self._lost_first), lostsegment.named(self._lost)))]
+        )
 
     # ---- replays ---------------------------------------------------------------------------------------------------
 
@@ -354,13 +328,6 @@ class Recording:
             reasons.append(f"the recording is missing #{found.order} to #{instant.order - 1}: this is the state before")
         reasons += found.doubts()
         return Replayed(instant, found.table, found.stream, found.is_in_doubt, tuple(reasons))
-
-
-def _named(segments: Sequence[LostSegment]) -> str:
-    """Return a text that names segments, the last ones where there are many."""
-    earlier = len(segments) - _MOST_NAMED
-    also = [f"{earlier} earlier ones cannot be read"] if earlier > 0 else []
-    return "; ".join([*also, *map(str, segments[-_MOST_NAMED:])])
 
 
 def _may_be_between(before: TapeSegment, behind: TapeSegment, time_ns: int) -> bool:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from agent.recorder import folder, segment, tapesegment
+from agent.recorder import filebytes, folder, segment, tapesegment
 from agent.recorder.filebytes import FileBytes
 from agent.recorder.folder import SegmentFile
 from agent.recorder.tapesegment import TapeSegment
@@ -56,12 +56,14 @@ class KeptSegments:
         """Have readers find some segments changed, or gone, and take the others as they are kept."""
         self._changed = changed
         folder.stored, tapesegment.head_of = self._stored, self._head_of  # type: ignore[assignment]
+        filebytes.FileBytes = self._file_of  # type: ignore[assignment, misc]
         TapeSegment._bytes = lambda each: self._bytes_of(each)  # type: ignore[method-assign, assignment]
         TapeSegment.content = lambda each, block: self._content(each, block)  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
             folder.stored, tapesegment.head_of = _STORED, _HEAD_OF
+            filebytes.FileBytes = FileBytes  # type: ignore[misc]
             TapeSegment._bytes, TapeSegment.content = _OPENED, _CONTENT  # type: ignore[method-assign]
 
     def _bytes(self, name: str) -> bytes | None:
@@ -86,6 +88,9 @@ class KeptSegments:
             raise FileNotFoundError(name)
         begun = data[:_HEAD_BYTES]
         return segment.read_head(data[: max(_HEAD_BYTES, segment.most_of_head(begun))])
+
+    def _file_of(self, path: Path) -> FileBytes:
+        return _Given(self._bytes(path.name) or b"")
 
     def _bytes_of(self, each: TapeSegment) -> FileBytes:
         if each._data is None:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A root that is found nowhere, in recordings that have gaps or are damaged."""
+
+from pathlib import Path
+
+import pytest
+
+from agent.recorder import answers
+from agent.recorder.past import Enquirer
+from agent.recorder.recording import Recording
+from tests.support.taped import Taped, a_recording
+
+
+@pytest.mark.parametrize("root", [4_000_000, "pidns:4000000000"])
+def test_a_root_that_may_have_been_in_a_gap_alone_is_no_error(tmp_path: Path, root: int | str) -> None:
+    """Its gaps are told, as those of a history are, and nothing else."""
+    a_recording(tmp_path, 2)
+    recording = Recording(tmp_path)
+    found = [each for batch in answers.events(recording, {"root": root}, Enquirer()) for each in batch]
+
+    assert [(each["event"], each["order"], each["why"]) for each in found] == [
+        ("gap", gap.first, gap.why) for gap in recording.gaps
+    ]
+    assert all(each["time_ns"] > each["boottime_ns"] for each in found)
+
+
+@pytest.mark.parametrize("place", ["head", "content"])
+@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize("orderly", [False, True])
+def test_a_root_that_was_born_in_a_damaged_part_is_no_error(
+    tmp_path: Path, place: str, *, is_last: bool, orderly: bool
+) -> None:
+    """Its block is damaged, the last one with records or another one: the damage is told, wherever it is.
+
+    The head of a last block is damaged where the segment has its end; without it, it is what a power cut leaves.
+    """
+    taped = Taped(tmp_path, 4)
+    taped.mark(continues=False, why="the daemon began")
+    taped.step()
+    taped.flush()
+    child = taped.kernel.fork(taped.kernel.init)
+    taped.hear()
+    taped.flush()
+    if not is_last:
+        taped.kernel.exec(taped.kernel.init)
+        taped.hear()
+        taped.flush()
+    taped.end(orderly=orderly)
+    (of,) = Recording(tmp_path).segments
+    block = of.tapes[-1 - orderly - (not is_last)]
+    data = bytearray(of.path.read_bytes())
+    data[block.begin + 20 if place == "head" else block.at + 5] ^= 1
+    of.path.write_bytes(data)
+    recording = Recording(tmp_path)
+    found = [each for batch in answers.events(recording, {"root": child.tid}, Enquirer()) for each in batch]
+
+    assert [(each["event"], each["order"]) for each in found] == [("gap", block.first)]
