@@ -155,7 +155,9 @@ class Recording:
         shown = end_ns <= last_ns
         if found.shown is not None and not shown:
             return found.shown, True
-        missing = "" if shown or is_joined or following is None else _missing(found.last.order, following)
+        missing = found.last.missing
+        if not shown and not is_joined and following is not None:
+            missing = _missing(found.last.order, following)
         if found.is_damaged:
             missing = self._damaged(found.last, following)
         return found.last._replace(missing=missing), shown

@@ -213,8 +213,12 @@ class RootSearch:
 
 
 def is_begun(gap: Gap, until: Instant) -> bool:
-    """Return True if a gap begins before the end of a span, as it does where the time of the end is one of a gap."""
-    return bool(until.missing) or (gap.run, gap.first) < (until.run, until.order)
+    """Return True if a gap begins before the end of a span, as it does where the time of the end is one of a gap.
+
+    A gap without records is between two states of the same number.
+    """
+    begin, end = (gap.run, gap.first), (until.run, until.order)
+    return bool(until.missing) or begin < end or (begin == end and gap.until_ns <= until.time_ns)
 
 
 def _behind(gap: Gap) -> tuple[int, int, int]:

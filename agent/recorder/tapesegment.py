@@ -2,8 +2,8 @@
 """A segment's file as a reader has it: opened when it is first read, its blocks decompressed one by one."""
 
 import contextlib
-from collections.abc import Iterator
-from itertools import takewhile
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -54,6 +54,8 @@ class BlockChain:
         """Return True if a block may follow the last one that was taken; one of an older program has no number."""
         if block.number and block.number != segment.number_behind(self._number):
             return False
+        if block.kind == segment.INDEX:
+            return block.next == self._record
         return block.kind != segment.TAPE or block.first == self._record
 
     def take(self, block: segment.Block) -> None:
@@ -170,8 +172,10 @@ class TapeSegment:
     @property
     def end_ahead_ns(self) -> int:
         """By how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME at its end, ns."""
-        tapes = self.all_tapes
-        return tapes[-1].ahead_ns if tapes else self.ahead_ns
+        for block in reversed(self.blocks):
+            if block is not None and block.kind in (segment.TAPE, segment.INDEX):
+                return block.ahead_ns
+        return self.ahead_ns
 
     @property
     def known_ns(self) -> int:
@@ -260,6 +264,12 @@ class TapeSegment:
         return self._last_number
 
     @property
+    def is_cut_short(self) -> bool:
+        """True where its index tells that blocks are missing, or damaged, in front of it."""
+        pairs = pairwise(self.blocks)
+        return any(one is None and other is not None and other.kind == segment.INDEX for one, other in pairs)
+
+    @property
     def is_sound(self) -> bool:
         """True where no block of its tape is damaged; what a writer that was broken off left of a last one is none."""
         blocks = self.blocks[:-1] if self.blocks[-1:] == [None] else self.blocks
@@ -344,16 +354,24 @@ class TapeSegment:
         for row in blockindex.about(rows or [], number):
             block = segment.block_at(self._bytes(), row.at)
             if block is None or block.kind != segment.TAPE or block.check != row.check:
-                rows = None
+                found = [*self._tape_blocks(rows), *((hole, hole.ahead_ns) for hole in self.holes)]
                 break
             found.append((block, row.ahead_ns))
         if rows is None:
             found = [*self._tape_blocks(), *((hole, hole.ahead_ns) for hole in self.holes)]
         return sorted(found, key=lambda each: each[0].first)
 
-    def _tape_blocks(self) -> Iterator[tuple[segment.Block, int]]:
-        ahead_ns = self.ahead_ns
+    def _tape_blocks(
+        self, rows: Sequence[blockindex.BlockNumbers] | None = None
+    ) -> Iterator[tuple[segment.Block, int]]:
+        """Yield the blocks of the tape, and by how much CLOCK_REALTIME was ahead before each.
+
+        The clock may have been set within what is damaged: the index tells of it, and else the end of the block behind.
+        """
+        told = {(row.at, row.check): row.ahead_ns for row in rows or ()}
+        ahead_ns, last = self.ahead_ns, True
         for block in self.blocks:
             if block is not None and block.kind == segment.TAPE:
-                yield block, ahead_ns
+                yield block, told.get((block.begin, block.check), ahead_ns if last else block.ahead_ns)
                 ahead_ns = block.ahead_ns
+            last = block is not None

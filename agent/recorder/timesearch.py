@@ -9,6 +9,9 @@ where the clock was set forward: then the state at that step is the answer.
 
 The instant of a time is before the record with the least number that is later. Numbers and times rise together, but records
 come swapped: those of smaller numbers that are missing yet are looked for in what follows.
+
+A record that was lost has no time. Where nothing tells that it was lost before the time, it may have happened behind it,
+and a sweep that has mended the table since may tell of a later state: so the instant says that it is uncertain.
 """
 
 from itertools import zip_longest
@@ -71,7 +74,9 @@ def search(of: TapeSegment, time_ns: int) -> FoundTime:
         for entry in tape.entries(content):
             walk.take(entry)
     hidden = of.all_tapes[len(of.tapes) :]
-    return walk.broken_off(hidden[0]) if hidden else walk.found()
+    if hidden or of.is_cut_short:
+        return walk.broken_off(*hidden[:1])
+    return walk.found()
 
 
 class _Walk:
@@ -92,6 +97,7 @@ class _Walk:
         self._stands: Instant | None = None  # in front of it
         self._seen_ns = self._last_ns  # CLOCK_BOOTTIME of the last part or look at the clocks
         self._later_ns = self._last_ns  # CLOCK_BOOTTIME of the last record that was looked at and later
+        self._lost: tuple[int, int] | None = None  # numbers given up, from and below, that may be later than the time
 
     def may_skip(self, block: Block, behind: Block | None) -> bool:
         """Return True if the clock does not come to the time within a block, nor back over it.
@@ -120,8 +126,7 @@ class _Walk:
         if entry.kind == tape.CLOCK:
             self._set_clock(entry.value - entry.ns, entry.ns)
         elif entry.kind in (Input.GIVE_UP, Input.GIVE_UP_BELOW):
-            if self.is_before:  # it may have been taken before the time: then a loss is to be named
-                self._order = max(self._order, entry.value + (entry.kind == Input.GIVE_UP))
+            self._give_up(entry.value + (entry.kind == Input.GIVE_UP))
         elif entry.kind == tape.PART:
             self._seen_ns = entry.ns
             if self._stands is not None:
@@ -131,7 +136,15 @@ class _Walk:
             else:
                 self._look(entry)
 
+    def _give_up(self, below: int) -> None:
+        """Take it that numbers were given up, which may have been taken before the time."""
+        if self.is_before and below > self._order:
+            self._lost = self._lost[0] if self._lost is not None else self._order, below
+            self._order = below
+
     def _set_clock(self, ahead_ns: int, at_ns: int) -> None:
+        if self.is_before and at_ns + max(ahead_ns, self._ahead_ns) <= self._time_ns:
+            self._lost = None
         before_ns, self._ahead_ns = self._ahead_ns, ahead_ns
         seen_ns, self._seen_ns = self._seen_ns, at_ns
         if not self.is_before:
@@ -149,7 +162,7 @@ class _Walk:
 
     def _pass(self, entry: tape.TapeEntry) -> None:
         """Pass over a part that is not later."""
-        self.is_before = True
+        self.is_before, self._lost = True, None
         seen = max((number for number, _ in times(entry.payload)), default=-1)  # smaller ones may be late, or lost
         self._order = max(self._order, entry.value, seen + 1)
         self._uncertain_ns, self._last_ns = entry.ns - self._part_ns, entry.ns
@@ -159,7 +172,7 @@ class _Walk:
         """Look for the time in a part."""
         for number, at_ns in sorted(times(entry.payload)):
             if at_ns and at_ns + self._ahead_ns <= self._time_ns:
-                self.is_before = True
+                self.is_before, self._lost = True, None
                 if number >= self._order:
                     self._order = number + 1
                     self._last_ns, self._uncertain_ns = max(self._last_ns, at_ns), max(0, self._last_ns - at_ns)
@@ -192,7 +205,11 @@ class _Walk:
 
     def _here(self, ahead_ns: int) -> Instant:
         last_ns = self._last_ns
-        return Instant(self._of.run, self._order, last_ns + ahead_ns, last_ns, self._uncertain_ns)
+        missing = ""
+        if self._lost is not None:
+            first, behind = self._lost
+            missing = f"#{first} to #{behind - 1} were lost: nothing tells if that was before this instant"
+        return Instant(self._of.run, self._order, last_ns + ahead_ns, last_ns, self._uncertain_ns, missing)
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
@@ -201,8 +218,8 @@ class _Walk:
         self._settle()
         return FoundTime(self._shown, self._skipped, self._here(self._ahead_ns), self.is_before)
 
-    def broken_off(self, damaged: Block) -> FoundTime:
-        """Return the result where a block is damaged, or what is in front of it.
+    def broken_off(self, damaged: Block | None = None) -> FoundTime:
+        """Return the result where a block is damaged, or what is in front of it; None: what was in front of the end.
 
         Within each stretch of the rest the clock may have been set at any moment: so it may have shown all from the one
         clock at the beginning of the stretch to the other one at its end.
@@ -211,9 +228,11 @@ class _Walk:
         self._settle()
         begin_ns, before_ns = self._last_ns, self._ahead_ns
         within = False
-        for each in ahead[ahead.index(damaged) :]:
+        for each in ahead[ahead.index(damaged) :] if damaged is not None else ():
             end_ns, aheads = max(begin_ns, each.last_ns), (before_ns, each.ahead_ns)
             within |= begin_ns + min(aheads) <= self._time_ns <= end_ns + max(aheads)
             begin_ns, before_ns = end_ns, each.ahead_ns
+        if self._of.is_cut_short:
+            within |= begin_ns + min(before_ns, self._of.end_ahead_ns) <= self._time_ns
         last = self._here(self._ahead_ns)
         return FoundTime(self._shown, self._skipped, last, self.is_before, is_damaged=True, is_within=within)

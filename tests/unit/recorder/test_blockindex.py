@@ -64,9 +64,10 @@ def index_of(each: TapeSegment) -> segment.Block:
     return found
 
 
-def stored(kind: int, content: bytes) -> bytes:
-    """Return a block as it is stored."""
-    return b"".join(map(bytes, segment.block(kind, content, len(content), (0, 0), (0, 0, 0), segment.PLAIN)))
+def stored(kind: int, content: bytes, like: segment.Block) -> bytes:
+    """Return a block as it is stored, with the numbers and times of another one."""
+    numbers, times_ns = (like.first, like.next), (like.first_ns, like.last_ns, like.ahead_ns)
+    return b"".join(map(bytes, segment.block(kind, content, len(content), numbers, times_ns, segment.PLAIN)))
 
 
 def told_of(data: bytes) -> Iterator[int]:
@@ -233,7 +234,9 @@ def test_an_index_of_another_segment_does_not_count(tmp_path: Path) -> None:
     moved = second.content(index_of(second))
     assert moved is not None
     first.path.write_bytes(
-        data[: block.begin] + stored(segment.INDEX, moved) + stored(segment.PLACE, blockindex.PLACE.pack(block.begin))
+        data[: block.begin]
+        + stored(segment.INDEX, moved, block)
+        + stored(segment.PLACE, blockindex.PLACE.pack(block.begin), block)
     )
     assert Recording(tmp_path).segments[0].index() is None
     assert histories(tmp_path) == expected
@@ -249,8 +252,8 @@ def test_an_index_over_other_blocks_does_not_count(tmp_path: Path) -> None:
         content = blockindex.pack(wrong, segment.facts_check(data))
         each.path.write_bytes(
             data[: block.begin]
-            + stored(segment.INDEX, content)
-            + stored(segment.PLACE, blockindex.PLACE.pack(block.begin))
+            + stored(segment.INDEX, content, block)
+            + stored(segment.PLACE, blockindex.PLACE.pack(block.begin), block)
         )
     assert indexed(Recording(tmp_path))
     assert histories(tmp_path) == expected

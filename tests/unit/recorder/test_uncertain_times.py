@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A time about which a recording cannot be sure is named as one, and times behind damage are true."""
+
+from pathlib import Path
+
+from agent.errors import CkptreeError
+from agent.recorder import folder, segment
+from agent.recorder.history import NumberHistory
+from agent.recorder.past import Enquirer
+from agent.recorder.recording import Recording
+from agent.recorder.retelling import EventSpan, Retelling
+from tests.support.programs import make
+from tests.support.taped import Taped
+
+_SECOND_NS = 1_000_000_000
+
+
+def reasons_at(recording: Recording, time_ns: int) -> tuple[str, ...]:
+    """Return the reasons why the state at a time is uncertain."""
+    return recording.table_at(recording.at_time(time_ns)).reasons
+
+
+def test_a_time_between_a_record_and_the_loss_of_the_next_one_is_uncertain(tmp_path: Path) -> None:
+    """No record tells when the lost one happened, and a sweep has mended the table since."""
+    taped = Taped(tmp_path, 3)
+    taped.mark(continues=False, why="the daemon began")
+    taped.step()
+    taped.rest(_SECOND_NS)
+    between_ns, lost = taped.time_ns, taped.next
+    taped.rest(_SECOND_NS)
+    make(taped.kernel, ("fork", 0, 0))
+    taped._probes.ring.records.clear()
+    taped._watch.stream.give_up_below(taped.kernel.writer.seq)
+    taped._watch._trust()  # as a sweep does, and the next line
+    taped._watch.table.strike_off(taped.next)
+    taped.rest(_SECOND_NS)
+    taped.clock()
+    behind_ns = taped.time_ns
+    taped.end()
+    recording = Recording(tmp_path)
+
+    assert reasons_at(recording, behind_ns) == ()
+    (reason,) = reasons_at(recording, between_ns)
+    assert reason.startswith(f"#{lost} to #")
+    assert "were lost: nothing tells if that was before this instant" in reason
+
+
+def blocks_of(path: Path) -> tuple[bytes, list[segment.Block]]:
+    """Return the bytes of a whole segment, and the blocks of its tape."""
+    data = path.read_bytes()
+    _, begin = segment.read_head(data)
+    found = [block for block in segment.blocks(data, begin) if block is not None]
+    return data, [block for block in found if block.kind == segment.TAPE]
+
+
+def a_clock_that_was_set(place: Path, *, back_s: int) -> tuple[int, int]:
+    """Make a recording in whose second block the clock is set back; return a time shown twice, and the later number."""
+    taped = Taped(place, 5)
+    taped.mark(continues=False, why="the daemon began")
+    taped.step()
+    taped.rest(_SECOND_NS)
+    taped.step()
+    taped.flush()
+    taped.rest(_SECOND_NS)
+    taped.clock(by_ns=-back_s * _SECOND_NS)
+    taped.step()
+    taped.rest(_SECOND_NS)
+    found = taped.time_ns, taped.next
+    taped.step()
+    taped.end()
+    return found
+
+
+def test_a_time_that_a_missing_end_may_have_shown_again_is_named(tmp_path: Path) -> None:
+    """The index tells that there was more."""
+    time_ns, order = a_clock_that_was_set(tmp_path, back_s=2)
+    assert Recording(tmp_path).at_time(time_ns).order == order
+    (stored,) = folder.stored(tmp_path)
+    data, tapes = blocks_of(stored.path)
+    behind = tapes[-1].end
+    begin = next(block.begin for block in tapes if block.last_ns > tapes[0].last_ns)
+    stored.path.write_bytes(data[:begin] + data[behind:])
+
+    try:
+        found = reasons_at(Recording(tmp_path), time_ns)
+    except CkptreeError as error:
+        found = (str(error),)
+    assert found
+
+
+def test_a_clock_set_in_a_damaged_end_without_records_is_in_a_gap(tmp_path: Path) -> None:
+    """All records are there, and the events say that something else is not."""
+    taped = Taped(tmp_path, 5)
+    taped.mark(continues=False, why="the daemon began")
+    taped.step()
+    taped.flush()
+    taped.rest(_SECOND_NS)
+    taped.clock(by_ns=9 * _SECOND_NS)
+    taped.flush()
+    taped.mark(continues=True)
+    taped.rest(_SECOND_NS)
+    taped.end()
+    first = folder.stored(tmp_path)[0].path
+    data, tapes = blocks_of(first)
+    changed = bytearray(data)
+    changed[tapes[-1].at] ^= 1
+    first.write_bytes(changed)
+    recording = Recording(tmp_path)
+
+    span = EventSpan(recording.runs[0].first, recording.runs[-1].last)
+    events = [event for batch in Retelling(recording, span, Enquirer()).batches() for event in batch]
+    assert [each["event"] for each in events if each["event"] in ("clock", "gap")] == ["gap"]
+
+
+def test_the_time_of_a_record_behind_damage_is_by_the_clock_that_was_set_in_it(tmp_path: Path) -> None:
+    """As in the whole recording: the index has the clock before each block, and a later look at the clocks else."""
+    taped = Taped(tmp_path, 11)
+    taped.mark(continues=False, why="the daemon began")
+    for _ in range(3):
+        taped.step()
+    taped.flush()
+    taped.rest(_SECOND_NS)
+    taped.clock(by_ns=50 * _SECOND_NS)
+    taped.step()
+    taped.flush()
+    for _ in range(12):
+        taped.step()
+    taped.end()
+    whole = Recording(tmp_path)
+    (stored,) = folder.stored(tmp_path)
+    data, tapes = blocks_of(stored.path)
+    hidden = next(block for block in tapes if block.ahead_ns != tapes[0].ahead_ns)
+    expected = times_of(whole, behind=hidden.next)
+    for end in (len(data), max(block.end for block in tapes)):  # with the index, and without it
+        changed = bytearray(data[:end])
+        changed[hidden.begin] ^= 1
+        stored.path.write_bytes(changed)
+        found = times_of(Recording(tmp_path), behind=hidden.next)
+        assert found
+        assert found.items() <= expected.items()
+
+
+def times_of(recording: Recording, *, behind: int) -> dict[tuple[int, int, str], int]:
+    """Return CLOCK_REALTIME of the certain events in all lives behind a number."""
+    span = recording.runs[0].first, recording.runs[-1].last
+    found = {}
+    for number in range(1, 60):
+        try:
+            lives = NumberHistory(recording, span, number, Enquirer()).lives()
+        except CkptreeError:
+            continue
+        for event in (event for life in lives for event in life):
+            is_told = event["event"] in ("exec", "death", "setsid", "setpgid", "subreaper") and not event.get("assumed")
+            if is_told and event["order"] >= behind:
+                found[number, event["order"], event["event"]] = event["time_ns"]
+    return found
