@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from agent.events import eventpack
-from agent.events.eventfacts import ASSUMED, ENTERED, Clock, Facts, Marks, facts_of
+from agent.events.eventfacts import ASSUMED, ENTERED, UNMARKED, Clock, Facts, Marks
 from agent.events.eventpack import Details
 from agent.events.followed import Followed, below
 from agent.events.hearers import Hearers
@@ -21,13 +21,16 @@ class Audience:
     Attributes:
         trees: by their roots.
         told: the facts last told of each task of a followed tree.
+        follows_all: True where a subscriber has no roots: all tasks are followed.
         order, now_ns: the order and the CLOCK_REALTIME, ns, of the events that are being told.
     """
 
     def __init__(self, ahead: Clock) -> None:
         self.trees: dict[tuple[TaskStruct, ...], Followed] = {}
         self.told: dict[TaskStruct, Facts] = {}
-        self.order = self.now_ns = 0
+        self.follows_all = False
+        self.order = 0
+        self.now_ns = 0
         self._ahead = ahead
 
     # ---- subscribers -----------------------------------------------------------------------------------------------
@@ -46,7 +49,8 @@ class Audience:
             members = [task for leader in tree.leaders for task in leader.group()] if tree.roots else everybody()
             for task in members:
                 if task not in self.told:
-                    self.told[task] = facts_of(task)
+                    self.told[task] = Facts(task)
+        self.follows_all = () in self.trees
         hearers = tree.hearers.get(subscriber.likeness)
         if hearers is None:
             hearers = tree.hearers[subscriber.likeness] = Hearers(subscriber)
@@ -65,6 +69,7 @@ class Audience:
             self.forget([leader for leader in leaders if not self.is_followed(leader)])
         if not self.trees:
             self.told.clear()
+        self.follows_all = () in self.trees
 
     def is_followed(self, leader: TaskStruct) -> bool:
         """Return True if a process is in a followed tree."""
@@ -74,7 +79,7 @@ class Audience:
         """Return True if a task that is not told of may be in a followed tree now."""
         told, leader = self.told, task.leader
         parent = leader.parent
-        return leader in told or (parent is not None and parent.leader in told) or () in self.trees
+        return leader in told or (parent is not None and parent.leader in told) or self.follows_all
 
     def forget(self, leaders: Iterable[TaskStruct]) -> None:
         """Forget the facts of processes that are in no followed tree any more."""
@@ -91,12 +96,14 @@ class Audience:
             return
         if leader is not task:
             if leader in self.told:  # else it has the number of a task of a tree whose reap was not seen
-                self.told[task] = facts_of(task)
-                self.tell("birth", task, leader, eventpack.birth, {}, self.birth_ns(task))
+                self.told[task] = Facts(task)
+                self.tell("birth", task, leader, eventpack.birth, UNMARKED, self.birth_ns(task))
         elif is_new and task.first_child is None:
             self._begin(task)
         else:
-            self.introduce(task, [tree for tree in self.trees.values() if tree.takes(task)], {}, self.birth_ns(task))
+            self.introduce(
+                task, [tree for tree in self.trees.values() if tree.takes(task)], UNMARKED, self.birth_ns(task)
+            )
 
     def birth_ns(self, task: TaskStruct) -> int:
         """Return the CLOCK_REALTIME of a birth, ns."""
@@ -107,10 +114,10 @@ class Audience:
         above = leader.parent.leader if leader.parent is not None else None
         trees = [tree for tree in self.trees.values() if not tree.roots or above in tree.leaders]
         if trees:
-            self.told[leader] = facts_of(leader)
+            self.told[leader] = Facts(leader)
             for tree in trees:
                 tree.add(leader)
-            self.tell("birth", leader, leader, eventpack.birth, {}, self.birth_ns(leader), trees)
+            self.tell("birth", leader, leader, eventpack.birth, UNMARKED, self.birth_ns(leader), trees)
 
     def move(self, leader: TaskStruct, marks: Marks) -> None:
         """Tell a new parent, by which a subtree may enter a followed tree or leave it."""
@@ -148,10 +155,10 @@ class Audience:
             for task in leader.group():
                 fresh = task not in told
                 if fresh:
-                    told[task] = facts_of(task)
+                    told[task] = Facts(task)
                 hearing = [tree for tree in trees if (leader not in tree.leaders if tree.roots else fresh)]
                 if own:
-                    self.tell("birth", task, leader, eventpack.birth, {}, born_ns, hearing)
+                    self.tell("birth", task, leader, eventpack.birth, UNMARKED, born_ns, hearing)
                 else:
                     self.tell("birth", task, leader, eventpack.presence, marks or ASSUMED, trees=hearing)
             for tree in trees:
@@ -180,7 +187,7 @@ class Audience:
         time_ns: int = 0,
         trees: Iterable[Followed] | None = None,
     ) -> None:
-        """Queue an event for the subscribers that want it, packed once for each of their namespaces.
+        """Queue an event for the subscribers that want it, packed once for all of a namespace.
 
         Args:
             kind, task: of the event.
@@ -190,7 +197,8 @@ class Audience:
             time_ns: CLOCK_REALTIME, ns; 0: now.
             trees: the trees whose subscribers get the event; None: those that the process is in.
         """
-        packed: dict[PidNamespace, bytes] = {}
+        packed: bytes | None = None
+        packed_in: PidNamespace | None = None
         time_ns = time_ns or self.now_ns
         order = self.order
         for tree in self.trees.values() if trees is None else trees:
@@ -205,9 +213,8 @@ class Audience:
                     hearers.miss(time_ns)
                 else:
                     namespace = hearers.namespace
-                    if namespace in packed:
-                        event = packed[namespace]
-                    else:
-                        event = eventpack.event(kind, order, time_ns, task, leader, namespace, say, marks)
-                        packed[namespace] = event
-                    hearers.put(event, time_ns)
+                    if packed is None or packed_in is not namespace:
+                        facts = self.told.get(task)
+                        packed = eventpack.event(kind, order, time_ns, task, leader, namespace, say, marks, facts)
+                        packed_in = namespace
+                    hearers.put(packed, time_ns)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgpack
 
-from agent.events.eventfacts import Marks, thread
+from agent.events.eventfacts import Facts, Marks, Name, thread
 from agent.events.subscriber import ARGUMENTS, KINDS
 from agent.selection.births import flag_names
 from agent.table import rules
@@ -22,10 +22,12 @@ Said = tuple[int, bytes]
 Details = Callable[[TaskStruct, PidNamespace], Said]
 """A function that returns the fields of a kind of event."""
 
-_pack = msgpack.Packer().pack
+_pack: Final = msgpack.Packer().pack
 _COMMON: Final = 10  # entries that every event has
 _MOST: Final = 15  # further entries; also the most entries of a map whose head is one byte
 _SELDOM: Final = STOPPED | KERNEL | IO_WORKER
+
+_ORDER: Final[bytes] = _pack("order") + b"\xcf"
 
 
 def _head(kind: str, entries: int) -> bytes:
@@ -34,38 +36,48 @@ def _head(kind: str, entries: int) -> bytes:
     packer.pack("event")
     packer.pack(kind)
     head: bytes = packer.bytes()
-    return head
+    return head + _ORDER
 
 
-_HEADS: Final = {kind: [_head(kind, _COMMON + more) for more in range(_MOST + 1)] for kind in (*KINDS, ARGUMENTS)}
+_HEADS: Final[dict[str, list[bytes]]] = {
+    kind: [_head(kind, _COMMON + more) for more in range(_MOST + 1)] for kind in (*KINDS, ARGUMENTS)
+}
 
 
-def _row(*names: bytes, codes: str) -> Callable[..., bytes]:
+def _row(codes: str, *names: bytes) -> Callable[..., bytes]:
     """Return a function that packs values, each behind its name and the byte of its type."""
     return struct.Struct(">" + "".join(f"{len(name)}s{code}" for name, code in zip(names, codes, strict=True))).pack
 
 
-def _named(head: bytes, *names: str) -> list[bytes]:
-    return [_pack(name) + head for name in names]
-
-
-# Names with the type bytes of integers of four and eight bytes, unsigned and signed, and of at most 255 bytes.
-_PID, _TID, _UID, _GID, _CODE = _named(b"\xce", "pid", "tid", "uid", "gid", "exit_code")
-_PARENT, _CREATOR, _PGID, _SID, _OLD = _named(b"\xce", "parent", "creator", "pgid", "sid", "old_tid")
-_ORDER, _START = _named(b"\xcf", "order", "start_ns")
-(_SIGNAL,) = _named(b"\xd2", "exit_signal")
-(_TIME,) = _named(b"\xd3", "time_ns")  # a clock that was set back may be behind the time since boot
-(_COMM,) = _named(b"\xc4", "comm")
-_NUMBERS, _NUMBER = _named(b"", "numbers") + _named(b"\x91\xce", "numbers")  # the second: an array of one
-_WHEN_WHO: Final = _row(_ORDER, _TIME, _PID, _TID, codes="QqII")
-_WHAT: Final = _row(_START, _UID, _GID, _COMM, codes="QIIB")
-_ALL: Final = _row(_ORDER, _TIME, _PID, _TID, _NUMBER, _START, _UID, _GID, _COMM, codes="QqIIIQIIB")
-_BIRTH: Final = _row(_PARENT, _CREATOR, _PGID, _SID, _SIGNAL, codes="IIIIi")
-_EXEC: Final = _row(_OLD, _SIGNAL, codes="Ii")
-_DEATH: Final = _row(_CODE, codes="I")
-_IDS: Final = _row(_PGID, _SID, codes="II")
-_DEAD: Final = [_pack({"group_dead": dead})[1:] for dead in (False, True)]
-_FLAGS: dict[int, bytes] = {}  # by value: 16 at most, for the table keeps four bits of a birth's flags
+# Names with the type bytes of integers of four and eight bytes, unsigned and signed, and of at most 255 bytes. Each is
+# final by itself: the compiled form then finds it without a dictionary.
+_PID: Final = _pack("pid") + b"\xce"
+_TID: Final = _pack("tid") + b"\xce"
+_UID: Final = _pack("uid") + b"\xce"
+_GID: Final = _pack("gid") + b"\xce"
+_CODE: Final = _pack("exit_code") + b"\xce"
+_PARENT: Final = _pack("parent") + b"\xce"
+_CREATOR: Final = _pack("creator") + b"\xce"
+_PGID: Final = _pack("pgid") + b"\xce"
+_SID: Final = _pack("sid") + b"\xce"
+_OLD: Final = _pack("old_tid") + b"\xce"
+_START: Final = _pack("start_ns") + b"\xcf"
+_SIGNAL: Final = _pack("exit_signal") + b"\xd2"
+_TIME: Final = _pack("time_ns") + b"\xd3"  # a clock that was set back may be behind the time since boot
+_COMM: Final = _pack("comm") + b"\xc4"
+_NUMBERS: Final = _pack("numbers")
+_NUMBER: Final = _pack("numbers") + b"\x91\xce"  # an array of one
+_WHEN: Final = struct.Struct(f">Q{len(_TIME)}sq").pack  # behind _ORDER
+_WHO: Final = _row("II", _PID, _TID)
+_WHAT: Final = _row("QIIB", _START, _UID, _GID, _COMM)
+_NAME: Final = _row("IIIQIIB", _PID, _TID, _NUMBER, _START, _UID, _GID, _COMM)
+_BIRTH: Final = _row("IIIIi", _PARENT, _CREATOR, _PGID, _SID, _SIGNAL)
+_EXEC: Final = _row("Ii", _OLD, _SIGNAL)
+_DEATH: Final = _row("I", _CODE)
+_IDS: Final = _row("II", _PGID, _SID)
+_LEFT: Final = _pack({"group_dead": False})[1:]
+_DEAD: Final = _pack({"group_dead": True})[1:]
+_FLAGS: Final[dict[int, bytes]] = {}  # by value: 16 at most, for the table keeps four bits of a birth's flags
 
 
 def event(
@@ -77,6 +89,7 @@ def event(
     namespace: PidNamespace,
     say: Details,
     marks: Marks,
+    facts: Facts | None = None,
 ) -> bytes:
     """Pack one event.
 
@@ -86,25 +99,36 @@ def event(
         namespace: the subscriber's; the event has the numbers of this namespace.
         say: returns the fields of the kind.
         marks: ``assumed``, ``entered``, or none.
+        facts: of the task: they keep the part that names it, for its further events.
     """
-    pid, start_ns, (uid, gid), comm = task.pid, task.start_ns, task.ids, task.comm.rstrip(b"\0")
     count, details = say(task, namespace)
     if marks:
         count, details = count + len(marks), details + _pack(marks)[1:]
+    if facts is None or leader is not task:
+        name = _name(task, leader, namespace)
+    elif (kept := facts.name) is not None and kept.fits(task, namespace):
+        name = kept.packed
+    else:
+        name = _name(task, leader, namespace)
+        facts.name = Name(namespace, task.start_ns, task.ids, task.comm, name)
+    return b"".join((_HEADS[kind][count], _WHEN(order, _TIME, time_ns), name, details))
+
+
+def _name(task: TaskStruct, leader: TaskStruct, namespace: PidNamespace) -> bytes:
+    """Pack the part of an event that says which task it is about."""
+    pid = task.pid
+    uid, gid = task.ids
+    comm = task.comm.rstrip(b"\0")
     if pid.namespace is namespace:
         tid = pid.numbers[-1]
         tgid = tid if leader is task else leader.pid.number_in(namespace)
-        common = _ALL(
-            *(_ORDER, order, _TIME, time_ns, _PID, tgid, _TID, tid, _NUMBER, tid),
-            *(_START, start_ns, _UID, uid, _GID, gid, _COMM, len(comm)),
-        )
-        return b"".join((_HEADS[kind][count], common, comm, details))
-    numbers = pid.numbers[namespace.level :]
-    when = _WHEN_WHO(
-        _ORDER, order, _TIME, time_ns, _PID, leader.pid.number_in(namespace), _TID, pid.number_in(namespace)
-    )
-    what = _WHAT(_START, start_ns, _UID, uid, _GID, gid, _COMM, len(comm))
-    return b"".join((_HEADS[kind][count], when, _NUMBERS, _pack(numbers), what, comm, details))
+        start_ns, size = task.start_ns, len(comm)
+        row = _NAME(_PID, tgid, _TID, tid, _NUMBER, tid, _START, start_ns, _UID, uid, _GID, gid, _COMM, size)
+        return row + comm
+    numbers: bytes = _pack(pid.numbers[namespace.level :])
+    who = _WHO(_PID, leader.pid.number_in(namespace), _TID, pid.number_in(namespace))
+    what = _WHAT(_START, task.start_ns, _UID, uid, _GID, gid, _COMM, len(comm))
+    return b"".join((who, _NUMBERS, numbers, what, comm))
 
 
 # ---- fields of each kind -------------------------------------------------------------------------------------------
@@ -155,7 +179,8 @@ def execution(old: Pid | None) -> Details:
     """Return the function for an exec by the thread that had this pid object."""
 
     def say(task: TaskStruct, namespace: PidNamespace) -> Said:
-        return 2, _EXEC(_OLD, old.number_in(namespace) if old is not None else 0, _SIGNAL, task.exit_signal)
+        number = old.number_in(namespace) if old is not None else 0
+        return 2, _EXEC(_OLD, number, _SIGNAL, task.exit_signal)
 
     return say
 
@@ -176,12 +201,12 @@ def arguments(text: bytes, size: int) -> Details:
 
 def _death(task: TaskStruct, _namespace: PidNamespace) -> Said:
     """Return the fields of an exit that leaves threads of the group."""
-    return 2, _DEATH(_CODE, task.exit_code) + _DEAD[False]
+    return 2, _DEATH(_CODE, task.exit_code) + _LEFT
 
 
 def _last_death(task: TaskStruct, _namespace: PidNamespace) -> Said:
     """Return the fields of an exit after which no thread of the group is left."""
-    return 2, _DEATH(_CODE, task.exit_code) + _DEAD[True]
+    return 2, _DEATH(_CODE, task.exit_code) + _DEAD
 
 
 DEATH: Final[tuple[Details, Details]] = (_death, _last_death)

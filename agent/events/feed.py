@@ -28,23 +28,13 @@ Without a subscription, records go straight to the table, and no code of this mo
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from agent.events import announced, eventpack
-from agent.events.announced import EXACT, OF_GROUP, Record
+from agent.events import eventpack
+from agent.events.announced import OF_GROUP, Record
 from agent.events.audience import Audience
-from agent.events.eventfacts import (
-    ASSUMED,
-    ENTERED,
-    Clock,
-    Facts,
-    Marks,
-    as_facts,
-    facts_of,
-    is_told_by,
-    values_of,
-)
+from agent.events.eventfacts import ASSUMED, ENTERED, UNMARKED, Clock, Facts, Marks
 from agent.events.subscriber import ARGUMENTS, Subscriber
 from agent.table import rules, wire
-from agent.table.objects import TaskStruct
+from agent.table.objects import EXITED, TaskStruct
 from agent.table.pidspace import Data
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Handler, Stream
@@ -82,7 +72,6 @@ class Feed:
         self._unsynced = False
         self._audience = Audience(ahead)
         self._told = self._audience.told
-        self._tell = self._audience.tell
         self.subscribers: dict[Subscriber, Callable[[], int]] = {}
 
     # ---- subscribers ---------------------------------------------------------------------------------------------
@@ -162,28 +151,29 @@ class Feed:
 
     def _listener(self, kind: int, apply: Handler) -> Handler:
         """Return a handler that applies a record and tells the differences. It runs for every record of the host."""
-        stream, table, changes, audience = self._stream, self._table, self._changes, self._audience
-        trees, clock, tell_record = audience.trees, self._clock, self._tell_record
-        touched, concerns_nobody = changes.tasks, self._told.keys().isdisjoint
+        stream, changes, audience = self._stream, self._changes, self._audience
+        clock, touched, concerns_nobody = self._clock, changes.tasks, self._told.keys().isdisjoint
         about_a_task = kind <= _STATE
-        bare = Record(kind)
+        record = Record(self._table, kind)
 
         def heard(data: Data, at: int) -> None:
             if not self._unsynced and (stream.suspect or stream.lost != self._lost):
                 self._tell_loss(stream.next - (not stream.is_late))
             if touched:
                 changes.set_aside()
-            before = announced.begun(table, kind, data, at) if about_a_task else None
+            if about_a_task:
+                record.begin(data, at)
             apply(data, at)
-            if not touched:
-                return
-            # A task that enters a tree touches one that is in it.
-            if not concerns_nobody(touched) or () in trees:
-                record = bare if before is None else announced.done(table, kind, before, data, at)
-                audience.order = stream.next - (not stream.is_late)
-                audience.now_ns = clock()
-                tell_record(record, touched)
-            changes.set_aside()
+            if touched:
+                # A task that enters a tree touches one that is in it.
+                if audience.follows_all or not concerns_nobody(touched):
+                    if about_a_task:
+                        record.end(data, at)
+                    audience.order = stream.next - (not stream.is_late)
+                    audience.now_ns = clock()
+                    self._tell_record(record, touched)
+                changes.set_aside()
+            record.forget()
 
         return heard
 
@@ -202,7 +192,7 @@ class Feed:
                 audience.order = stream.next - (not stream.is_late)
                 audience.now_ns = self._clock()
                 text = bytes(data[at + wire.STRINGS.size : at + wire.STRINGS.size + kept])
-                self._tell(ARGUMENTS, leader, leader, eventpack.arguments(text, size), {})
+                self._audience.tell(ARGUMENTS, leader, leader, eventpack.arguments(text, size), UNMARKED)
 
         return heard
 
@@ -220,23 +210,21 @@ class Feed:
             elif facts is None:
                 if not (task is subject and own == "birth") and self._audience.may_enter(task):
                     (followed if record.follows(task, None) else repaired).append(task)
-            elif facts != (values := values_of(task)):
-                if task is subject and is_told_by(own, facts, values):
-                    told[task] = as_facts(values)
+            elif not facts.holds(task):
+                if task is subject and own == ("death" if task.flags & EXITED else "exec") and facts.stands(task):
+                    facts.take(task)
                 else:
                     (followed if record.follows(task, facts) else repaired).append(task)
         if gone:
             if len(gone) > 1:
-                gone.sort(
-                    key=lambda task: (told[task].leader is task, *_age(task))
-                )  # threads first, their leaders last
+                self._sort_gone(gone)
             self._bury(record, gone)
         if repaired:
             self._repair(record, repaired)
         if subject is not None and own is not None:
             self._tell_own(record, subject, own)
         if followed or gone:
-            marks = {} if record.kind in EXACT else ASSUMED
+            marks = UNMARKED if record.is_exact else ASSUMED
             if len(followed) > 1:
                 followed.sort(key=_age)
             for task in followed:
@@ -246,6 +234,11 @@ class Feed:
                     self._appear(record, task)
             self._audience.reap(gone, marks)
 
+    def _sort_gone(self, gone: list[TaskStruct]) -> None:
+        """Sort tasks that are gone: threads first, their leaders last."""
+        told = self._told
+        gone.sort(key=lambda task: (told[task].leader is task, *_age(task)))
+
     def _repair(self, record: Record, repaired: list[TaskStruct]) -> None:
         """Tell the changes that a record does not announce. The founder of a group comes before its members.
 
@@ -253,15 +246,18 @@ class Feed:
         """
         told, subject = self._told, record.subject
         if len(repaired) > 1:
-            subjects = (subject, subject.leader) if subject is not None else ()
-            repaired.sort(
-                key=lambda task: ((task in subjects) is not record.is_new, task.pgid is not task.pid, *_age(task))
-            )
+            self._sort_repaired(record, repaired)
         for task in repaired:
             if task not in told:
                 self._appear(record, task)
             else:
                 self._differ(task, ASSUMED, record.coming(task, told.get(subject) if subject is not None else None))
+
+    def _sort_repaired(self, record: Record, repaired: list[TaskStruct]) -> None:
+        """Sort tasks as `_repair` tells them."""
+        subject, is_new = record.subject, record.is_new
+        subjects = (subject, subject.leader) if subject is not None else ()
+        repaired.sort(key=lambda task: ((task in subjects) is not is_new, task.pgid is not task.pid, *_age(task)))
 
     # ---- one task --------------------------------------------------------------------------------------------------
 
@@ -272,9 +268,9 @@ class Feed:
         for task in gone:
             pid, facts = task.pid, self._told[task]
             if not (facts.exited or task is record.caller or (task is record.subject and record.own == "death")):
-                self._told[task] = facts._replace(exited=1)
+                facts.exited = EXITED
                 dead = rules.find_alive_thread(facts.leader) is None
-                self._tell("death", task, facts.leader, eventpack.DEATH[dead], ASSUMED)
+                self._audience.tell("death", task, facts.leader, eventpack.DEATH[dead], ASSUMED)
             if pid.task is not None or numbers.get(pid.numbers[0], pid) is not pid:
                 replaced.append(task)
         if replaced:
@@ -283,13 +279,12 @@ class Feed:
 
     def _differ(self, task: TaskStruct, marks: Marks, own: str | None) -> None:
         """Tell the differences of a task from the facts last told, except those that the record's own event tells."""
-        old, new = self._told[task], facts_of(task)
+        old, new = self._told[task], Facts(task)
+        new.name = old.name
         if new.parent is None:
-            new = new._replace(parent=old.parent)  # not known yet: the kernel is being asked
+            new.parent = old.parent  # not known yet: the kernel is being asked
         if own == "status" and old.exited:
-            new = new._replace(exit_code=old.exit_code)
-        if new == old:
-            return
+            new.exit_code = old.exit_code
         self._told[task] = new
         said = own in ("death", "exec", "birth")
         moved = new.parent is not old.parent
@@ -298,25 +293,25 @@ class Feed:
             if task not in self._told:
                 return
         if new.sid is not old.sid and own != "setsid":
-            self._tell("setsid", task, new.leader, eventpack.ids, marks)
+            self._audience.tell("setsid", task, new.leader, eventpack.ids, marks)
         elif new.pgid is not old.pgid and own not in ("setsid", "setpgid"):
-            self._tell("setpgid", task, new.leader, eventpack.ids, marks)
+            self._audience.tell("setpgid", task, new.leader, eventpack.ids, marks)
         if new.subreaper != old.subreaper and own != "subreaper":
-            self._tell("subreaper", task, new.leader, eventpack.subreaper, marks)
+            self._audience.tell("subreaper", task, new.leader, eventpack.subreaper, marks)
         if new.exited and not old.exited and own != "death":
             dead = rules.find_alive_thread(task) is None
-            self._tell("death", task, new.leader, eventpack.DEATH[dead], marks)
+            self._audience.tell("death", task, new.leader, eventpack.DEATH[dead], marks)
         elif old.exited and not new.exited and own != "exec":
-            self._tell("exec", task, new.leader, eventpack.execution(None), marks)
+            self._audience.tell("exec", task, new.leader, eventpack.execution(None), marks)
             if new.stopped:
-                self._tell("change", task, new.leader, eventpack.condition, marks)
+                self._audience.tell("change", task, new.leader, eventpack.condition, marks)
         elif (
             new.stopped != old.stopped
             or (new.exited and old.exited and new.exit_code != old.exit_code and own != "death")
             or (new.exit_signal != old.exit_signal and not (moved or own in ("exec", "birth")))
             or ((new.ids != old.ids or new.comm != old.comm) and not said)
         ):
-            self._tell("change", task, new.leader, eventpack.condition, marks)
+            self._audience.tell("change", task, new.leader, eventpack.condition, marks)
 
     def _tell_own(self, record: Record, subject: TaskStruct, own: str) -> None:
         """Tell the event that a record announces."""
@@ -336,17 +331,17 @@ class Feed:
             born_ns = self._audience.birth_ns(subject)
         else:
             said = eventpack.subreaper if own == "subreaper" else eventpack.ids
-        self._tell(own, subject, leader, said, {}, born_ns)
+        self._audience.tell(own, subject, leader, said, UNMARKED, born_ns)
         if leader is not subject and leader.pid.task is leader and own not in OF_GROUP:
-            self._differ(leader, {}, None)
+            self._differ(leader, UNMARKED, None)
 
     def _appear(self, record: Record, task: TaskStruct) -> None:
         """Tell a task that is new to the followed trees: its birth was not told, or it comes from outside."""
         leader = task.leader
         if leader is not task:
             if leader in self._told:
-                self._told[task] = facts_of(task)
-                self._tell("birth", task, leader, eventpack.presence, ASSUMED)
+                self._told[task] = Facts(task)
+                self._audience.tell("birth", task, leader, eventpack.presence, ASSUMED)
             return
         trees = [tree for tree in self._audience.trees.values() if tree.takes(task)]
         if not trees:
@@ -354,6 +349,6 @@ class Feed:
         if record.is_new and task is record.subject:
             self._audience.introduce(task, trees, ASSUMED)
             return
-        marks = ENTERED if record.kind in EXACT else ASSUMED | ENTERED
+        marks = ENTERED if record.is_exact else ASSUMED | ENTERED
         self._audience.introduce(task, trees, marks)
-        self._tell("reparent", task, task, eventpack.parent, marks, trees=trees)
+        self._audience.tell("reparent", task, task, eventpack.parent, marks, trees=trees)

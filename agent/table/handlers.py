@@ -11,6 +11,8 @@ it (the call had begun and not yet ended). A surprise that no event settles is a
 table changes nothing.
 """
 
+from typing import Final
+
 from agent.table import answers, departure, history, rules, wire
 from agent.table.merge import Merge
 from agent.table.objects import (
@@ -31,25 +33,25 @@ from agent.table.pidspace import Data
 from agent.table.processtable import ProcessTable
 from agent.table.wire import Kind, TaskRecord
 
-_IDLES_CHILDREN = (1, 2)  # init and kthreadd, in every kernel
-_SHAPING = CLONE_NEWPID | CLONE_PARENT | CLONE_THREAD | CLONE_VFORK
+_IDLES_CHILDREN: Final = (1, 2)  # init and kthreadd, in every kernel
+_SHAPING: Final = CLONE_NEWPID | CLONE_PARENT | CLONE_THREAD | CLONE_VFORK
 
-_FORK = wire.reader(
+_FORK: Final = wire.reader(
     wire.RECORD_TASK,
     *("seq", "argument", "task", "start_ns", "parent", "pid", "tgid", "pgid", "sid", "tid", "parent_tid", "flags"),
     *("exit_signal", "uid", "gid", "by_tid", "by", "comm"),
 ).unpack_from
-_EXIT = wire.reader(
+_EXIT: Final = wire.reader(
     wire.RECORD_TASK, "argument", "start_ns", "pid", "pgid", "sid", "tid", "parent_tid", "flags", "exit_code"
 ).unpack_from
-_EXEC = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid").unpack_from
-_SESSION = wire.reader(wire.RECORD_TASK, "seq", "kind", "pid", "pgid", "sid", "tid").unpack_from
-_END = wire.reader(wire.RECORD_END, "task", "start_ns", "tid", "exit_code").unpack_from
-_CALL = wire.reader(wire.RECORD_CALL, "tid", "value").unpack_from
-_STRINGS = wire.reader(wire.RECORD_STRINGS, "argument", "start_ns", "tid", "kept").unpack_from
-_AREA_AT = wire.STRINGS.size - wire.AREA.size
-_HEAD = wire.HEAD.unpack_from
-_TASK = wire.TASK.unpack_from
+_EXEC: Final = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid").unpack_from
+_SESSION: Final = wire.reader(wire.RECORD_TASK, "seq", "kind", "pid", "pgid", "sid", "tid").unpack_from
+_END: Final = wire.reader(wire.RECORD_END, "task", "start_ns", "tid", "exit_code").unpack_from
+_CALL: Final = wire.reader(wire.RECORD_CALL, "tid", "value").unpack_from
+_STRINGS: Final = wire.reader(wire.RECORD_STRINGS, "argument", "start_ns", "tid", "kept").unpack_from
+_AREA_AT: Final = wire.STRINGS.size - wire.AREA.size
+_HEAD: Final = wire.HEAD.unpack_from
+_TASK: Final = wire.TASK.unpack_from
 
 
 class Handlers:

@@ -5,6 +5,8 @@ A record may name a parent, leader or creator that the table lacks. The merge th
 is asked about it, and completes the waiting tasks when it is added.
 """
 
+from typing import Final
+
 from agent.table import rules, wire
 from agent.table.objects import (
     AUTOREAP,
@@ -21,10 +23,10 @@ from agent.table.pidspace import Data
 from agent.table.processtable import ProcessTable
 from agent.table.wire import Kind, TaskRecord
 
-_OF_GROUP = SUBREAPER | UNDER_SUBREAPER
+_OF_GROUP: Final = SUBREAPER | UNDER_SUBREAPER
 # A hook may read a task before its exit and number the record after it, so no record clears the flags of an exit.
-_NOT_FROM_RECORDS = EXITED | RELEASED | AUTOREAP
-_TASK = wire.TASK.unpack_from
+_NOT_FROM_RECORDS: Final = EXITED | RELEASED | AUTOREAP
+_TASK: Final = wire.TASK.unpack_from
 
 
 class Merge:

@@ -10,31 +10,31 @@ field that can be derived.
 """
 
 from collections.abc import Iterator
-from typing import Literal, Optional
+from typing import Final, Literal, Optional
 
 from agent.model import WaitStatus
 
 # record_task.flags, bpf/events.h; tests/unit/table/test_wire.py compares.
-SUBREAPER = 1 << 0
-UNDER_SUBREAPER = 1 << 1
-EXITED = 1 << 2
-RELEASED = 1 << 3
-EXITING = 1 << 4
-STOPPED = 1 << 5
-KERNEL = 1 << 6
-IO_WORKER = 1 << 7
-AUTOREAP = 1 << 8
-PTRACED = 1 << 9
-MOVING = 1 << 11
-MOVING_NOWHERE = 1 << 12
-CREATED = 1 << 31  # no flag of the record: the task has called clone(), so a birth may refer to its exit
+SUBREAPER: Final = 1 << 0
+UNDER_SUBREAPER: Final = 1 << 1
+EXITED: Final = 1 << 2
+RELEASED: Final = 1 << 3
+EXITING: Final = 1 << 4
+STOPPED: Final = 1 << 5
+KERNEL: Final = 1 << 6
+IO_WORKER: Final = 1 << 7
+AUTOREAP: Final = 1 << 8
+PTRACED: Final = 1 << 9
+MOVING: Final = 1 << 11
+MOVING_NOWHERE: Final = 1 << 12
+CREATED: Final = 1 << 31  # no flag of the record: the task has called clone(), so a birth may refer to its exit
 
-CLONE_VFORK = 0x00004000
-CLONE_PARENT = 0x00008000
-CLONE_THREAD = 0x00010000
-CLONE_NEWPID = 0x20000000
+CLONE_VFORK: Final = 0x00004000
+CLONE_PARENT: Final = 0x00008000
+CLONE_THREAD: Final = 0x00010000
+CLONE_NEWPID: Final = 0x20000000
 
-NO_STATUS = WaitStatus(0)
+NO_STATUS: Final = WaitStatus(0)
 
 
 class PidNamespace:
@@ -212,5 +212,5 @@ class TaskStruct:
             child = following
 
 
-NOBODY = TaskStruct(Pid(0, (0,), PidNamespace(0, 0, None)), 0, 0, EXITED)
+NOBODY: Final = TaskStruct(Pid(0, (0,), PidNamespace(0, 0, None)), 0, 0, EXITED)
 """The leader of every task that is gone: no parent, no group, no children."""

@@ -7,13 +7,14 @@ even if no record told so; the space then calls its owner to end them.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from agent.table import rules, wire
 from agent.table.objects import Pid, PidNamespace, TaskStruct
 
-INITIAL_INUM = 0xEFFFFFFC  # PROC_PID_INIT_INO
+INITIAL_INUM: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO
 
-_IDENTITIES = wire.reader(wire.RECORD_TASK, "pid", "tgid", "pgid", "sid")
+_IDENTITIES: Final = wire.reader(wire.RECORD_TASK, "pid", "tgid", "pgid", "sid")
 
 Data = memoryview | bytes
 

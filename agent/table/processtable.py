@@ -33,7 +33,7 @@ from agent.table.inputs import Input, Note, ignore
 from agent.table.objects import AUTOREAP, EXITED, EXITING, Pid, PidNamespace, TaskStruct
 from agent.table.pidspace import PidSpace
 
-_MAX_SHARED = 4096  # distinct comms, and distinct ids, remembered so that tasks can share them
+_MAX_SHARED: Final = 4096  # distinct comms, and distinct ids, remembered so that tasks can share them
 
 
 class ProcessTable:

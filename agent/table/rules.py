@@ -24,6 +24,7 @@ them. Sources: kernel/exit.c, kernel/pid.c, kernel/fork.c, fs/exec.c of Linux 6.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from agent.table.objects import (
     EXITED,
@@ -38,8 +39,8 @@ from agent.table.objects import (
     TaskStruct,
 )
 
-SIGCHLD = 17
-WORKER = KERNEL | IO_WORKER
+SIGCHLD: Final = 17
+WORKER: Final = KERNEL | IO_WORKER
 """The flags of tasks that no rebuild can make, see `is_kernel_worker`."""
 
 

@@ -15,7 +15,7 @@ from agent.table.inputs import Input, Note, ignore
 
 Handler = Callable[[memoryview | bytes, int], None]
 
-_HEAD = wire.reader(wire.RECORD, "seq", "kind").unpack_from
+_HEAD: Final = wire.reader(wire.RECORD, "seq", "kind").unpack_from
 
 MOST_EARLY: Final = 1 << 16
 """Records that may wait for a missing number, some 20 MB of them. A CPU rarely stalls for longer than other CPUs take

@@ -8,7 +8,7 @@ the others are skipped as padding, for speed.
 
 import struct
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from agent.model import WaitStatus
 
@@ -32,18 +32,18 @@ class Kind(IntEnum):
     STRINGS = 14
 
 
-MAX_LEVELS = 33
-LOST_NUMBERS = 512
-STRINGS_BYTES = 8192
-KEPT_BYTES = 4096
-KEEP_ARGUMENTS = 1
-KEEP_ENVIRONMENT = 2
-KEEP_TIME = 4
-STRINGS_BLOCK = 64
+MAX_LEVELS: Final = 33
+LOST_NUMBERS: Final = 512
+STRINGS_BYTES: Final = 8192
+KEPT_BYTES: Final = 4096
+KEEP_ARGUMENTS: Final = 1
+KEEP_ENVIRONMENT: Final = 2
+KEEP_TIME: Final = 4
+STRINGS_BLOCK: Final = 64
 
 # (field, struct code), in the order of the header.
-RECORD = (("seq", "Q"), ("kind", "I"), ("argument", "I"), ("time_ns", "Q"))
-RECORD_TASK = (
+RECORD: Final = (("seq", "Q"), ("kind", "I"), ("argument", "I"), ("time_ns", "Q"))
+RECORD_TASK: Final = (
     *RECORD,
     ("task", "Q"),
     ("start_ns", "Q"),
@@ -67,11 +67,11 @@ RECORD_TASK = (
     ("child_ns_id", "Q"),
     ("comm", "16s"),
 )
-RECORD_END = (*RECORD, ("task", "Q"), ("start_ns", "Q"), ("tid", "I"), ("exit_code", "I"))
-RECORD_CALL = (*RECORD, ("task", "Q"), ("tid", "I"), ("value", "I"))
-_AREA = (("address", "Q"), ("size", "Q"), ("first_hash", "Q"), ("second_hash", "Q"))
-RECORD_STRINGS = (*RECORD, ("task", "Q"), ("start_ns", "Q"), ("tid", "I"), ("kept", "I"), *_AREA)
-SWEEP_ROW = (
+RECORD_END: Final = (*RECORD, ("task", "Q"), ("start_ns", "Q"), ("tid", "I"), ("exit_code", "I"))
+RECORD_CALL: Final = (*RECORD, ("task", "Q"), ("tid", "I"), ("value", "I"))
+_AREA: Final = (("address", "Q"), ("size", "Q"), ("first_hash", "Q"), ("second_hash", "Q"))
+RECORD_STRINGS: Final = (*RECORD, ("task", "Q"), ("start_ns", "Q"), ("tid", "I"), ("kept", "I"), *_AREA)
+SWEEP_ROW: Final = (
     ("task", "Q"),
     ("start_ns", "Q"),
     ("parent", "Q"),
@@ -85,7 +85,7 @@ SWEEP_ROW = (
     ("comm", "16s"),
     ("ties", "Q"),
 )
-TERMINAL_ROW = (
+TERMINAL_ROW: Final = (
     ("task", "Q"),
     ("start_ns", "Q"),
     ("terminal", "Q"),
@@ -97,7 +97,7 @@ TERMINAL_ROW = (
     ("pad", "B"),
     ("name", "64s"),
 )
-OWNER_ROW = (
+OWNER_ROW: Final = (
     ("start_ns", "Q"),
     ("files", "Q"),
     ("owner", "Q"),
@@ -106,7 +106,7 @@ OWNER_ROW = (
     ("pid_type", "I"),
     ("levels", "I"),
 )
-SHARING_ROW = (
+SHARING_ROW: Final = (
     ("start_ns", "Q"),
     ("vm", "Q"),
     ("fs", "Q"),
@@ -114,10 +114,10 @@ SHARING_ROW = (
     ("tid", "I"),
     ("pad", "I"),
 )
-PID_NUMBER = (("nr", "I"), ("inum", "I"), ("ns_id", "Q"))
-ALLOWANCE = (("spent_until_ns", "Q"), ("withheld", "Q"))
-QUESTION = (("task", "Q"), ("start_ns", "Q"))
-PAGE = (
+PID_NUMBER: Final = (("nr", "I"), ("inum", "I"), ("ns_id", "Q"))
+ALLOWANCE: Final = (("spent_until_ns", "Q"), ("withheld", "Q"))
+QUESTION: Final = (("task", "Q"), ("start_ns", "Q"))
+PAGE: Final = (
     ("seq", "Q"),
     ("lost", "Q"),
     ("nested", "Q"),
@@ -126,9 +126,9 @@ PAGE = (
     ("lost_seq", f"{8 * LOST_NUMBERS}s"),
 )
 
-ROW_SIGNAL_SHIFT = 24  # in the flags of a row of a sweep: the low byte of the exit signal
-TIES_OWNED = 1
-TIES_SHARED = 2
+ROW_SIGNAL_SHIFT: Final = 24  # in the flags of a row of a sweep: the low byte of the exit signal
+TIES_OWNED: Final = 1
+TIES_SHARED: Final = 2
 
 Tie = Literal["terminals", "owners", "sharing"]
 Fields = tuple[tuple[str, str], ...]
@@ -146,26 +146,26 @@ def reader(fields: Fields, *wanted: str) -> struct.Struct:
     return struct.Struct("=" + "".join(codes))
 
 
-HEAD = reader(RECORD)
-TASK = reader(RECORD_TASK)
-TASK_BYTES = TASK.size
-LEVELS_AT = struct.calcsize(
+HEAD: Final = reader(RECORD)
+TASK: Final = reader(RECORD_TASK)
+TASK_BYTES: Final = TASK.size
+LEVELS_AT: Final = struct.calcsize(
     "=" + "".join(code for _, code in RECORD_TASK[: [n for n, _ in RECORD_TASK].index("levels")])
 )
-END = reader(RECORD_END)
-CALL = reader(RECORD_CALL)
-STRINGS = reader(RECORD_STRINGS)
-AREA = reader(_AREA)  # the end of a record of strings, before the text
-STRING_KEY = struct.Struct(f"={4 * STRINGS_BYTES // 8}Q")  # struct string_key
-_KEPT = reader(RECORD_STRINGS, "kept").unpack_from
-ROW = reader(SWEEP_ROW)
-TERMINAL = reader(TERMINAL_ROW, "start_ns", "terminal", "pgrp", "old_pgrp", "tid", "levels", "hung_up", "name")
-OWNER = reader(OWNER_ROW)
-SHARING = reader(SHARING_ROW, "start_ns", "vm", "fs", "files", "tid")
-NUMBER = reader(PID_NUMBER)
+END: Final = reader(RECORD_END)
+CALL: Final = reader(RECORD_CALL)
+STRINGS: Final = reader(RECORD_STRINGS)
+AREA: Final = reader(_AREA)  # the end of a record of strings, before the text
+STRING_KEY: Final = struct.Struct(f"={4 * STRINGS_BYTES // 8}Q")  # struct string_key
+_KEPT: Final = reader(RECORD_STRINGS, "kept").unpack_from
+ROW: Final = reader(SWEEP_ROW)
+TERMINAL: Final = reader(TERMINAL_ROW, "start_ns", "terminal", "pgrp", "old_pgrp", "tid", "levels", "hung_up", "name")
+OWNER: Final = reader(OWNER_ROW)
+SHARING: Final = reader(SHARING_ROW, "start_ns", "vm", "fs", "files", "tid")
+NUMBER: Final = reader(PID_NUMBER)
 
 # One Struct for each depth: all numbers of a pid object in one go.
-_NUMBERS = tuple(struct.Struct("=" + "IIQ" * levels) for levels in range(MAX_LEVELS + 1))
+_NUMBERS: Final = tuple(struct.Struct("=" + "IIQ" * levels) for levels in range(MAX_LEVELS + 1))
 
 
 class PidState(NamedTuple):
