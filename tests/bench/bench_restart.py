@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurement of ``ckptree restart FILE`` as a whole, until all tasks stand, against a bare loop of clone3().
+"""Measurement of a whole ``ckptree restart``, until all tasks stand, beside a bare loop of clone3() and ``criu restore``.
 
-``python -m tests.bench.bench_restart [--tasks 100 1000 5000] [--rounds 7] [--json]`` from the repository's root, as root.
-Both by turns in one run. The loop makes as many children with their numbers, and its time is that of its calls alone. The
-command's is all of it: from its exec, with the start of the installed package, by imports, plan, proof on the model of
-the kernel, and comparison with the kernel's answers, to the line of JSON that tells that the tree stands.
+``python -m tests.bench.bench_restart [--tasks 100 1000 5000] [--rounds 7] [--without-criu] [--json] [--write]`` from the
+repository's root, as root. All by turns in one run, of the same trees: processes of a small program, which CRIU has
+dumped with the tree beside its images.
+
+* The loop makes as many children with their numbers, and its time is that of its calls alone.
+* ckptree's time is that of the whole command: from its exec, with the start of the installed package, by imports, plan,
+  proof on the model of the kernel, and comparison with the kernel's answers, to the line of JSON that tells that the
+  tree stands. With contents the processes have their memory, registers and files by then, and run on after it.
+* CRIU's is that of the whole command, too, until it returns. It restores memory, registers and files.
+
+Without CRIU the trees are made up, and their images take as long to read.
 """
 
 import argparse
@@ -16,15 +23,17 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from agent.model import Snapshot
 from exporters.image import checkpoint
-from tests.bench import installedstart
+from tests.bench import dumpedtrees, installedstart
 from tests.bench.bench_plan import broad
 from tests.bench.bench_rebuild import bare
 from tests.bench.figures import median, table
-from tests.bench.options import parsed, positive
+from tests.bench.options import add_write, parsed, positive
+from tests.bench.report import TOP, splice
 from tests.support.builders import a_snapshot, a_task, born
 
 INSTALLED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -48,35 +57,81 @@ def mixed(tasks: int) -> Snapshot:
 SHAPES: dict[str, Callable[[int], Snapshot]] = {"flat": broad, "random": mixed}
 
 
-def restarted(ckptree: str, image: Path) -> int:
+LOOP, RESTART, CONTENTS, CRIU = "loop", "restart", "contents", "criu"
+METHODS = {
+    LOOP: "bare loop of clone3()",
+    RESTART: "`ckptree restart tree.ckpt`",
+    CONTENTS: "`ckptree restart criu:DIR`, with memory and files",
+    CRIU: "`criu restore`, with memory and files",
+}
+"""The methods, and their names in the table."""
+
+Methods = dict[str, Callable[[], int]]
+"""The ways to make one tree; each returns its time, in ns."""
+
+Figures = dict[str, dict[int, dict[str, list[int]]]]
+"""The times of each method, in ns, by shape and number of tasks."""
+
+
+def restarted(ckptree: str, file: str) -> int:
     """Restart an image, and take the tree down again; return the time until it stood, in ns."""
-    command = [ckptree, "restart", os.fspath(image), "--json"]
+    command = [ckptree, "restart", file, "--json"]
     begun = time.monotonic_ns()
     with subprocess.Popen(command, env=INSTALLED, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
         line = ran.stdout.readline() if ran.stdout else b""
         took = time.monotonic_ns() - begun
         ran.send_signal(signal.SIGTERM)
         _, said = ran.communicate()
-    if not line or ran.returncode:
+    if not line:
         raise SystemExit(f"{' '.join(command)}: exit code {ran.returncode}: {said.decode()}")
     return took
 
 
-def measured(sizes: list[int], rounds: int) -> dict[str, dict[int, tuple[list[int], list[int]]]]:
-    """Return the times of the loop and of the command, in ns, by shape and number of tasks; a first round is a warm-up."""
-    found: dict[str, dict[int, tuple[list[int], list[int]]]] = {}
-    with tempfile.TemporaryDirectory() as folder, installedstart.program() as ckptree:
-        for shape, make in SHAPES.items():
-            for tasks in sizes:
-                image = Path(folder) / f"{shape}-{tasks}.ckpt"
-                image.write_bytes(checkpoint.dumps(make(tasks)))
-                loop, command = found.setdefault(shape, {}).setdefault(tasks, ([], []))
-                for round_ in range(rounds + 1):
-                    one, other = bare(tasks), restarted(ckptree, image)
-                    if round_:
-                        loop.append(one)
-                        command.append(other)
+def methods(folder: Path, ckptree: str, sizes: list[int], *, with_criu: bool) -> dict[tuple[str, int], Methods]:
+    """Make the trees; return the ways to measure each, by shape and number of tasks."""
+    made = {(shape, tasks): make(tasks) for shape, make in SHAPES.items() for tasks in sizes}
+    found: dict[tuple[str, int], Methods] = {}
+    names = {f"{shape}-{tasks}": (shape, tasks) for shape, tasks in made}
+    dumps = dumpedtrees.dumped(folder, [(name, made[key]) for name, key in names.items()]) if with_criu else {}
+    for name, key in names.items():
+        image = dumps[name] / "tree.ckpt" if with_criu else folder / f"{name}.ckpt"
+        if not with_criu:
+            image.write_bytes(checkpoint.dumps(made[key]))
+        each = found[key] = {LOOP: partial(bare, key[1]), RESTART: partial(restarted, ckptree, os.fspath(image))}
+        if with_criu:
+            each[CONTENTS] = partial(restarted, ckptree, f"criu:{dumps[name]}")
+            each[CRIU] = partial(dumpedtrees.criu_restored, dumps[name])
     return found
+
+
+def measured(sizes: list[int], rounds: int, *, with_criu: bool) -> Figures:
+    """Return the times of all methods; the first round of each is a warm-up."""
+    figures: Figures = {}
+    with tempfile.TemporaryDirectory() as folder, installedstart.program() as ckptree:
+        for (shape, tasks), ways in methods(Path(folder), ckptree, sizes, with_criu=with_criu).items():
+            found = figures.setdefault(shape, {})[tasks] = {name: [] for name in ways}
+            for round_ in range(rounds + 1):
+                for name, way in ways.items():
+                    took = way()
+                    if round_:
+                        found[name].append(took)
+    return figures
+
+
+def shown(figures: Figures) -> str:
+    """Return the table: medians in ms, and the median of the times to the loop of the same round."""
+    columns = {f"{shape}, {tasks}": found for shape, sizes in figures.items() for tasks, found in sizes.items()}
+    rows = []
+    for name, words in METHODS.items():
+        cells = []
+        for found in columns.values():
+            if name in found:
+                times = median([one / base for base, one in zip(found[LOOP], found[name], strict=True)])
+                ms = median(found[name]) / 1e6
+                cells.append(f"{ms:,.0f}" if name == LOOP else f"{ms:,.0f} ({times:.1f}x)")
+        if cells:
+            rows.append([words, *cells])
+    return table(["ms (times the loop)", *columns], rows)
 
 
 def main() -> None:
@@ -84,23 +139,21 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tasks", type=positive, nargs="*", default=[100, 1000, 5000])
     parser.add_argument("--rounds", type=positive, default=7)
+    parser.add_argument("--without-criu", action="store_true", help="measure no restore by CRIU, and no contents")
     parser.add_argument("--json", action="store_true")
+    add_write(parser)
     options = parsed(parser)
-    found = measured(options.tasks, options.rounds)
+    if options.write and options.without_criu:
+        parser.error("--write: the pages have the figures of criu, too")
+    figures = measured(options.tasks, options.rounds, with_criu=not options.without_criu)
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(figures))
         return
-    rows = [
-        [
-            *(shape, str(tasks)),
-            *(f"{median(each) / 1e6:.1f}" for each in (loop, command)),
-            f"{median([b / a for a, b in zip(loop, command, strict=True)]):.1f}",
-        ]
-        for shape, sizes in found.items()
-        for tasks, (loop, command) in sizes.items()
-    ]
-    print(f"{options.rounds} rounds, medians\n")
-    print(table(["", "tasks", "bare loop, ms", "ckptree restart, ms", "times the loop"], rows))
+    text = shown(figures)
+    print(f"{options.rounds} rounds\n\n{text}")
+    if options.write:
+        splice(text, "restart")
+        splice(text, "restart", TOP / "README.md")
 
 
 if __name__ == "__main__":

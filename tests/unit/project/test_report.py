@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.report import PAGE, bars, lines, splice, tell
+from tests.bench.report import PAGE, TOP, bars, lines, splice, tell
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_file_without_the_marks_is_left_as_it_is(page: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["torture", "loss", "following", "soak", "bench-snapshot", "bench-hooks", "bench-others"]
+    "name", ["torture", "loss", "following", "soak", "bench-snapshot", "bench-hooks", "bench-others", "restart"]
 )
 def test_the_page_has_the_marks(name: str, tmp_path: Path) -> None:
     """Each command that writes there has its marks."""
@@ -73,6 +73,14 @@ def test_the_page_has_the_marks(name: str, tmp_path: Path) -> None:
     copy.write_text(PAGE.read_text())
 
     splice("text", name, copy)
+
+
+def test_the_readme_has_the_marks_of_restarts(tmp_path: Path) -> None:
+    """The measurement writes its table there, too."""
+    copy = tmp_path / "README.md"
+    copy.write_text((TOP / "README.md").read_text())
+
+    splice("text", "restart", copy)
 
 
 def test_a_bar_is_as_long_as_its_share() -> None:
