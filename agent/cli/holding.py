@@ -89,6 +89,7 @@ def state(held: HeldTable) -> dict[str, Any]:
         "numbering": f"{facts.boot_id} {facts.ring}",
         "segment": held.name,
         "gap": held.gap,
+        "lacks_from": held.lacks_from,
     }
 
 

@@ -32,6 +32,7 @@ class Held(NamedTuple):
         numbering: boot and ring of the numbers.
         segment: name of the file in which it stands.
         gap: a sentence where the recording goes on behind a gap; else empty.
+        lacks_from: offset in that file from which on its bytes are damaged, or some are missing; negative: none.
     """
 
     order: int
@@ -39,6 +40,7 @@ class Held(NamedTuple):
     numbering: str
     segment: str
     gap: str
+    lacks_from: int = -1
 
 
 class TableHolder:
@@ -121,4 +123,5 @@ def held_of(answer: Message) -> Held:
         str(answer["numbering"]),
         str(answer["segment"]),
         str(answer["gap"]),
+        int(answer["lacks_from"]),
     )

@@ -86,6 +86,10 @@ class StandBy:
         self._said = ""
         self._told_s = 0.0
         self._left_out = 0
+        self._mended: tuple[bytes, int] | None = (
+            None  # segment and offset of the last hole for which the stream was asked
+        )
+        self._lacks_from = -1  # offset in the newest segment at which its reader finds it damaged
         self._unread = True
         self._presence = HostPresence(followed.host)
         standbyfacts.write(followed.place, StandbyFacts(followed.host, followed.root))
@@ -228,9 +232,11 @@ class StandBy:
             self._rung.clear()
             taken = await reader.after(at)
             if taken:
-                await self._keep(origin, taken)
-                at = taken[-1].sequence
-            elif not self._unread:
+                at = await self._keep(origin, taken)
+            if self._may_mend():
+                at = 0
+                continue
+            if not taken and not self._unread:
                 self._heal()
             if time.monotonic() - checked_s >= _CHECK_S:
                 if (await reader.origin())[0] != origin:
@@ -242,20 +248,39 @@ class StandBy:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._rung.wait(), _CHECK_S)
 
-    async def _keep(self, origin: str, taken: list[StoredPiece]) -> None:
-        """Keep pieces, and have them read."""
+    async def _keep(self, origin: str, taken: list[StoredPiece]) -> int:
+        """Keep pieces, and have them read; return the number of the last one that was looked at."""
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self._write, origin, taken)
+            last = await asyncio.get_running_loop().run_in_executor(None, self._write, origin, taken)
         except OSError as error:
             raise HostError(f"{self._followed.place}: {error.strerror or error}") from error
         await self._refresh()
+        return last
+
+    def _hole(self) -> tuple[bytes, int] | None:
+        """Return segment and offset of a hole in the newest segment; None: it has none, as far as is known."""
+        found = [at for at in (self._copy.lacks_from, self._lacks_from) if at >= 0]
+        return (self._copy.identity, min(found)) if found else None
+
+    def _may_mend(self) -> bool:
+        """Return True if the stream is to be asked again for what the newest segment lacks: once for each hole."""
+        hole = self._hole()
+        if hole is None or hole == self._mended:
+            self._mended = hole
+            return False
+        self._mended = hole
+        self._copy.mend(hole[1])
+        self._log.notice(f"{self._copy.newest} lacks bytes from {hole[1]} on: the stream is asked for them again")
+        return True
 
     def _heal(self) -> None:
         if self._said:
             self._said = ""
             self._log.notice(f"{self._followed.host} is followed again")
 
-    def _write(self, origin: str, taken: list[StoredPiece]) -> None:
+    def _write(self, origin: str, taken: list[StoredPiece]) -> int:
+        """Write pieces, up to the first one in front of which others are missing, unless these were asked for again."""
+        last = taken[-1].sequence
         for message in taken:
             try:
                 piece = tapemessages.unpack_piece(message.data)
@@ -263,7 +288,11 @@ class StandBy:
                 self._left_out += 1
                 continue
             self._copy.add(piece)
-        self._copy.sync(origin, taken[-1].sequence)
+            if self._copy.lacks_from >= 0 and self._hole() != self._mended:
+                last = message.sequence
+                break
+        self._copy.sync(origin, last)
+        return last
 
     async def _refresh(self) -> None:
         """Have the child read what is kept. A child that has ended is started again once; later it is tried again."""
@@ -278,6 +307,7 @@ class StandBy:
                     return
         self._unread = False
         self._heal()
+        self._lacks_from = held.lacks_from if held is not None and held.segment == self._copy.newest else -1
         self._lag.have(held, self._copy.identity)
         if held is not None and held.segment == self._copy.newest and not held.gap:
             self._copy.trim()  # the newest segment can be read without those before it

@@ -5,7 +5,8 @@ Theory
 ------
 A piece names its segment and its offset there, so one that comes twice changes nothing, and one that is missing is noticed:
 the rest of its segment is left out, and the recording goes on with the next segment. A reader then names the gap, as
-it does in the original.
+it does in the original. Pieces may come again, from any of them on, to mend the newest segment: what was left out is
+appended, and from a point on, where bytes of the copy are damaged, they are written over.
 
 What counts as kept is what `sync` has written: bytes first, then how far they reach and where that is in the stream that
 brought them. Both lie in the file ``position``, in two slots that are written in turn, so that one of them is whole
@@ -67,7 +68,7 @@ class FolderCopy:
         max_bytes, max_age_s: bounds of what is kept, as of `Retention`.
 
     Attributes:
-        gaps: count of segments whose rest was left out, for a piece was missing.
+        gaps: how often the rest of a segment was left out, for a piece was missing.
 
     Raises:
         HostError: it cannot be written, or another process has it.
@@ -97,6 +98,7 @@ class FolderCopy:
             self.close()
             raise
         self._unsynced = self._renamed = False
+        self._mended_to = 0  # size of the newest segment while it is written over
         self.gaps = 0
 
     @property
@@ -127,6 +129,29 @@ class FolderCopy:
         """
         return self._kept.sequence if self._kept is not None and self._kept.stream == _known_by(stream) else 0
 
+    @property
+    def lacks_from(self) -> int:
+        """Offset of the newest segment at which a piece is missing; negative: none is."""
+        return self._size if self._broken else -1
+
+    def mend(self, at: int) -> None:
+        """Have pieces written over the newest segment, or appended to it, that come again from an offset on.
+
+        Where they do not come, the segment stays as it is.
+
+        Args:
+            at: the offset.
+        """
+        self.gaps -= self._broken
+        self._broken = False
+        if self._file >= 0 and at < self._size:
+            self._mended_to = max(self._mended_to, self._size)
+            self._stand_at(at)
+
+    def _stand_at(self, size: int) -> None:
+        self._size = size
+        os.lseek(self._file, size, os.SEEK_SET)
+
     # ---- pieces ----------------------------------------------------------------------------------------------------
 
     def add(self, piece: Piece) -> bool:
@@ -136,6 +161,8 @@ class FolderCopy:
             OSError: it cannot be written. The folder is as before.
         """
         if self._file >= 0 and piece.segment == self._segment:
+            if piece.offset > self._size:
+                self._leave_as_it_is()
             new = piece.offset + len(piece.data) - self._size
             if piece.offset > self._size or self._size + new > self._max_segment:
                 self._break()
@@ -154,8 +181,15 @@ class FolderCopy:
         newest = self._facts
         if newest is not None and facts.boot_id == newest.boot_id and facts.boottime_ns < newest.boottime_ns:
             return False  # it was kept once, and dropped
+        self._leave_as_it_is()
         self._begin(piece, facts)
         return True
+
+    def _leave_as_it_is(self) -> None:
+        """Mend the newest segment no more: what it was to be mended with has not come."""
+        if self._mended_to:
+            self._stand_at(self._mended_to)
+            self._mended_to = 0
 
     def _break(self) -> None:
         if not self._broken:
@@ -190,12 +224,15 @@ class FolderCopy:
             _write_all(self._file, data)
         except OSError:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._size)
+                if not self._mended_to:
+                    os.ftruncate(self._file, self._size)
                 os.lseek(self._file, self._size, os.SEEK_SET)
             raise
         self._size += len(data)
+        if self._size >= self._mended_to:
+            self._mended_to = 0
         self._unsynced = True
-        self._files.grew(self._path, max(_LEAST_BYTES, self._size), Clocks.now())
+        self._files.grew(self._path, max(_LEAST_BYTES, self._size, self._mended_to), Clocks.now())
 
     def sync(self, stream: str, sequence: int) -> None:
         """Have everything so far survive a power cut, and note the position in the stream.
@@ -213,7 +250,7 @@ class FolderCopy:
     def _note(self, stream: str, sequence: int) -> None:
         """Write a position."""
         generation = 1 if self._kept is None else self._kept.generation + 1
-        size, of = (self._size, self._segment) if self._file >= 0 else (0, bytes(16))
+        size, of = (max(self._size, self._mended_to), self._segment) if self._file >= 0 else (0, bytes(16))
         kept = CopyPosition(generation, sequence, size, of, _known_by(stream))
         slot = _SLOT.pack(*kept, 0, 0)[:_BEFORE_CHECK]
         slot += struct.pack("<II", zlib.crc32(slot), 0)
@@ -268,9 +305,10 @@ class FolderCopy:
         _remove([each for each in stored if each.sequence > next(one.sequence for one in stored if one.path == path)])
         self._names = {key: value for key, value in self._names.items() if value.exists()}
         self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        self._size = min(kept.size, os.fstat(self._file).st_size)
+        self._stand_at(min(kept.size, os.fstat(self._file).st_size))
+        if self._size < kept.size:  # its end is lost: the stream may still have it
+            self._kept = kept._replace(sequence=0)
         os.ftruncate(self._file, self._size)
-        os.lseek(self._file, self._size, os.SEEK_SET)
         self._path, self._segment = path, kept.segment
         with path.open("rb") as file:
             self._facts, _ = segment.read_head(file.read(segment.MOST_HEAD))

@@ -2,9 +2,11 @@
 """The table at the end of a recording that grows, held ready.
 
 It begins at the newest keyframe and goes on with each block that has come, over segments that join. In front of a gap it
-stands still until a keyframe behind the gap has come, and says so. It reads a folder that a writer, or a copy, appends to.
+stands still until a keyframe behind the gap has come, or what is missing, and says so. It reads a folder that a writer, or
+a copy, appends to.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Final
 
@@ -12,11 +14,14 @@ from agent.capture import memoryreader
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchTimeError
 from agent.model import Snapshot
-from agent.recorder import folder, past, segment, tape
+from agent.recorder import folder, lostsegment, past, segment, tape, tapesegment
 from agent.recorder.facts import Instant, Replayed
+from agent.recorder.filebytes import DroppedError
+from agent.recorder.lostsegment import LostSegment
 from agent.recorder.past import Enquirer, WantedTree
+from agent.recorder.recording import DAMAGED
 from agent.recorder.replay import Replayer
-from agent.recorder.tapesegment import TapeSegment
+from agent.recorder.tapesegment import BlockChain, TapeSegment
 from agent.table import wire
 
 _ALL: Final = 2**65
@@ -35,6 +40,7 @@ class HeldTable:
 
     Attributes:
         gap: a sentence where the recording goes on behind a gap that this table has not got over yet; else empty.
+        lacks_from: offset in the present segment from which on its bytes are damaged, or some are missing; negative: none.
     """
 
     def __init__(self, place: Path) -> None:
@@ -43,7 +49,9 @@ class HeldTable:
         self._segment: TapeSegment | None = None
         self._sequence = -1  # of the segment's file
         self._at = 0  # offset in it
+        self._chain = BlockChain(0)
         self.gap = ""
+        self.lacks_from = -1
 
     @property
     def is_there(self) -> bool:
@@ -94,7 +102,9 @@ class HeldTable:
             HostError: the folder cannot be read.
         """
         if (self._replayer is None or self.gap) and not self._begin():
-            return
+            if self.lacks_from < 0:
+                return
+            self.gap, self.lacks_from = "", -1  # what is missing may have come
         while True:
             self._extend()
             if not self.gap and self._go_on():
@@ -125,7 +135,7 @@ class HeldTable:
                 return False
             found = _opened(each.path)
             if (
-                found is None
+                not isinstance(found, TapeSegment)
                 or found.facts.head_bytes != wire.HEAD.size
                 or found.facts.memory not in memoryreader.READS
             ):
@@ -137,32 +147,43 @@ class HeldTable:
                 replayer = Replayer(keyframe, (), found.facts.boottime_ns, found.ahead_ns)
             except UnusableMemoryError:
                 continue
-            self._replayer, self._segment, self._sequence, self._at = replayer, found, each.sequence, 0
-            self.gap = ""
+            self._replayer = replayer
+            self._enter(found, each.sequence)
+            self.gap, self.lacks_from = "", -1
             return True
         return False
+
+    def _enter(self, found: TapeSegment, sequence: int) -> None:
+        """Stand at the beginning of a segment."""
+        self._segment, self._sequence, self._at = found, sequence, 0
+        self._chain = BlockChain(found.facts.first)
 
     def _extend(self) -> None:
         """Take the blocks of the present segment that have come."""
         stands, before = self.standing, self._segment
         found = None if before is None else _opened(before.path)
-        if found is None:
+        if isinstance(found, LostSegment):
+            self._lack(0, str(found))
+        if not isinstance(found, TapeSegment):
             return
         self._segment = found
         for block in found.blocks_from(self._at):
+            content = found.content(block) if block.kind == segment.TAPE else b""
+            if content is None or not self._chain.joins(block):
+                self._lack(self._at, "a block is damaged" if content is None else "blocks are missing")
+                return
+            self._chain.take(block)
             self._at = block.end
             if block.kind != segment.TAPE:
                 continue
-            content = found.content(block)
-            if content is None:
-                self._stop("a block is damaged")
-                return
             try:
                 stands.extend([content])
                 stands.advance(_ALL)
             except tape.TornError as error:
                 self._stop(str(error))
                 return
+        if found.is_damaged_at(self._at):
+            self._lack(self._at, "a block is damaged")
 
     def _go_on(self) -> bool:
         """Turn to the next segment; return False where there is none yet."""
@@ -173,23 +194,34 @@ class HeldTable:
         before, behind = self._segment, _opened(later[0].path)
         if self.gap or behind is None or before is None:
             return False
+        if isinstance(behind, LostSegment):
+            self._stop(str(behind))
+            return False
         same = (behind.facts.boot_id, behind.facts.ring) == (before.facts.boot_id, before.facts.ring)
         if not same or not behind.joins(before):
-            self._stop(behind.facts.why or "what lies between is damaged, or missing")
+            self._stop(behind.facts.why or DAMAGED)
             return False
-        self._segment, self._sequence, self._at = behind, later[0].sequence, 0
+        self._enter(behind, later[0].sequence)
         return True
+
+    def _lack(self, at: int, why: str) -> None:
+        """Stop in front of bytes that may come yet."""
+        self._stop(why)
+        self.lacks_from = at
 
     def _stop(self, why: str) -> None:
         self.gap = f"the recording has a gap from #{self.order} on ({why}): this is the state before"
 
 
-def _opened(path: Path) -> TapeSegment | None:
-    """Open a segment; return None where it is gone, or its head is damaged."""
+def _opened(path: Path) -> TapeSegment | LostSegment | None:
+    """Open a segment; return None where it is gone, or has just begun."""
     try:
-        with path.open("rb") as file:
-            facts, begin = segment.read_head(file.read(segment.MOST_HEAD))
-    except (OSError, segment.DamagedError):
+        facts, begin = tapesegment.head_of(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, segment.DamagedError) as error:
+        with contextlib.suppress(DroppedError):
+            return lostsegment.lost(path, str(error))
         return None
     return TapeSegment(path, facts, begin, 0)
 

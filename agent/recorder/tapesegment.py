@@ -142,6 +142,15 @@ class TapeSegment:
             yield found
             at = found.end
 
+    def is_damaged_at(self, at: int) -> bool:
+        """Return True if a block begins at an offset whose head is all there and is none.
+
+        Args:
+            at: the end of another block; 0: the first one's.
+        """
+        data, at = self._bytes(), max(at, self._begin)
+        return len(data) - at >= segment.BLOCK_HEAD and segment.block_at(data, at) is None
+
     def _bytes(self) -> FileBytes:
         if self._data is None:
             self._data = FileBytes(self.path)
