@@ -116,30 +116,6 @@ def test_whoever_is_started_again_goes_on_without_a_gap(
     assert Recording(standby.place).gaps == ()
 
 
-@pytest.mark.parametrize("cut", [False, True])
-def test_a_copy_that_is_damaged_is_mended_from_the_stream(
-    tmp_path: Path, nats: servers.Server, original: Original, *, cut: bool
-) -> None:
-    """Its end is lost, or bytes of it are changed, while no stand-by runs."""
-    with original.relay(url(nats)), a_standby(tmp_path, "new", url(nats), "old", ROOT) as standby:
-        for _ in range(3):
-            standby.await_have(original.go_on())
-        standby.process.terminate()
-        standby.process.wait(20)
-        newest = folder.stored(standby.place)[-1].path
-        data = bytearray(newest.read_bytes())
-        if cut:
-            del data[-200:]
-        else:
-            data[-200] ^= 1
-        newest.write_bytes(data)
-        standby.start_again()
-        said = standby.await_have(original.go_on())
-        assert same(standby, original)
-        assert (said["gap"], said["gaps"]) == ("", 0)
-    assert Recording(standby.place).gaps == ()
-
-
 def child_of(pid: int, word: str) -> None:
     """Kill the child of a process in whose command a word is."""
     (child,) = [each for each in psutil.Process(pid).children() if any(word in part for part in each.cmdline())]
