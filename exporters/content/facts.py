@@ -17,11 +17,7 @@ strings are bytes here; JSON has them as text (exporters.content.fields). Unknow
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from agent.model import (
-    Creator,
-    Snapshot,
-    Task,
-)
+from agent.model import Completeness, Creator, Snapshot, Task
 from exporters.content.belongings import belongings, ref_document
 
 TIME_NS_MAX = 2**63 - 1
@@ -36,7 +32,6 @@ def facts(snapshot: Snapshot, *, of_pids: bool = True) -> Document:
         snapshot: the tree.
         of_pids: False: the list of pid objects is left empty.
     """
-    done = snapshot.completeness
     known: Document = {
         "ancestors": [
             {
@@ -59,15 +54,7 @@ def facts(snapshot: Snapshot, *, of_pids: bool = True) -> Document:
         "as_of_read": snapshot.as_of_read,
         "boot_id": snapshot.boot_id or None,
         "boottime_ns": snapshot.boottime_ns,
-        "completeness": {
-            "anomalies": done.anomalies,
-            "kernel_threads_left_out": done.kernel_threads_left_out,
-            "lost": done.lost,
-            "order": done.order,
-            "reasons": done.reasons,
-            "sweeps": done.sweeps,
-            "verified": done.verified,
-        },
+        "completeness": completeness_facts(snapshot.completeness),
         "entered": snapshot.entered,
         "namespaces": [
             {"id": id_, "inum": inum, "level": level, "parent": parent}
@@ -82,6 +69,19 @@ def facts(snapshot: Snapshot, *, of_pids: bool = True) -> Document:
         known["at"] = dict(sorted(snapshot.at._asdict().items()))
         return dict(sorted(known.items()))
     return known
+
+
+def completeness_facts(done: Completeness) -> Document:
+    """Return the facts of the proof, keys sorted."""
+    return {
+        "anomalies": done.anomalies,
+        "kernel_threads_left_out": done.kernel_threads_left_out,
+        "lost": done.lost,
+        "order": done.order,
+        "reasons": done.reasons,
+        "sweeps": done.sweeps,
+        "verified": done.verified,
+    }
 
 
 def task_facts(tasks: Sequence[Task]) -> list[Document]:

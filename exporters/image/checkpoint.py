@@ -22,32 +22,20 @@ report it.
 """
 
 import struct
-import zlib
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
 from agent.errors import FormatError
-from agent.model import CKPT_PID_ROOT, Dialect, Header, PidObject, Snapshot, Task
+from agent.model import CKPT_PID_ROOT, Dialect, PidObject, Snapshot, Task
 from exporters import gcpause
 from exporters.content.facts import Document, facts, task_facts
-from exporters.content.hostmap import header_fields
 from exporters.content.unknown import Unknown, put
-from exporters.image.checksum import Summed
-from exporters.image.head import as_said, write_head
-from exporters.image.packed import pack, pack_map_head, pack_pairs
+from exporters.image.frame import Frame, unknown_below
+from exporters.image.packed import pack
 from exporters.image.packedrows import PackedRows, common_ends, pack_pid_facts
-from exporters.image.reading import (
-    EXTENSION_HEAD,
-    EXTENSION_VERSION,
-    PIDS_BODY,
-    TAIL_BODY,
-    TAIL_MAGIC,
-    TREE_BODY,
-    take,
-)
-from exporters.image.records import BUFFER, EXTENSION, PIDS, TAIL, TREE, Cursor, head, record
+from exporters.image.reading import take
+from exporters.image.records import Cursor
 
 
 class Reading(NamedTuple):
@@ -127,7 +115,6 @@ class _Body(NamedTuple):
         pid_facts, task_facts: lists of the extension, as msgpack.
         rows: those of `task_facts`, where another image can use them; None: it cannot, for they have more than the
             facts of their tasks.
-        sums: the checksums of `pid_facts` and `task_facts`.
     """
 
     of: tuple[Sequence[PidObject], Sequence[Task], Unknown]
@@ -137,10 +124,6 @@ class _Body(NamedTuple):
     pid_facts: bytes
     task_facts: bytes
     rows: PackedRows | None
-    sums: tuple[Summed, Summed]
-
-
-_ROWS = (("pids",), ("tasks",))  # unknown keys below these are packed with the rows
 
 
 class Writer:
@@ -151,34 +134,17 @@ class Writer:
 
     def __init__(self) -> None:
         self._last: _Body | None = None
+        self._frame: Frame | None = None  # of the last body
 
     @gcpause.paused()
     def dumps(self, snapshot: Snapshot, dialect: Dialect = "seed") -> bytes:
         """Return the image of a snapshot."""
         body = self._body(snapshot, dialect)
-        pids = body.pids
-        count = len(snapshot.pids)
-        nested = (len(pids) - 8 * count) // 4
-        first = snapshot.first_tag
-        payload = _pack_extension(snapshot, body)
-        long = dict(zip((id(body.pid_facts), id(body.task_facts)), body.sums, strict=True))
-        checksum = 0
-        for part in payload:
-            summed = long.get(id(part))
-            checksum = zlib.crc32(part, checksum) if summed is None else summed.added(checksum)
-        return b"".join(  # one copy: the parts of a large tree are megabytes
-            [
-                *write_head(snapshot),
-                record(PIDS, PIDS_BODY.pack(count, nested, first if dialect == "v23" else first - 1, 0)),
-                *(head(BUFFER, len(pids)), pids),
-                record(TREE, TREE_BODY.pack(len(snapshot.tasks), 0)),
-                *(head(BUFFER, len(body.tasks)), body.tasks),
-                head(EXTENSION, EXTENSION_HEAD.size + sum(map(len, payload))),
-                EXTENSION_HEAD.pack(EXTENSION_VERSION, checksum),
-                *payload,
-                record(TAIL, TAIL_BODY.pack(TAIL_MAGIC)),
-            ]
-        )
+        frame = self._frame
+        if frame is None or not frame.fits(snapshot):
+            rows = {"pids": body.pid_facts, "tasks": body.task_facts}
+            frame = self._frame = Frame(snapshot, dialect, (body.pids, body.tasks), rows)
+        return frame.image(snapshot)
 
     def _body(self, snapshot: Snapshot, dialect: Dialect) -> _Body:
         """Return the packed rows: those packed last if they are of the same objects, whose contents never change."""
@@ -186,13 +152,14 @@ class Writer:
         last = self._last
         if last is None or last.dialect != dialect or any(old is not new for old, new in zip(last.of, of, strict=True)):
             last = self._last = _pack_body(snapshot, dialect, last)
+            self._frame = None
         return last
 
 
 def _pack_body(snapshot: Snapshot, dialect: Dialect, last: _Body | None) -> _Body:
     if last is not None and last.dialect != dialect:
         last = None
-    known = {way: keys for way, keys in snapshot.unknown.items() if way[:1] in _ROWS}
+    known = unknown_below(snapshot, "pids", "tasks")
     rows: PackedRows | None = None
     if known or dialect == "v23":
         document: Document = {"pids": facts(snapshot)["pids"], "tasks": _task_rows(snapshot, dialect)}
@@ -211,7 +178,6 @@ def _pack_body(snapshot: Snapshot, dialect: Dialect, last: _Body | None) -> _Bod
         pid_facts,
         task_facts,
         rows,
-        (Summed(pid_facts), Summed(task_facts)),
     )
 
 
@@ -224,27 +190,3 @@ def _task_rows(snapshot: Snapshot, dialect: Dialect) -> list[Document]:
             if lost:
                 rows[index] = dict(sorted((rows[index] | lost).items()))
     return rows
-
-
-@lru_cache(maxsize=4)  # a daemon captures the same host again and again
-def _unsaid(header: Header) -> Document:
-    """Return the header fields that the head's records cannot hold."""
-    said = header_fields(as_said(header))
-    return {key: value for key, value in header_fields(header).items() if value != said.get(key)}
-
-
-def _pack_extension(snapshot: Snapshot, body: _Body) -> list[bytes]:
-    """Return the map of all facts, keys sorted, in pieces. `body` has the two long values packed."""
-    known = facts(snapshot, of_pids=False) | {"header": dict(_unsaid(snapshot.header)), "tasks": ()}
-    if snapshot.unknown:
-        put(known, {way: keys for way, keys in snapshot.unknown.items() if way[:1] not in _ROWS})
-    packed = {"pids": body.pid_facts, "tasks": body.task_facts}
-    parts: list[bytes] = [pack_map_head(len(known))]
-    short: list[tuple[str, object]] = []
-    for key in sorted(known):
-        if key in packed:
-            parts += (pack_pairs(short), pack(key), packed[key])
-            short = []
-        else:
-            short.append((key, known[key]))
-    return [*parts, pack_pairs(short)]

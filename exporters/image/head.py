@@ -20,7 +20,7 @@ import struct
 from functools import lru_cache
 from typing import NamedTuple
 
-from agent.model import Header, Mode, Snapshot
+from agent.model import Header, Mode
 from exporters.content.facts import TIME_NS_MAX
 from exporters.content.fields import escape
 from exporters.content.findings import Finding
@@ -48,6 +48,9 @@ from exporters.image.records import LSM_INFO as LSM_INFO_RECORD
 NS_PER_S = 1_000_000_000
 
 _HEADER = struct.Struct("<Q5H6x12HQQ")
+SECONDS = struct.Struct("<Q")
+"""The time in the head, whole seconds of CLOCK_REALTIME."""
+_SECONDS_AT = HEAD_BYTES + _HEADER.size - 2 * SECONDS.size  # only the flags follow
 _LSM_BYTES = 11
 _ESCAPE = re.compile(rb"\\(?:(\\)|x([0-9a-f]{2}))")
 
@@ -82,30 +85,23 @@ class _Host(NamedTuple):
     lsm_info: bytes = LSM_INFO
 
 
-def write_head(snapshot: Snapshot) -> list[bytes]:
-    """Return the records of the head."""
-    host, behind = _written(snapshot.header)
-    uflags = host.uflags | (SUBTREE if snapshot.mode == "subtree" else 0)
-    seconds = snapshot.time_ns // NS_PER_S
-    head = (HEAD_MAGIC, host.arch_id, *host.version, host.rev, *host.constants, seconds, uflags)
-    return [record(HEADER, _HEADER.pack(*head)), behind]
-
-
 @lru_cache(maxsize=4)  # a daemon captures the same host again and again
-def _written(header: Header) -> tuple[_Host, bytes]:
-    """Return the host in the form of the records, and the records behind the first one."""
+def write_around_time(header: Header, mode: Mode) -> tuple[bytes, bytes]:
+    """Return the records of the head up to the time, which `SECONDS` packs, and from there on."""
     host = _pack(header)
+    uflags = host.uflags | (SUBTREE if mode == "subtree" else 0)
+    first = record(HEADER, _HEADER.pack(HEAD_MAGIC, host.arch_id, *host.version, host.rev, *host.constants, 0, uflags))
     records = [
+        first[_SECONDS_AT + SECONDS.size :],
         *[record(BUFFER, raw) for raw in host.uts],
         record(ARCH, host.arch),
         record(CONTAINER, b""),
         record(BUFFER, host.lsm),
         record(LSM_INFO_RECORD, host.lsm_info),
     ]
-    return host, b"".join(records)
+    return first[:_SECONDS_AT], b"".join(records)
 
 
-@lru_cache(maxsize=4)
 def as_said(header: Header) -> Header:
     """Return the header as the fixed fields of the base can hold it."""
     return _unpack(_pack(header))
