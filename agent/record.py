@@ -8,6 +8,7 @@ immutable, so they are. A method that the class defines itself stays.
 """
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, dataclass_transform
 
 T = TypeVar("T")
@@ -37,15 +38,16 @@ def _constructor(cls: type[object], names: tuple[str, ...], defaults: dict[str, 
     """Return __init__ of a class."""
     setters = [vars(cls)[name].__set__ for name in names]
     count, known = len(names), set(names)
+    all_of: Callable[[dict[str, Any]], tuple[Any, ...]] = itemgetter(*names, names[0])  # of two names or more: a tuple
 
     def __init__(self: object, *values: Any, **named: Any) -> None:  # noqa: N807 - it becomes that of the class
         if named or len(values) != count:
             given = defaults | named
             if not values and given.keys() == known:  # the common case, without a search for what is wrong
-                values = tuple([given[name] for name in names])
+                values = all_of(given)
             else:
                 values = _completed(cls.__qualname__, names, defaults, values, named)
-        for set_, value in zip(setters, values, strict=True):
+        for set_, value in zip(setters, values):  # noqa: B905 - as many, but for the first one once more
             set_(self, value)
 
     return __init__

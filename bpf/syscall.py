@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 _ARM = os.uname().machine == "aarch64"
@@ -200,7 +200,8 @@ def link_iterator(program_fd: int, process: int = 0) -> int:
 
 def create_iterator(link_fd: int) -> int:
     """Start a walk and return its descriptor, to be read to its end. The walk covers the caller's pid namespace."""
-    return _bpf(_ITER_CREATE, struct.pack("<II", link_fd, 0), "BPF_ITER_CREATE")
+    attributes = struct.pack("<II", link_fd, 0)  # the kernel only reads them
+    return _check(_syscall(_SYS_BPF, _ITER_CREATE, attributes, len(attributes)), "BPF_ITER_CREATE")
 
 
 def map_items(map_fd: int, most: int) -> Iterator[tuple[bytes, bytes]]:
@@ -243,26 +244,35 @@ def identity(fd: int) -> str:
 
 
 class RecursionMisses:
-    """The number of runs of a program that the kernel has skipped, because the program was running on that CPU already.
+    """The number of runs of some programs that the kernel has skipped, because the program was running on that CPU
+    already.
 
-    The buffers are laid out once, so a call costs little more than the system call.
+    The buffers are laid out once, so a call costs little more than the system calls, one for each program.
 
     Args:
-        program_fd: the program.
+        program_fds: the programs.
     """
 
-    def __init__(self, program_fd: int) -> None:
-        self._info = (ctypes.c_uint64 * (_PROG_INFO_BYTES // 8))()
-        attributes = struct.pack("<IIQ", program_fd, _PROG_INFO_BYTES, ctypes.addressof(self._info))
-        self._attributes = ctypes.create_string_buffer(attributes, len(attributes))
-        self._arguments = (_SYS_BPF, _OBJ_GET_INFO, ctypes.byref(self._attributes), len(attributes))
+    def __init__(self, program_fds: Sequence[int]) -> None:
+        size = _PROG_INFO_BYTES
+        self._infos = ctypes.create_string_buffer(max(1, size * len(program_fds)))
+        whole = memoryview(self._infos).cast("B")[: size * len(program_fds)]
+        self._bytes, self._none = whole, bytes(len(whole))
+        self._misses = whole.cast("Q")[_RECURSION_MISSES_AT // 8 :: size // 8]
+        self._attributes = [
+            ctypes.create_string_buffer(struct.pack("<IIQ", fd, size, ctypes.addressof(self._infos) + size * n), 16)
+            for n, fd in enumerate(program_fds)
+        ]
+        self._calls = [(_SYS_BPF, _OBJ_GET_INFO, ctypes.byref(each), 16) for each in self._attributes]
 
     def __call__(self) -> int:
-        """Return the number up to now."""
-        ctypes.memset(self._info, 0, _PROG_INFO_BYTES)  # the kernel would take other contents for requests
-        if _syscall(*self._arguments) < 0:
-            _check(-1, "BPF_OBJ_GET_INFO_BY_FD")
-        return self._info[_RECURSION_MISSES_AT // 8]
+        """Return the number up to now, of all programs."""
+        self._bytes[:] = self._none  # the kernel would take other contents for requests
+        call = _syscall
+        for arguments in self._calls:
+            if call(*arguments) < 0:
+                _check(-1, "BPF_OBJ_GET_INFO_BY_FD")
+        return sum(self._misses.tolist())
 
 
 class Usage(NamedTuple):

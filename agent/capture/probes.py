@@ -70,11 +70,9 @@ class Probes:
         self.ask = syscall.TestRun(self._descriptors["program:state"])
         self._marker = syscall.TestRun(self._descriptors["program:marker"])
         # the programs that hooks run; the others are called, by one of these or by this process
-        self._misses = [
-            syscall.RecursionMisses(fd)
-            for name, fd in self._descriptors.items()
-            if name.startswith("program:") and name not in _CALLED
-        ]
+        self._misses = syscall.RecursionMisses(
+            [fd for name, fd in self._descriptors.items() if name.startswith("program:") and name not in _CALLED]
+        )
         self.string_key = wire.STRING_KEY.unpack(_mapped(self._descriptors["map:string_key"], wire.STRING_KEY.size))
         self.filters = self._try_filter()
 
@@ -124,7 +122,7 @@ class Probes:
         """Return the count of program runs that found no scratch buffer, or that the kernel skipped; these took no
         number.
         """
-        return self.page.nested + sum([misses() for misses in self._misses])
+        return self.page.nested + self._misses()
 
     def keep_strings(self, *, wanted: bool) -> None:
         """Make the exec hook tell the text of arguments and environments, or their hashes alone."""

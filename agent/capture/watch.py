@@ -45,6 +45,8 @@ class Watch:
         table, stream: the table, and the stream that feeds it.
         totals: counts of sweeps and snapshots.
         cache: results about the table that still hold.
+        blind: changes that no hook announces on this kernel, by the names of bpf/hooks.py: every snapshot then rests on a
+            sweep.
         remembers: True where it has gone on from an earlier watch's memory.
     """
 
@@ -55,6 +57,7 @@ class Watch:
         self.totals = totals
         self.cache = SelectionCache(table)
         self.remembers = False
+        self.blind = [feature for feature, hooks in probes.hooks.items() if not hooks]
         table.keeps_text = probes.keeps_strings
         self._intake = Intake(probes, stream, self.cache.note)
         self._rest_s = _REST_S
@@ -111,13 +114,6 @@ class Watch:
         counts = tuple(totals.causes[cause] for cause in get_args(Cause))
         place = self._intake.place
         return memorywriter.dump(Memory(place, (*counts, totals.snapshots, totals.skipped), self.table, self.stream))
-
-    @property
-    def blind(self) -> list[str]:
-        """Changes that no hook announces on this kernel, by the names of bpf/hooks.py: every snapshot then rests on a
-        sweep.
-        """
-        return [feature for feature, hooks in self.probes.hooks.items() if not hooks]
 
     @property
     def is_busy(self) -> bool:

@@ -125,6 +125,16 @@ class _Body(NamedTuple):
     task_facts: bytes
     rows: PackedRows | None
 
+    def holds(self, snapshot: Snapshot, dialect: Dialect) -> bool:
+        """Return True if a snapshot has the objects that were packed, whose contents never change."""
+        pids, tasks, unknown = self.of
+        return (
+            tasks is snapshot.tasks
+            and pids is snapshot.pids
+            and unknown is snapshot.unknown
+            and self.dialect == dialect
+        )
+
 
 class Writer:
     """A writer of images. It keeps the rows that it packed last: a tree that is captured again has most of them again.
@@ -136,23 +146,20 @@ class Writer:
         self._last: _Body | None = None
         self._frame: Frame | None = None  # of the last body
 
-    @gcpause.paused()
     def dumps(self, snapshot: Snapshot, dialect: Dialect = "seed") -> bytes:
         """Return the image of a snapshot."""
-        body = self._body(snapshot, dialect)
-        frame = self._frame
-        if frame is None or not frame.fits(snapshot):
-            rows = {"pids": body.pid_facts, "tasks": body.task_facts}
-            frame = self._frame = Frame(snapshot, dialect, (body.pids, body.tasks), rows)
+        last, frame = self._last, self._frame
+        if last is None or frame is None or not last.holds(snapshot, dialect) or not frame.fits(snapshot):
+            with gcpause.paused():
+                last = self._body(snapshot, dialect)
+                rows = {"pids": last.pid_facts, "tasks": last.task_facts}
+                frame = self._frame = Frame(snapshot, dialect, (last.pids, last.tasks), rows)
         return frame.image(snapshot)
 
     def _body(self, snapshot: Snapshot, dialect: Dialect) -> _Body:
-        """Return the packed rows: those packed last if they are of the same objects, whose contents never change."""
-        of = (snapshot.pids, snapshot.tasks, snapshot.unknown)
         last = self._last
-        if last is None or last.dialect != dialect or any(old is not new for old, new in zip(last.of, of, strict=True)):
+        if last is None or not last.holds(snapshot, dialect):
             last = self._last = _pack_body(snapshot, dialect, last)
-            self._frame = None
         return last
 
 

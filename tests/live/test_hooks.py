@@ -8,6 +8,7 @@ from agent.capture.snapshots import Snapshots
 from agent.capture.watch import Watch
 from agent.config import Config
 from agent.rootname import parse
+from bpf import syscall
 from bpf.hooks import FEATURES
 from tests.live.compare import assert_matches
 from tests.live.treeprog import Tree
@@ -45,3 +46,19 @@ def test_the_environment_leaves_hooks_out_too(monkeypatch: pytest.MonkeyPatch) -
 
     assert {hook for hook, said in watch.probes.tried.items() if said == "left out"} >= set(TYPED)
     assert "pid.ino" in watch.probes.missing
+
+
+def test_the_sum_of_skipped_runs_is_read_from_each_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hardly any run is skipped, so another word of the same structure stands for their number: the program's id."""
+    monkeypatch.setattr(syscall, "_RECURSION_MISSES_AT", 0)  # u32 type, u32 id
+    probes = Probes(Config().ring_bytes)
+    try:
+        programs = [fd for name, fd in probes._descriptors.items() if name.startswith("program:")]
+        words = [int.from_bytes(syscall._info(fd, 8), "little") for fd in programs]
+        total = syscall.RecursionMisses(programs)
+
+        assert len(set(words)) == len(programs) > 2
+        assert [total() for _ in range(3)] == 3 * [sum(words)]
+        assert syscall.RecursionMisses(())() == 0
+    finally:
+        probes.close()

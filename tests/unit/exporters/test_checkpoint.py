@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model import CKPT_PID_ROOT, Completeness, Dialect, Header, Snapshot, Task
+from agent.model import CKPT_PID_ROOT, At, Completeness, Dialect, Header, Obstacle, Snapshot, Tag, Task
 from exporters.content.soundness import TaskIds
 from exporters.image import checkpoint
 from tests.support.builders import (
@@ -90,6 +90,34 @@ def test_a_writer_that_kept_rows_writes_the_bytes_of_a_new_one() -> None:
 
     for snapshot, dialect in itertools.product(snapshots, DIALECTS):
         assert writer.dumps(snapshot, dialect) == checkpoint.dumps(snapshot, dialect)
+
+
+def test_a_writer_that_kept_all_rows_writes_all_else_of_each_snapshot() -> None:
+    """What differs is in the head, in the proof and the times, or in any other fact of the tree."""
+    family = a_family()
+    others: tuple[dict[str, Any], ...] = (
+        *({}, {"time_ns": 7_000_000_001}, {"boottime_ns": None}, {"boottime_ns": 5}, {"boottime_ns": 1 << 40}),
+        {"completeness": replace(family.completeness, verified="no", reasons=("x",), order=1 << 33, sweeps=700)},
+        *({"mode": "container"}, {"header": Header("r", lsm="another")}, {"boot_id": "b"}, {"first_tag": 1}, {}),
+        *({"ancestors": ()}, {"entered": ("7 (x)",)}, {"squashed": ("8 became 0",)}, {"as_of_read": ("tty",)}),
+        *({"at": At(7, 8, 9)}, {"not_rebuildable": (Obstacle(Tag(1), "x", "y"),)}, {}),
+    )
+    writer = checkpoint.Writer()
+
+    for change in (*others, *reversed(others)):
+        snapshot = replace(family, **change)
+        assert writer.dumps(snapshot) == checkpoint.dumps(snapshot)
+
+
+def test_unknown_keys_of_the_proof_are_written_each_time() -> None:
+    """They stand in a map that is packed for each snapshot."""
+    family = replace(a_family(), unknown={("completeness",): {"aardvark": 1, "zebra": 2}, (): {"zoo": 3}})
+    writer = checkpoint.Writer()
+
+    for time_ns in (1, 2, 3):
+        snapshot = replace(family, time_ns=time_ns)
+        assert checkpoint.loads(writer.dumps(snapshot)) == snapshot
+        assert writer.dumps(snapshot) == checkpoint.dumps(snapshot)
 
 
 @pytest.mark.parametrize(("dialect", "on_the_wire"), [("seed", -4097), ("v23", 0)])
