@@ -256,12 +256,10 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
 def _prepare(asked: "Asked") -> None:
     """Import what the restart needs once the tree stands; the helper makes the tree meanwhile."""
     try:
-        import json
-
         from agent.restart.rebuild import verify
         from exporters.content import wording
 
-        del json, verify, wording
+        del verify, wording
     except RuntimeError:
         asked.check()  # an import may wrap an exception that is raised within it
         raise
@@ -384,11 +382,10 @@ def _announce(standing: "Standing", rebuild: "Rebuild", wish: RestartWish) -> No
     if rebuild.proc_error:
         say(f"the tree has no /proc of its own: {os.strerror(rebuild.proc_error)}")
     if wish.as_json:
-        import json
-
-        facts = ((plan.actors[index].tag, pids[index], standing.numbers[index]) for index in plan.tasks)
-        tasks = [{"tag": tag, "pid": pid, "numbers": numbers} for tag, pid, numbers in facts]
-        print(json.dumps({"root": root, "tasks": tasks}), flush=True)
+        facts = [(plan.actors[index].tag, pids[index], [*standing.numbers[index]]) for index in plan.tasks]
+        # A list of numbers is the same in JSON and in Python; the module json takes twice as long, and its import, too.
+        tasks = ", ".join([f'{{"tag": {tag}, "pid": {pid}, "numbers": {numbers}}}' for tag, pid, numbers in facts])
+        print(f'{{"root": {root}, "tasks": [{tasks}]}}', flush=True)
     else:
         from exporters.content.wording import count
 

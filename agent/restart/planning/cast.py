@@ -11,7 +11,7 @@ that namespace, then a *keeper* is its init: a child of the reaper that stands a
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from agent.errors import NotRebuildableError
 from agent.model import CKPT_PID_ROOT, Snapshot, Tag, Task, TaskState
@@ -138,6 +138,7 @@ class Cast:
         self.by_tag: dict[Tag, Node] = {}
         chains = _chains(snapshot)
         self.spaces: dict[int, int | None] = {}
+        self._chains: dict[int, tuple[int, ...]] = {}
         for chain in chains:
             for above, space in zip((None, *chain), chain, strict=False):
                 self.spaces[space] = above
@@ -267,12 +268,13 @@ class Cast:
 
     # ---- namespaces ------------------------------------------------------------------------------------------------
 
-    def chain(self, space: int) -> Iterator[int]:
-        """Yield a namespace and those above it, inner ones first."""
-        at: int | None = space
-        while at is not None:
-            yield at
-            at = self.spaces.get(at)
+    def chain(self, space: int) -> tuple[int, ...]:
+        """Return a namespace and those above it, inner ones first."""
+        found = self._chains.get(space)
+        if found is None:
+            above = self.spaces.get(space)
+            found = self._chains[space] = (space,) if above is None else (space, *self.chain(above))
+        return found
 
     def new_space(self, above: int) -> int:
         """Add a namespace below an existing one, and return its id."""
@@ -282,12 +284,7 @@ class Cast:
 
     def level(self, space: int) -> int:
         """Return the number of levels from the root's namespace down to another one; -1 for that of `outside`."""
-        level = -1
-        at: int | None = space if space >= 0 else None
-        while at is not None:
-            level += 1
-            at = self.spaces.get(at)
-        return level
+        return len(self.chain(space)) - 1 if space >= 0 else -1
 
     def sees(self, space: int, pid: Node) -> bool:
         """Return True if a pid object has a number in a namespace."""

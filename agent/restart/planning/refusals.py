@@ -45,6 +45,9 @@ _HARMLESS: Final = (
 _FAULTS: Final = (*(Signals.SIGBUS, Signals.SIGFPE, Signals.SIGILL, Signals.SIGSEGV, Signals.SIGSYS, Signals.SIGTRAP),)
 """Signals that the kernel forces on a task that commits a fault, even on an init: `commit_fault` in ending.c."""
 
+_ENDS_OF_INITS: Final = (Signals.SIGKILL, *_FAULTS)
+"""Signals that an init of a pid namespace can be killed by: SIGKILL from outside, and these."""
+
 _DROP_DYING: Final = " (restart --drop-dying leaves out what the kernel was about to end)"
 
 
@@ -104,7 +107,7 @@ def _refuse_status(cast: Cast, node: Node) -> None:
     elif number in _HARMLESS or number > _LAST_SIGNAL or (code or 0) >> _CODE_SHIFT:
         text = f"{name(node)} has the wait status {code:#x}, and no signal ends a process with that"
         raise NotRebuildableError(node.tag, "exit-status", text)
-    elif cast.inits.get(node.space) is node.leader and number not in (Signals.SIGKILL, *_FAULTS):
+    elif cast.inits.get(node.space) is node.leader and number not in _ENDS_OF_INITS:
         text = f"the init {name(node)} was killed by signal {number}, which an init is immune to"
         raise NotRebuildableError(node.tag, "exit-status", text)
 

@@ -45,17 +45,10 @@ class Script:
 
     def _actor(self, node: Node) -> Actor:
         row = node.task
-        return Actor(
-            role=node.role,
-            tag=node.tag,
-            numbers=node.numbers,
-            depth=self.cast.level(node.space),
-            leader=node.leader.index,
-            status=(row.exit_code or WaitStatus(0)) if row is not None and node.exits else None,
-            exit_signal=exit_signal(node),
-            comm=(row.comm or b"")[:15] if row is not None else b"ckptree",
-            why=node.why,
-        )
+        status = (row.exit_code or WaitStatus(0)) if row is not None and node.exits else None
+        comm = (row.comm or b"")[:15] if row is not None else b"ckptree"
+        depth, leader = self.cast.level(node.space), node.leader.index
+        return Actor(node.role, node.tag, node.numbers, depth, leader, status, exit_signal(node), comm, node.why)
 
     def enter(self, node: Node) -> None:
         """Add an actor, which is not born yet."""

@@ -17,6 +17,8 @@ from agent.selection.select import Selection, select
 from agent.table.objects import TaskStruct
 
 CORE_DUMPED = 0x80
+_FIRST_TAG = 1  # of a selection
+_IDS = 6  # fields of a row: its tags, and its depth
 
 
 class PlanError(CkptreeError):
@@ -126,6 +128,8 @@ def difference(snapshot: Snapshot, made: Selection) -> str | None:
 
     Tasks are compared by their numbers and not by rows, since other writers give tags in another order.
     """
+    if _is_same(snapshot, made):
+        return None
     unknown = {snapshot.number(task.pid) for task in snapshot.tasks if task.exit_signal is None or task.exit_signal < 0}
     want, have = _rows(snapshot, unknown), _rows(_as_snapshot(snapshot, made), unknown)
     for number, row in want.items():
@@ -146,6 +150,35 @@ def difference(snapshot: Snapshot, made: Selection) -> str | None:
     if extra:
         return f"{extra[0]} is there in addition"
     return _partition_difference(snapshot, made)
+
+
+def _is_same(snapshot: Snapshot, made: Selection) -> bool:
+    """Return True if a result is that of the snapshot tag by tag, as where this program has given the tags; False: look
+    at each row by its number.
+
+    The tags refer to equal numbers in both, so equal tags are equal ids.
+    """
+    if (
+        snapshot.first_tag != _FIRST_TAG
+        or len(made.pids) != len(snapshot.pids)
+        or len(made.tasks) != len(snapshot.tasks)
+    ):
+        return False
+    if [pid.numbers for pid in made.pids] != [pid.numbers for pid in snapshot.pids]:
+        return False
+    return _partition_difference(snapshot, made) is None and all(
+        want[:_IDS] == have[:_IDS]
+        and (want.state or TaskState.RUNNING) == (have.state or TaskState.RUNNING)
+        and (want.exit_signal == have.exit_signal or want.exit_signal is None or want.exit_signal < 0)
+        and bool(want.subreaper) == bool(have.subreaper)
+        and _status(want) == _status(have)
+        and _leaves_for_a_dead_namespace(want) == _leaves_for_a_dead_namespace(have)
+        for want, have in zip(snapshot.tasks, made.tasks, strict=True)
+    )
+
+
+def _leaves_for_a_dead_namespace(task: Task) -> bool:
+    return task.state not in _EXITED and task.child_namespace is not None and bool(task.child_namespace_dead)
 
 
 def _as_snapshot(snapshot: Snapshot, made: Selection) -> Snapshot:
@@ -187,7 +220,7 @@ def _rows(snapshot: Snapshot, unknown: Collection[int]) -> dict[int, Row]:
             _status(task),
             bool(task.subreaper),
             task.exit_signal if name(task.pid) not in unknown else None,
-            task.state not in _EXITED and task.child_namespace is not None and bool(task.child_namespace_dead),
+            _leaves_for_a_dead_namespace(task),
         )
         for task in snapshot.tasks
     }
@@ -200,8 +233,10 @@ def _partition_difference(snapshot: Snapshot, made: Selection) -> str | None:
     there = {pid.numbers[0]: pid.namespaces for pid in snapshot.pids}
     forward: dict[int, int] = {}
     backward: dict[int, int] = {}
-    for pid in made.pids:
-        for mine, theirs in zip(pid.namespaces, there.get(pid.numbers[0], ()), strict=False):
+    # Most pids of a tree are in few namespaces.
+    chains = {(pid.namespaces, there.get(pid.numbers[0], ())): pid.numbers[0] for pid in made.pids}
+    for (ours, others), number in chains.items():
+        for mine, theirs in zip(ours, others, strict=False):
             if forward.setdefault(mine, theirs) != theirs or backward.setdefault(theirs, mine) != mine:
-                return f"{pid.numbers[0]} is in another pid namespace"
+                return f"{number} is in another pid namespace"
     return None

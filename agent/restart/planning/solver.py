@@ -74,13 +74,15 @@ class Solver:
         stuck = self._search()
         if stuck is not None:
             raise self._refusal(stuck)
+        unplaced = [node for node in self._processes if node.role is Role.GHOST and node.maker is None]
+        for node in unplaced:
+            self._place_ghost(node)
+        if unplaced:  # which may make others
+            self._sound.clear()
+            self._paths.forget()
+            self.routes = {}
         for node in self._processes:
-            if node.role is Role.GHOST:
-                self._place_ghost(node)
-        self._sound.clear()
-        self._paths.forget()
-        for node in self._processes:
-            found = self._route(node)
+            found = self.routes.get(node) or self._route(node)
             if found is None:
                 raise self._refusal(node)
             self.routes[node] = found
@@ -117,7 +119,9 @@ class Solver:
             node = processes[at]
             if self._paths.left < 0:
                 raise self._exhausted(first_stuck or node)
-            if self._route(node) is not None:
+            found = self._route(node)
+            if found is not None:
+                self.routes[node] = found
                 at = (at + 1) % len(processes)
                 clean += 1
                 continue
@@ -137,6 +141,7 @@ class Solver:
         return None
 
     def _reassign(self, node: Node) -> None:
+        self.routes.clear()
         self._sound.clear()
         self._paths.forget()
         self._assign(node)

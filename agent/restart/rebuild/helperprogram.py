@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from agent.restart.planning.plan import NOBODY, Op, Plan, Role, Step
+from agent.restart.planning.plan import Op, Plan, Role, Step
 
 MAGIC: Final = 0x45525443  # "CTRE"
 VERSION: Final = 1
@@ -81,7 +81,9 @@ def encode(
         pid_max: the bound that numbers of helpers stay below.
     """
     order = _by_actor(plan)
-    place = {index: at for at, index in enumerate(order)}
+    place = [0] * len(order)
+    for at, index in enumerate(order):
+        place[index] = at
     first, last = spare_numbers(plan, pid_max)
     flags = (
         (PROGRAM_PIDNS if plan.pidns else 0)
@@ -101,42 +103,38 @@ def encode(
     }
     actors: list[bytes] = []
     numbers: list[int] = []
+    pack_actor = ACTOR.pack
     counts = [0] * len(plan.actors)
     for step in plan.steps:
         counts[step.by] += 1
     start = 0
     for index, actor in enumerate(plan.actors):
+        role, tag, own_numbers, depth, leader, _, exit_signal, comm, _ = actor
         bits = (
-            (ACTOR_THREAD if actor.leader != index else 0)
-            | (ACTOR_SPARE if not actor.numbers else 0)
-            | (ACTOR_TASK if actor.role is Role.TASK else 0)
+            (ACTOR_THREAD if leader != index else 0)
+            | (ACTOR_SPARE if not own_numbers else 0)
+            | (ACTOR_TASK if role is Role.TASK else 0)
             | (ACTOR_ENDS if index in ends else 0)
             | (ACTOR_LINGERS if index in lingering else 0)
             | (ACTOR_STOPPED if index in stopped else 0)
         )
-        actors.append(
-            ACTOR.pack(
-                *(start, counts[index], len(numbers), actor.depth, actor.leader, bits),
-                *(actor.exit_signal, actor.tag, actor.comm),
-            )
-        )
-        start += counts[index]
-        known = () if any_numbers else actor.numbers
-        numbers += known or (0,) * (actor.depth + 1)
+        count = counts[index]
+        actors.append(pack_actor(start, count, len(numbers), depth, leader, bits, exit_signal, tag, comm))
+        start += count
+        known = () if any_numbers else own_numbers
+        numbers += known or (0,) * (depth + 1)
     dependencies: list[int] = []
-    steps: list[bytes] = []
+    words: list[int] = []  # of the steps; NOBODY is NO_ACTOR as an unsigned one
     for index in order:
-        step = plan.steps[index]
-        target = NO_ACTOR if step.target == NOBODY else step.target
-        steps.append(
-            STEP.pack(step.op, step.by, target, step.value, step.phase, len(dependencies), len(step.after), index)
-        )
-        dependencies += [place[other] for other in step.after]
+        op, by, target, value, phase, after, _ = plan.steps[index]
+        words += (op, by, target, value, phase, len(dependencies), len(after), index)
+        if after:
+            dependencies += [place[other] for other in after]
     head = HEAD.pack(
-        *(MAGIC, VERSION, len(actors), len(steps), len(dependencies), len(numbers), flags, first, last, 0),
+        *(MAGIC, VERSION, len(actors), len(order), len(dependencies), len(numbers), flags, first, last, 0),
     )
-    tail = struct.pack(f"={len(dependencies)}I{len(numbers)}i", *dependencies, *numbers)
-    return b"".join([head, *actors, *steps, tail])
+    tail = struct.pack(f"={len(words)}i{len(dependencies)}I{len(numbers)}i", *words, *dependencies, *numbers)
+    return b"".join([head, *actors, tail])
 
 
 def with_stage(code: bytes, page: int) -> bytes:
@@ -147,10 +145,8 @@ def with_stage(code: bytes, page: int) -> bytes:
 
 def _by_actor(plan: Plan) -> list[int]:
     """Return the indices of the steps, sorted by the actor that makes them, each actor's in order."""
-    mine: list[list[int]] = [[] for _ in plan.actors]
-    for index, step in enumerate(plan.steps):
-        mine[step.by].append(index)
-    return [index for one in mine for index in one]
+    by = [step.by for step in plan.steps]
+    return sorted(range(len(by)), key=by.__getitem__)
 
 
 def spare_numbers(plan: Plan, pid_max: int) -> tuple[int, int]:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's answers about many tasks at once; for a large tree two processes ask, each about half of the tasks.
 
-To read /proc is nearly all of a verification's time, and it is the kernel's time, of which each processor has its own.
+To read /proc, and to compare it, is nearly all of a verification's time, of which each processor has its own.
 """
 
 import marshal
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -21,29 +21,44 @@ _FIRST_FIELD: Final = b"\nState:"
 Question = tuple[int, bool]
 """A pid, and True if the task's exit signal is wanted, too."""
 Answer = tuple[bytes | None, int]
-"""The status of a task, at least from its state to its session, None if there is none; and its exit signal, or 0."""
+"""The status of a task, or what is kept of it, None if there is none; and its exit signal, or 0."""
+Kept = Callable[[int, bytes], bytes]
+"""Return what is to be kept of the status in the answer to a question, which is given by its place."""
 
 
-def answers(questions: Sequence[Question]) -> list[Answer]:
-    """Return the answer to each question."""
+def needed(_place: int, status: bytes) -> bytes:
+    """Keep the part of a status from its state to its session."""
+    end = status.find(b"\n", status.find(taskanswers.LAST_FIELD) + len(taskanswers.LAST_FIELD))
+    return status[max(0, status.find(_FIRST_FIELD)) : end + 1 or None]
+
+
+def answers(questions: Sequence[Question], kept: Kept = needed) -> list[Answer]:
+    """Return the answer to each question, in their order.
+
+    Args:
+        questions: about the tasks.
+        kept: called by the process that has asked, for each task that is there.
+    """
+    every = range(len(questions))
     if len(questions) < LEAST or len(os.sched_getaffinity(0)) < 2 or _has_threads():
-        return _asked(questions)
-    middle = len(questions) // 2
-    return _asked_twice(questions[:middle], questions[middle:])
+        return _asked(questions, every, kept)
+    return _asked_twice(questions, every, kept)
 
 
-def _asked(questions: Sequence[Question]) -> list[Answer]:
-    return [
-        (
-            taskanswers.read(f"{taskanswers.PROC}/{pid}/status", taskanswers.LAST_FIELD),
-            taskanswers.exit_signal(pid) if wants_signal else 0,
-        )
-        for pid, wants_signal in questions
-    ]
+def _asked(questions: Sequence[Question], places: range, kept: Kept) -> list[Answer]:
+    found: list[Answer] = []
+    for place in places:
+        pid, wants_signal = questions[place]
+        status = taskanswers.read(f"{taskanswers.PROC}/{pid}/status", taskanswers.LAST_FIELD)
+        exit_signal = taskanswers.exit_signal(pid) if wants_signal else 0
+        found.append((None if status is None else kept(place, status), exit_signal))
+    return found
 
 
-def _asked_twice(here: Sequence[Question], aside: Sequence[Question]) -> list[Answer]:
+def _asked_twice(questions: Sequence[Question], places: range, kept: Kept) -> list[Answer]:
     """Ask one half in this process, and the other one in a child; in this one, too, if the child fails."""
+    middle = len(places) // 2
+    here, aside = places[:middle], places[middle:]
     ours, theirs = os.pipe2(os.O_CLOEXEC)
     held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -51,11 +66,11 @@ def _asked_twice(here: Sequence[Question], aside: Sequence[Question]) -> list[An
     except OSError:  # the limit of processes
         child = -1
     if not child:
-        _tell(theirs, aside)
+        _tell(theirs, questions, aside, kept)
     os.close(theirs)
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
-        found = _asked(here)
+        found = _asked(questions, here, kept)
         with open(ours, "rb", closefd=False) as told:
             data = told.read()
     finally:
@@ -66,26 +81,18 @@ def _asked_twice(here: Sequence[Question], aside: Sequence[Question]) -> list[An
     try:
         told_aside: list[Answer] = marshal.loads(data)  # noqa: S302 - the child is this program
     except (EOFError, ValueError, TypeError):
-        told_aside = _asked(aside)
+        told_aside = _asked(questions, aside, kept)
     return found + told_aside
 
 
-def _tell(out: int, questions: Sequence[Question]) -> None:
+def _tell(out: int, questions: Sequence[Question], places: range, kept: Kept) -> None:
     """Write the answers, and end the process, whatever happens."""
     try:
-        data = marshal.dumps([(_needed(status), number) for status, number in _asked(questions)])
+        data = marshal.dumps(_asked(questions, places, kept))
         with open(out, "wb") as told:
             told.write(data)
     finally:
         os._exit(0)
-
-
-def _needed(status: bytes | None) -> bytes | None:
-    """Return the part of a status that is compared."""
-    if status is None:
-        return None
-    end = status.find(b"\n", status.find(taskanswers.LAST_FIELD) + len(taskanswers.LAST_FIELD))
-    return status[max(0, status.find(_FIRST_FIELD)) : end + 1 or None]
 
 
 def _has_threads() -> bool:

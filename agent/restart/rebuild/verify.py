@@ -21,6 +21,7 @@ zombie's dead parent, and the subreaper flag.
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from agent.model import CKPT_PID_ROOT, Snapshot, Tag, Task, TaskState
@@ -30,6 +31,8 @@ from agent.restart.rebuild.failure import name_of
 from agent.restart.rebuild.taskanswers import Status, read_status
 
 _NO_ANSWER: Final = (None, 0)
+_EXACT: Final = b""
+"""In place of a status that has all numbers that it must have."""
 _UNKNOWN: Final = -2
 """In place of the id of a namespace."""
 
@@ -78,17 +81,27 @@ class _Answers:
             index for index, actor in enumerate(self.actors) if actor.role is not Role.HELPER and standing.pids[index]
         ]
         asked = [(standing.pids[index], self._signalled(index)) for index in kept]
-        self.found = dict(zip(kept, manyanswers.answers(asked), strict=True))
         self.here = read_status(os.getpid())
+        ((top, _),) = manyanswers.answers([(standing.pids[0], False)])
+        self.top = taskanswers.parsed(top) if top is not None else None
         self.beside: dict[int, int] = {}
         self._ids: dict[tuple[Tag, int, tuple[int, ...]], bytes] = {}
+        self.found: dict[int, tuple[bytes | None, int]] = {}
+        if self.top is not None:
+            self.found.update(zip(kept, manyanswers.answers(asked, partial(self._kept, kept)), strict=True))
+
+    def _kept(self, kept: Sequence[int], place: int, status: bytes) -> bytes:
+        """Return _EXACT for a status that is just as the task must have it, else what is to be looked at of it."""
+        index = kept[place]
+        task = self.tasks.get(index)
+        if task is not None and self._is_exact(index, self.actors[index], task, status):
+            return _EXACT
+        return manyanswers.needed(place, status)
 
     def differences(self) -> Iterator[str]:
-        top, _ = self.found.get(0, _NO_ANSWER)
-        if top is None:
+        if self.top is None:
             yield f"{name_of(self.actors[0])}: there is no such task"
             return
-        self.top = taskanswers.parsed(top)
         for index, actor in enumerate(self.actors):
             if actor.role is Role.HELPER:
                 continue
@@ -97,7 +110,7 @@ class _Answers:
                 yield f"{name_of(actor)}: there is no such task"
                 continue
             task = self.tasks.get(index)
-            if task is not None and self._is_exact(index, actor, task, data):
+            if task is not None and data == _EXACT:
                 leader = self._leader_beside(actor, task)
                 if leader is not None:
                     self.beside[index] = leader
@@ -160,7 +173,7 @@ class _Answers:
             return b"?"
         if not self.standing.plan.pidns:
             return _tabbed(expected) if tag in self.by_tag or expected[0] else b"?"
-        outer = self.standing.pids[self.by_tag[tag]] if tag in self.by_tag else self.top.sid[0]
+        outer = self.standing.pids[self.by_tag[tag]] if tag in self.by_tag else self._top_session()[0]
         return _tabbed((outer, *expected))
 
     def _own(self, index: int, actor: Actor, status: Status) -> Iterator[str]:
@@ -208,7 +221,7 @@ class _Answers:
         """
         blank = (0,) * (task.depth + 1)
         if tag == CKPT_PID_ROOT:
-            return (self.top.sid[-1], *blank[1:])
+            return (self._top_session()[-1], *blank[1:])
         if tag == 0:
             return blank if self.standing.plan.pidns else None
         if tag not in self.by_tag:
@@ -220,6 +233,9 @@ class _Answers:
             for level, number in enumerate(numbers[: task.depth + 1])
         ]
         return (*same, *blank[len(same) :])
+
+    def _top_session(self) -> tuple[int, ...]:
+        return self.top.sid if self.top is not None else (0,)
 
     def _spaces(self, tag: Tag) -> tuple[int, ...]:
         pid = self.standing.snapshot.pid(tag)

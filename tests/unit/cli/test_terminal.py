@@ -127,7 +127,7 @@ def test_every_verb_prints_through_here() -> None:
     others = [
         "terminal.draw(treeview.render",
         'typer.echo(f"ckptree {version(',
-        "print(json.dumps({'root': root",
+        """print(f'{{"root": {root}, "tasks": [{tasks}]}}'""",
     ]
     sinks = ("typer.echo", "terminal.draw", "print(", "sys.stderr.write", "sys.stdout.buffer.write")
     found = [
