@@ -3,14 +3,14 @@
 each other. Its size is bounded by the number of trees and by the number of their tasks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, Generic, TypeVar
 
 MOST_TREES: Final = 8
 """Trees that are kept."""
 
-MOST_TASKS: Final = 4000
-"""Tasks of all kept trees but the newest. All that is kept of a task takes 1.1 kB."""
+MOST_TASKS: Final = 10_000
+"""Tasks of all kept trees but the newest. All that is kept of a task takes 1.1 kB, while somebody asks for its tree."""
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -53,7 +53,13 @@ class Recent(Generic[_K, _V]):
         """Return all values, oldest first."""
         return [value for value, _ in self._kept.values()]
 
+    def retain(self, keys: Collection[_K]) -> None:
+        """Forget the values of all other keys."""
+        for key in [key for key in self._kept if key not in keys]:
+            del self._kept[key]
+            if key is self._newest:
+                self._newest = None
+
     def clear(self) -> None:
         """Forget all values."""
-        self._kept.clear()
-        self._newest = None
+        self.retain(())

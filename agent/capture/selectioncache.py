@@ -8,6 +8,7 @@ sorts only what they have below them, and a new selection makes only their rows 
 is equal, the old selection is kept, with all results derived from it.
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent.capture.recent import Recent
@@ -103,6 +104,16 @@ class SelectionCache:
         """Forget all results."""
         self._trees.clear()
         self._sweeps.forget()
+
+    def retain(self, roots: Collection[TaskStruct]) -> None:
+        """Forget the results about the trees of all other roots, and the last comparison."""
+        self._trees.retain(roots)
+        self._sweeps.forget()
+
+    @property
+    def is_used(self) -> bool:
+        """True where results about any tree are kept, so that another snapshot of it may come soon."""
+        return bool(self._trees.values())
 
     def note(self) -> None:
         """Forget the results that depend on tasks touched since the last call."""

@@ -15,7 +15,7 @@ program runs that the kernel skipped, before any snapshot.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from agent.capture.recent import Recent
 from agent.capture.watch import Watch
@@ -76,9 +76,14 @@ class Snapshots:
         probes = self._watch.probes
         return _Kept(Ties(probes.tied, probes.ties, self._watch.table.pids, filters=probes.filters))
 
-    def forget(self) -> None:
-        """Free what is kept for further snapshots of the same trees."""
-        self._kept.clear()
+    def rest(self, kept: Collection[TaskStruct] = ()) -> None:
+        """Do the watch's periodic work, and free what is kept for further snapshots.
+
+        Args:
+            kept: the roots of the trees of which it stays.
+        """
+        self._kept.retain(kept)
+        self._watch.rest(kept)
 
     def caller(self, pid: int) -> TaskStruct | None:
         """Return the client's task, by its number in the initial namespace; None: no task has it.

@@ -10,7 +10,7 @@ import gc
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Self, get_args
 
 from agent.capture import memoryreader, memorywriter
@@ -21,6 +21,7 @@ from agent.capture.selectioncache import SelectionCache
 from agent.table.counters import Cause, Totals
 from agent.table.handlers import Handlers
 from agent.table.inputs import Input
+from agent.table.objects import TaskStruct
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 
@@ -193,7 +194,8 @@ class Watch:
         rows = self.probes.rows()
         if not self.catch_up(deadline):
             return
-        self.ask(self.cache.differing(rows, remember=cause in ("large-tree", "no-hook")), deadline)
+        remember = cause in ("large-tree", "no-hook") or (cause == "due" and self.cache.is_used)
+        self.ask(self.cache.differing(rows, remember=remember), deadline)
         if first:
             self.ask(self.cache.differing(rows, remember=False))  # again, for tasks whose parent had no row
         self.table.strike_off(mark)
@@ -210,9 +212,15 @@ class Watch:
         self.stream.note(Input.TRUST, 0)
         self.stream.suspect = self.table.astray = False
 
-    def rest(self) -> None:
-        """Do the periodic work: sweep for changes that no event told, and free the caches."""
-        self.cache.forget()
+    def rest(self, kept: Collection[TaskStruct] = ()) -> None:
+        """Do the periodic work: sweep for changes that no event told, and free the caches.
+
+        The sweep compares all fields of each task, whatever the last one has found.
+
+        Args:
+            kept: the roots of the trees whose results are kept.
+        """
+        self.cache.retain(kept)
         self._sweep_beside("due")
         self.table.settle()
         gc.collect()

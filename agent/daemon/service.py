@@ -9,17 +9,17 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from agent import VERSION, rootname
 from agent.access import Viewer
-from agent.capture.recent import Recent
 from agent.capture.snapshots import Snapshots
 from agent.capture.watch import DRAIN_S, Watch
 from agent.daemon import heap, metrics
 from agent.daemon.asker import Asker, Clients
 from agent.daemon.audit import Audit
 from agent.daemon.journal import Journal
+from agent.daemon.keptimages import KeptImages
 from agent.daemon.quota import check_subscriptions, check_unsent
 from agent.errors import CkptreeError, HostError, NotPermittedError, UsageError
 from agent.events import eventfacts
@@ -33,7 +33,6 @@ from agent.selection.select import Selection
 from agent.table.areas import compare
 from agent.table.objects import TaskStruct
 from exporters import registry
-from exporters.image import checkpoint
 
 if TYPE_CHECKING:
     from agent.daemon.recording import Recorder
@@ -49,6 +48,8 @@ _FEATURES = (
     "strings",
     "arguments",
 )
+
+_KEPT_S: Final = 10.0
 
 _OF_ROOT = ("strings", "arguments")
 
@@ -77,7 +78,7 @@ class Service:
         self._unsent_of = unsent_of
         self._log = log
         self._audit = Audit(log)
-        self._writers: Recent[TaskStruct, checkpoint.Writer] = Recent(checkpoint.Writer)
+        self._images = KeptImages()
         self._seconds = metrics.Histogram(metrics.SNAPSHOT_SECONDS)
         self._started = time.monotonic()
         self._arguments_told = False
@@ -97,11 +98,13 @@ class Service:
         """Return True if the answer may take so long that the worker is to make it."""
         return codec.verb(request) not in ("hello", "status", "metrics", "other") and self.watch.is_busy
 
-    def rest(self) -> None:
-        """Do the watch's periodic work, and free what is kept for further snapshots."""
-        self.snapshots.forget()
-        self._writers.clear()
-        self.watch.rest()
+    def rest(self, kept_s: float = _KEPT_S) -> None:
+        """Do the watch's periodic work, and free what is kept for further snapshots.
+
+        Args:
+            kept_s: what is kept of a tree stays for so long after the last snapshot of it.
+        """
+        self.snapshots.rest(self._images.forget_before(time.monotonic() - kept_s))
         heap.give_back()
 
     def packed(self, request: codec.Message, asker: Asker) -> bytes:
@@ -163,7 +166,7 @@ class Service:
             root = self._find(request, asker)
             outer: list[tuple[int, ...]] = []
             snapshot = self._taken(root, mode, request, asker, self._noting_outer(request, asker, outer))
-            data = self._image(root, snapshot, fmt, dialect)
+            data = self._images.make(root, snapshot, fmt, dialect, time.monotonic())
             said |= {"mode": snapshot.mode, "tasks": len(snapshot.tasks)}
         except CkptreeError as error:
             self._written("snapshot", request, asker, begin, said, codec.failure(error)["kind"])
@@ -248,7 +251,7 @@ class Service:
         said: dict[str, Any] = {"mode": "subtree", "format": "ckpt"}
         try:
             snapshot = self._taken(root, "subtree", request, asker, at_cut)
-            data = self._image(root, snapshot, "ckpt", snapshot.dialect)
+            data = self._images.make(root, snapshot, "ckpt", snapshot.dialect, time.monotonic())
         except CkptreeError as error:
             self._written("subscribe", request, asker, begin, said, codec.failure(error)["kind"])
             raise
@@ -364,11 +367,6 @@ class Service:
             return lambda _: None
         namespace = self._caller(asker).pid.namespace
         return lambda chosen: outer.extend(chosen.refs.above(namespace))
-
-    def _image(self, root: TaskStruct, snapshot: Snapshot, fmt: str, dialect: Dialect) -> bytes:
-        if fmt != "ckpt":
-            return registry.image(snapshot, fmt, dialect)
-        return self._writers.of(root, len(snapshot.tasks)).dumps(snapshot, dialect)
 
     def _written(
         self, verb: str, request: codec.Message, asker: Asker, begin_ns: int, said: dict[str, Any], result: str

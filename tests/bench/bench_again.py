@@ -73,8 +73,8 @@ class Stage:
         self._guests += [self._scene.child(parent) for _ in range(_GUESTS - len(self._guests))]
 
     def forget(self) -> None:
-        """Drop what is kept of all trees, as the daemon does at times."""
-        self._scene.service.rest()
+        """Drop what is kept of all trees, as the daemon does of those that nobody asks for."""
+        self._scene.service.rest(0)
 
     def take(self, root: Thread) -> float:
         """Take one snapshot; return the CPU time of the service, in us."""

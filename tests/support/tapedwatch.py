@@ -195,7 +195,7 @@ class TapedWatch:
 
     def _rest(self) -> None:
         with self._all_in_time():
-            self.watch.rest()
+            self.watch.rest([task for task in self.watch.table.tasks() if self._chance.random() < 0.5])
 
     def _mend(self) -> None:
         with self._all_in_time():

@@ -57,3 +57,14 @@ def test_small_trees_are_kept_beside_the_newest_up_to_the_bound() -> None:
     recent.of("c")
 
     assert kept(recent) == 2
+
+
+def test_some_values_stay_where_all_others_are_forgotten() -> None:
+    """Also where the newest one goes: its key has another value then."""
+    recent: Recent[str, list[int]] = Recent(list)
+    one, other = recent.of("one"), recent.of("other")
+    recent.retain({"one"})
+
+    assert recent.values() == [one]
+    assert recent.of("other") is not other
+    assert recent.of("one") is one

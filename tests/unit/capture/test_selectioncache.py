@@ -247,6 +247,8 @@ class Doubled:
     def walk(self) -> None:
         """Walk over all tasks."""
         table, rows = self.pair.table, self.pair.kernel.rows()
+        if self.chance.random() < 0.1:  # as the periodic work does
+            self.cache.retain(list(self.writers)[-1:])
         if self.chance.random() < 0.2:  # a stale row, one that is missing, one that is there twice
             at = self.chance.randrange(len(rows) // wire.ROW.size) * wire.ROW.size
             row = self.last[: wire.ROW.size] if self.chance.random() < 0.5 else rows[at : at + wire.ROW.size]

@@ -72,8 +72,13 @@ def a_loss(scene: Scene) -> None:
 def a_rest(scene: Scene) -> None:
     """Let the time for a sweep come."""
     scene.skipped_behind_a_walk()
-    scene.snapshots.forget()
-    scene.watch.rest()
+    scene.snapshots.rest()
+
+
+def a_rest_that_keeps_the_trees(scene: Scene) -> None:
+    """Let that time come while clients ask for the trees again and again."""
+    scene.skipped_behind_a_walk()
+    scene.snapshots.rest(scene.watch.table.tasks())
 
 
 def another_snapshot(scene: Scene) -> None:
@@ -84,7 +89,7 @@ def another_snapshot(scene: Scene) -> None:
     scene.snapshot(scene.others)
 
 
-@pytest.mark.parametrize("reason", [a_loss, a_rest, another_snapshot])
+@pytest.mark.parametrize("reason", [a_loss, a_rest, a_rest_that_keeps_the_trees, another_snapshot])
 def test_what_is_skipped_behind_a_sweeps_walk_is_found_by_the_next_one(reason: Callable[[Scene], None]) -> None:
     """This holds for any reason of the sweep: no snapshot is called complete before the next one."""
     scene = Scene()

@@ -2,6 +2,7 @@
 """The daemon's answers: their contents for each caller, and their words."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from agent.protocol import codec
 from agent.table.objects import CLONE_NEWPID
 from exporters import registry
 from exporters.image import checkpoint
+from exporters.image.packedrows import PackedRows
 from tests.support.kernelobjects import Thread
 from tests.support.simwatch import ROOT, Scene
 
@@ -357,3 +359,39 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
         histogram.add(value)
 
     assert histogram.data() == {"buckets": [[1.0, 2], [2.0, 3]], "count": 4, "sum": 12.0}
+
+
+def test_the_rows_of_a_tree_that_is_asked_for_again_and_again_outlast_the_periodic_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of a tree that nobody asks for any more go. A change that no event told is in the next image either way."""
+    scene, made = Scene(), list[int]()
+    root, child = _tree(scene)
+    pack = PackedRows.__init__
+
+    def noted(self: PackedRows, *arguments: Any) -> None:
+        pack(self, *arguments)
+        made.append(len(self.tasks))
+
+    monkeypatch.setattr(PackedRows, "__init__", noted)
+
+    def users() -> list[int | None]:
+        image = registry.load(scene.ask(ROOT, "snapshot", root=str(root.tid), mode="subtree")["data"])
+        return [task.uid for task in image.tasks]
+
+    assert users() == [1000, 1000]
+    scene.service.rest()
+
+    assert users() == [1000, 1000]
+    assert made == [2]
+
+    scene.service.rest(0)
+
+    assert users() == [1000, 1000]
+    assert made == [2, 2]
+
+    child.ids = BOB
+    scene.service.rest()
+
+    assert users() == [1000, 1001]
+    assert made == [2, 2, 2]
