@@ -34,7 +34,7 @@ from agent.table import wire
 
 CHANNEL_BYTES: Final = 1 << 24
 _RECORDS_PER_TASK: Final = 24  # the cost of a keyframe grows with the tasks, that of a replay with the records
-_LEAST_RECORDS, _MOST_RECORDS = 150_000, 300_000  # a replay of the most takes a second
+_LEAST_RECORDS, _MOST_RECORDS = 200_000, 300_000  # a replay of the most takes a second
 _KEYFRAME_S: Final = 3600.0
 _RETRY_S: Final = 5.0
 _PART_OF_MOST: Final = 16  # so much of the most bytes is a segment at most, for segments are dropped whole

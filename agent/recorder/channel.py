@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The channel from the daemon's loop to the writer: entries of a tape in memory that both map.
 
-Putting an entry copies it once and waits for nobody: where there is no room it is refused. The writer compresses the
-entries where they are. Positions only grow. An entry does not wrap around: what is left behind the last one is passed
-over. An empty channel begins anew at its start, so that mostly the same few pages are used.
+Putting an entry copies it once and waits for nobody: where there is no room it is refused. The writer copies all that
+waits out at once (agent.recorder.openblock). Positions only grow. An entry does not wrap around: what is left behind the
+last one is passed over. An empty channel begins anew at its start, so that mostly the same few pages are used.
 
 The writer learns of entries by a counter (eventfd(2)), whose system calls also order the accesses to the memory on both
 sides.
@@ -14,9 +14,9 @@ import mmap
 import os
 from typing import Final, Self
 
+from agent.recorder.marks import SKIP
 from agent.recorder.tape import ENTRY, Data, padded
 
-_SKIP: Final = 0  # no kind of entry: what is left up to the end
 _REWIND: Final = 1 << 20  # bytes
 _RING_AT: Final = 1 << 18  # bytes after which the writer is told at once
 
@@ -62,7 +62,7 @@ class Channel:
         at = position % self.size
         if at and (self.size - at < whole or (free == self.size and at > _REWIND)):
             if self.size - at >= ENTRY.size:
-                ENTRY.pack_into(self._data, at, _SKIP, 0, 0, 0)
+                ENTRY.pack_into(self._data, at, SKIP, 0, 0, 0)
             free -= self.size - at
             position += self.size - at
             at = 0
@@ -71,6 +71,8 @@ class Channel:
         ENTRY.pack_into(self._data, at, kind, length, value, ns)
         at += ENTRY.size
         self._data[at : at + length] = payload
+        if length & 7:
+            self._data[at + length : at + padded(length)] = bytes(-length & 7)
         position += whole
         self._positions[0] = position
         if position - self._told > _RING_AT:
@@ -97,7 +99,7 @@ class Channel:
         at = read % self.size
         if read == written:
             return self._data[:0]
-        if self.size - at < ENTRY.size or ENTRY.unpack_from(self._data, at)[0] == _SKIP:
+        if self.size - at < ENTRY.size or ENTRY.unpack_from(self._data, at)[0] == SKIP:
             self._read = read = read + self.size - at
             at = 0
         return self._data[at : at + min(written - read, self.size - at)]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The writer of a recording: a process beside the daemon that compresses the tape and writes it.
 
-It reads entries where the loop has put them (agent.recorder.channel), compresses some hundred thousand bytes at once, and
-appends them to the present segment. A mark among the entries begins the next one. Its keyframe comes through a pipe from a
-fork of the daemon, a moment later, and becomes a block like others.
+It takes entries from where the loop has put them (agent.recorder.channel), compresses some hundred thousand bytes at once,
+and appends them to the present segment. A mark among the entries begins the next one. Its keyframe comes through a pipe
+from a fork of the daemon, a moment later, and becomes a block like others.
 
 Where a write fails, a full disk for example, the writer says so and passes over all entries until a mark that continues
 nothing. It ends when the daemon's end of the socket is closed: then it first writes all that the loop has put, so a daemon
@@ -27,16 +27,17 @@ from agent.recorder import blockindex, folder, folderlock, folderrights, segment
 from agent.recorder.channel import Channel
 from agent.recorder.compression import BLOCK_BYTES, OPEN_S, Compression
 from agent.recorder.marks import MARK
+from agent.recorder.openblock import OpenBlock
 from agent.recorder.overlap import recorded_ns
 from agent.recorder.retention import Clocks, Retention
 from agent.recorder.segmentoutput import RemovedError, SegmentOutput
 from agent.recorder.tape import Data
-from agent.table.inputs import Input
 
 _NAP_S: Final = 0.1  # a wake-up costs as much as some twenty records, and finds nothing in the caches
 _SYNC_S: Final = 1.0
 _REPORT_S: Final = 0.5
 _PIPE_BYTES: Final = 1 << 20
+_ROOM: Final = BLOCK_BYTES + (1 << 16)  # a block ends behind a part of the ring (agent.capture.intake)
 _CLOCK_BYTES: Final = tape.ENTRY.size + tape.CLOCKS.size
 
 
@@ -71,12 +72,8 @@ class TapeWriter:
         self._facts: dict[str, Any] = {}
         self._error = ""
         self._overlaps = False
-        self._next = 0
-        self._ahead_ns = self._ahead_before_ns = 0
-        self._first = 0
-        self._times: list[int] = []
-        self._open_bytes = 0
-        self._open_since = 0.0
+        self._open = OpenBlock(_ROOM)
+        self._ahead_before_ns = 0
         self._rung_s = 0.0  # when the bell rang for what is taken now; 0: it did not
         self._rows: list[blockindex.BlockNumbers] | None = []
         self._facts_check = 0
@@ -102,7 +99,7 @@ class TapeWriter:
             self._take()
             self._rung_s = 0.0
             now = time.monotonic()
-            if self._open_bytes and now - self._open_since >= OPEN_S:
+            if self._open.size and now - self._open.since_s >= OPEN_S:
                 self._flush()
             if self._output.unsynced and now - self._synced >= _SYNC_S:
                 self._sync(now)
@@ -120,8 +117,8 @@ class TapeWriter:
     def _wait_s(self) -> float | None:
         now = time.monotonic()
         due = []
-        if self._open_bytes:
-            due.append(self._open_since + OPEN_S)
+        if self._open.size:
+            due.append(self._open.since_s + OPEN_S)
         if self._output.unsynced:
             due.append(self._synced + _SYNC_S)
         return max(0.0, min(due) - now) if due else None
@@ -132,7 +129,7 @@ class TapeWriter:
         """Let more entries come, for the channel has room, unless a block is due or the daemon has a message."""
         self._rung_s = time.monotonic()
         if not self._pipes:
-            due_s = self._open_since + OPEN_S - self._rung_s if self._open_bytes else _NAP_S
+            due_s = self._open.since_s + OPEN_S - self._rung_s if self._open.size else _NAP_S
             select.select([self._control], [], [], max(0.0, min(_NAP_S, due_s)))
         self._channel.hush()
 
@@ -174,84 +171,48 @@ class TapeWriter:
 
     def _take(self) -> None:
         """Take all waiting entries: whole blocks are written, the rest stays open."""
-        while True:
-            waiting = self._channel.waiting()[self._open_bytes :]
-            if not waiting:
-                if self._open_bytes and self._channel.unread > self._open_bytes:
-                    self._flush()  # the rest is at the start of the channel
-                    continue
-                return
-            at, end = 0, len(waiting)
-            wraps = False
-            while at < end:
-                if end - at < tape.ENTRY.size:
-                    wraps = True
-                    break
-                kind, length, value, ns = tape.ENTRY.unpack_from(waiting, at)
-                if not kind:
-                    wraps = True
-                    break
-                whole = tape.ENTRY.size + tape.padded(length)
-                if kind == MARK:
-                    said = json.loads(bytes(waiting[at + tape.ENTRY.size : at + tape.ENTRY.size + length]))
-                    if said["continues"]:
-                        self._flush_up_to(value)
-                    else:
-                        self._flush()  # records up to there are missing
-                    self._channel.took(whole)
-                    self._channel.free()
-                    self._begin(said)
-                    break
-                if not self._open_bytes:
-                    self._open_since = self._rung_s or time.monotonic()
-                    self._first, self._times = self._next, []
-                self._note(kind, value, ns)
-                self._open_bytes += whole
-                at += whole
-                if self._open_bytes >= BLOCK_BYTES:
-                    self._flush()
-                    break
-            else:
-                return
-            if wraps:
+        channel, block = self._channel, self._open
+        while waiting := channel.waiting():
+            if tape.ENTRY.unpack_from(waiting)[0] == MARK:
+                self._take_mark(waiting)
+                continue
+            if not block.size:
+                block.since_s = self._rung_s or time.monotonic()
+            channel.took(block.take(waiting, BLOCK_BYTES))
+            channel.free()
+            if block.size >= BLOCK_BYTES:
                 self._flush()
-                self._channel.took(end - at)
-                self._channel.free()
 
-    def _note(self, kind: int, value: int, ns: int) -> None:
-        if ns:
-            self._times.append(ns)
-        if kind == tape.CLOCK:
-            self._ahead_ns = value - ns
-        if kind in (tape.PART, tape.END):
-            self._next = max(self._next, value)
-        elif kind == Input.GIVE_UP:
-            self._next = max(self._next, value + 1)
-        elif kind == Input.GIVE_UP_BELOW:
-            self._next = max(self._next, value)
+    def _take_mark(self, waiting: memoryview) -> None:
+        _, length, order, _ = tape.ENTRY.unpack_from(waiting)
+        said = json.loads(bytes(waiting[tape.ENTRY.size : tape.ENTRY.size + length]))
+        if said["continues"]:
+            self._flush_up_to(order)
+        else:
+            self._flush()  # records up to there are missing
+        self._channel.took(tape.ENTRY.size + tape.padded(length))
+        self._channel.free()
+        self._begin(said)
 
     def _flush_up_to(self, order: int) -> None:
         """Write the open entries, and note the number behind them: records that had come early may have followed."""
-        first, self._next = self._next, max(self._next, order)
-        if not self._open_bytes and self._next > first and self._output.is_open:
-            self._append(segment.TAPE, memoryview(b""), (first, self._next), (0, 0))
+        block = self._open
+        block.next = max(block.next, order)
+        if not block.size and block.next > block.first and self._output.is_open:
+            self._append(segment.TAPE, block.entries, (block.first, block.next), (0, 0))
         self._flush()
 
     def _flush(self) -> None:
         """Write the open entries as a block."""
-        if not self._open_bytes:
-            return
-        entries = self._channel.waiting()[: self._open_bytes]
-        if self._output.is_open:
-            times = (self._times[0], self._times[-1]) if self._times else (0, 0)
-            self._compression.note(self._open_bytes, self._open_since, self._channel.unread - self._open_bytes)
+        block = self._open
+        if block.size and self._output.is_open:
+            self._compression.note(block.size, block.since_s, self._channel.unread)
             unsynced = self._output.unsynced
-            self._append(segment.TAPE, entries, (self._first, self._next), times)
-            if self._open_bytes == _CLOCK_BYTES:  # a power cut may take it: a disk that has nothing else to do may rest
+            times_ns = block.first_ns, block.last_ns
+            self._append(segment.TAPE, block.entries, (block.first, block.next), times_ns)
+            if block.size == _CLOCK_BYTES:  # a power cut may take it: a disk that has nothing else to do may rest
                 self._output.unsynced = unsynced
-        self._channel.took(self._open_bytes)
-        self._channel.free()
-        self._open_bytes = 0
+        block.clear()
 
     # ---- files -----------------------------------------------------------------------------------------------------
 
@@ -268,15 +229,15 @@ class TapeWriter:
         self._sequence += 1
         self._marks += 1
         self._facts = said
-        self._next = self._first = int(said["first"])
-        self._ahead_ns = self._ahead_before_ns = int(said["realtime_ns"]) - int(said["boottime_ns"])
+        self._open.next = self._open.first = int(said["first"])
+        self._open.ahead_ns = self._ahead_before_ns = int(said["realtime_ns"]) - int(said["boottime_ns"])
         self._rows = []
         facts = segment.SegmentFacts(sequence=self._sequence, **{key: said[key] for key in said if key != "keyframe"})
         begun = segment.head(facts, self._number if facts.continues else 0)
         self._number = 0
         self._facts_check = segment.facts_check(begun)
         try:
-            self._output.begin(folder.name_of(self._sequence, self._next), begun)
+            self._output.begin(folder.name_of(self._sequence, self._open.next), begun)
             self._error = ""
         except OSError as error:
             self._fail(error)
@@ -287,7 +248,7 @@ class TapeWriter:
         head, stored = self._block(kind, data, numbers, times_ns, self._number)
         self._raw_bytes += len(data)
         if kind == segment.TAPE:
-            self._note_numbers(data, head)
+            self._note_numbers(head)
         try:
             self._output.write(head, stored)
         except OSError as error:
@@ -303,22 +264,23 @@ class TapeWriter:
     ) -> tuple[bytes, Data]:
         codec = segment.PLAIN if kind == segment.PLACE else segment.ZSTD
         stored = self._compression.stored(kind, data) if codec == segment.ZSTD else data
-        return segment.block(kind, stored, len(data), numbers, (*times_ns, self._ahead_ns), codec, number)
+        return segment.block(kind, stored, len(data), numbers, (*times_ns, self._open.ahead_ns), codec, number)
 
-    def _note_numbers(self, entries: Data, head: bytes) -> None:
-        """Note the numbers of a block that is written next."""
-        found = blockindex.numbers_of(entries) if self._rows is not None else None
+    def _note_numbers(self, head: bytes) -> None:
+        """Note the numbers of the open block, which is written next."""
+        count = self._open.size // self._open.words.itemsize
+        found = blockindex.numbers_of(self._open.words, count) if self._rows is not None else None
         block = segment.block_at(head, 0)
         if found is None or self._rows is None or block is None:
             self._rows = None
         else:
             self._rows.append(blockindex.BlockNumbers(self._output.size, self._ahead_before_ns, block.check, found))
-        self._ahead_before_ns = self._ahead_ns
+        self._ahead_before_ns = self._open.ahead_ns
 
     def _seal(self) -> None:
         """End the present segment, with its index; it is whole without one, where the disk is full."""
         if self._output.is_open and self._rows is not None:
-            numbers = int(self._facts["first"]), self._next
+            numbers = int(self._facts["first"]), self._open.next
             place = blockindex.PLACE.pack(self._output.size)
             index = blockindex.pack(self._rows, self._facts_check)
             behind = segment.number_behind(self._number)

@@ -114,14 +114,14 @@ def test_what_comes_at_leisure_takes_less_on_disk(tmp_path: Path, monkeypatch: p
     assert sizes[1] < 0.97 * sizes[0]
 
 
-def test_a_block_that_comes_fast_takes_no_more_on_disk_than_with_larger_tables(tmp_path: Path) -> None:
-    """The tables of the library's own level, which do not stay in a cache."""
+def test_a_block_that_comes_fast_takes_little_more_on_disk_than_with_the_librarys_own_level(tmp_path: Path) -> None:
+    """An eighth at most, for the time that it saves."""
     longrecording.make(tmp_path, _RECORDS, _LIVE, pid_max=1000, interval=_RECORDS)
     contents = [each.content(block) or b"" for each in Recording(tmp_path).segments for block in each.tapes]
-    ours, theirs = compression.fast(), zstandard.ZstdCompressor(level=compression._FAST)
+    ours, theirs = compression.fast(), zstandard.ZstdCompressor()
     blocks = [each for each in contents if len(each) >= compression.BLOCK_BYTES]
     assert blocks
-    assert sum(len(ours.compress(each)) for each in blocks) <= sum(len(theirs.compress(each)) for each in blocks)
+    assert sum(len(ours.compress(each)) for each in blocks) < 1.125 * sum(len(theirs.compress(each)) for each in blocks)
 
 
 def test_a_writer_hurries_where_more_comes_than_it_has_time_for() -> None:
@@ -169,7 +169,7 @@ def test_a_writer_naps_no_longer_than_a_block_or_a_message_may_wait(
     assert channel.put(tape.PART, 1, 1, bytes(8))
     hers._rung_s = 5.0
     hers._take()
-    assert hers._open_since == 5.0
+    assert hers._open.since_s == 5.0
     hers._heed_bell()  # the open block is due
     hers._flush()
     ours.send(b"keyframe")
@@ -182,6 +182,6 @@ def test_a_keyframe_is_due_the_later_the_more_tasks_there_are() -> None:
     """Within bounds: of the time that a replay takes, and of what keyframes cost where there are few tasks."""
     found = [keyframe_interval(tasks) for tasks in (100, 10_000, 12_000, 1_000_000)]
     assert found == sorted(found)
-    assert found[0] == 150_000
+    assert found[0] == 200_000
     assert found[1] == 240_000
     assert found[-1] == 300_000
