@@ -47,18 +47,8 @@ def load(data: bytes, count: int) -> Memory:
         UnusableMemoryError: the bytes are cut short, damaged, of another version, or contradict themselves; the text
             says which.
     """
-    if len(data) < FRAME.size:
-        raise UnusableMemoryError(f"it ends after {len(data)} bytes")
-    magic, version, check, length = FRAME.unpack_from(data)
-    body = data[FRAME.size :]
-    if magic != MAGIC:
-        raise UnusableMemoryError("it does not begin as one")
-    if version not in READS:
-        raise UnusableMemoryError(f"it is of version {version}, and this one reads {' and '.join(map(str, READS))}")
-    if length != len(body):
-        raise UnusableMemoryError(f"it has {len(body)} bytes, and should have {length}")
-    if zlib.crc32(body) != check:
-        raise UnusableMemoryError("its check sum is wrong")
+    body = body_of(data)
+    _, version, _, _ = FRAME.unpack_from(data)
     try:
         unpacker = msgpack.Unpacker(max_buffer_size=len(body) + 1)
         unpacker.feed(body)
@@ -72,6 +62,30 @@ def load(data: bytes, count: int) -> Memory:
         raise
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, struct.error, msgpack.UnpackException) as error:
         raise UnusableMemoryError(f"it contradicts its own grammar: {error!r}") from error
+
+
+def body_of(data: bytes) -> bytes:
+    """Return the body of a memory, which is whole.
+
+    Args:
+        data: all bytes.
+
+    Raises:
+        UnusableMemoryError: the bytes are cut short, damaged, or of another version.
+    """
+    if len(data) < FRAME.size:
+        raise UnusableMemoryError(f"it ends after {len(data)} bytes")
+    magic, version, check, length = FRAME.unpack_from(data)
+    body = data[FRAME.size :]
+    if magic != MAGIC:
+        raise UnusableMemoryError("it does not begin as one")
+    if version not in READS:
+        raise UnusableMemoryError(f"it is of version {version}, and this one reads {' and '.join(map(str, READS))}")
+    if length != len(body):
+        raise UnusableMemoryError(f"it has {len(body)} bytes, and should have {length}")
+    if zlib.crc32(body) != check:
+        raise UnusableMemoryError("its check sum is wrong")
+    return body
 
 
 def _expect(what: str, *, holds: bool) -> None:

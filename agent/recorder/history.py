@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from agent.errors import NoSuchRootError, NoSuchTimeError, NotPermittedError
 from agent.recorder.facts import Gap, Instant
+from agent.recorder.firsttask import first_state
 from agent.recorder.instant import written
 from agent.recorder.lifestates import (
     ahead_of,
@@ -324,14 +325,15 @@ class NumberHistory:
         """Compare lives with the table behind a gap; where that cannot be read, a later record or table shows more."""
         behind, task = Instant(gap.next_run, gap.next, gap.until_ns, gap.until_ns, 0), None
         if same_boot:
+            parents = [event["parent"] for life in lives for event in reversed(life) if "parent" in event][:1]
             try:
-                replay = self._recording.replayer(behind)
+                found = first_state(self._recording, behind, self._number, parents)
             except NoSuchTimeError:
                 return
-            if replay.order < behind.order:
+            if found is None:
                 return
-            task = replay.table.task(self._number)
-            behind = behind._replace(boottime_ns=gap.until_ns - replay.ahead_ns)
+            task = found.task
+            behind = behind._replace(boottime_ns=gap.until_ns - found.ahead_ns)
         self._settle(lives, task, behind)
 
     def _settle(self, lives: list[list[Said]], task: TaskStruct | None, instant: Instant) -> None:
