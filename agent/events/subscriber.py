@@ -50,6 +50,7 @@ class Subscriber:
         roots: only the trees below these tasks; none: all.
         kinds: of `KINDS`, and `ARGUMENTS`.
         position: number of the first event that can come; older changes are part of the state at the beginning.
+        backlog_bytes: how many it may leave unread.
 
     Attributes:
         told: count of events passed on.
@@ -67,6 +68,7 @@ class Subscriber:
         roots: tuple[TaskStruct, ...],
         kinds: Iterable[str],
         position: int,
+        backlog_bytes: int = BACKLOG_BYTES,
     ) -> None:
         self.viewer = viewer
         self.namespace = namespace
@@ -80,6 +82,7 @@ class Subscriber:
         rights = () if viewer.privileged else (viewer.uid, viewer.gid, frozenset(viewer.groups))
         self.likeness: Hashable = (namespace, self.kinds, rights)
         self.hearers: Hearers | None = None
+        self._backlog_bytes = backlog_bytes
         self._hidden = False
         self._batches: list[Batch] = []
         self._bytes = 0
@@ -111,7 +114,7 @@ class Subscriber:
         Args:
             unsent_bytes: bytes that `take` has given and the socket has not taken.
         """
-        return -1 if self._missing else BACKLOG_BYTES - self._bytes - unsent_bytes
+        return -1 if self._missing else self._backlog_bytes - self._bytes - unsent_bytes
 
     def receive(self, batch: Batch, events: list[bytes], unsent_bytes: int, time_ns: int) -> None:
         """Queue a batch, as far as there is room; count the rest as dropped.

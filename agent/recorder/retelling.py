@@ -37,7 +37,7 @@ Said: TypeAlias = dict[str, Any]
 """An event as the protocol has it."""
 
 _EVERY: Final = 2**64 - 1
-_ANY: Final = 1 << 62
+_ANY_BYTES: Final = 1 << 60
 _MOVED_NS: Final = 100_000_000  # a clock that is slewed moves by 30 ms at most between two looks at it
 
 
@@ -60,14 +60,6 @@ class EventSpan:
     kinds: tuple[str, ...] = KINDS
     arguments: bool = False
     present: bool = False
-
-
-class _Unbounded(Subscriber):
-    """A subscriber that is fetched from after each part of the ring, so that it needs no bound."""
-
-    def room(self, unsent_bytes: int) -> int:  # noqa: ARG002 - as the class above has it
-        """Return more than any batch takes."""
-        return _ANY
 
 
 class Retelling:
@@ -174,7 +166,8 @@ class Retelling:
         replay = self._replay
         self._feed = Feed(replay.stream, replay.table, lambda: replay.time_ns, lambda: replay.ahead_ns)
         kinds = (*self._span.kinds, ARGUMENTS) if self._span.arguments else self._span.kinds
-        self._listener = _Unbounded(self._reader.viewer, namespace, roots, kinds, replay.order)
+        # It is fetched from after each part of the ring, so that it needs no bound.
+        self._listener = Subscriber(self._reader.viewer, namespace, roots, kinds, replay.order, _ANY_BYTES)
         self._feed.add(self._listener, int)
 
     def _tell_first_gap(self) -> None:
