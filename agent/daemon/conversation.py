@@ -48,7 +48,7 @@ class Conversation:
 
     def __init__(self, viewer: Viewer, now_s: float, process: PeerProcess | None = None) -> None:
         self._decoder = codec.Decoder(codec.MAX_REQUEST, codec.MAX_PARTS)
-        self._out: deque[memoryview] = deque()
+        self._out: deque[bytes | memoryview] = deque()
         self._unsent = 0
         self._moved = now_s  # when bytes last went in either direction
         self._asking_since = 0.0
@@ -146,14 +146,30 @@ class Conversation:
         """Make a message of the events that wait."""
         subscription = self.asker.subscription
         if subscription is not None:
-            self._put(*subscription.take(next_order), now_s=now_s)
+            message = subscription.message(next_order)
+            if not self._unsent:
+                self._moved = now_s
+            self._out.append(codec.length(message.size))
+            self._out.extend(message.pieces)
+            self._unsent += codec.LENGTH_BYTES + message.size
             self.closing = subscription.ended
 
-    def next_chunks(self, most: int = sys.maxsize) -> list[memoryview]:
+    @property
+    def has_more(self) -> bool:
+        """True where events wait that collect for nobody else, too, and there is room for them."""
+        subscription = self.asker.subscription
+        if subscription is None or self.closing or self._asked:
+            return False
+        return subscription.queued and self._unsent < _READY_BYTES
+
+    def next_chunks(self, most: int = sys.maxsize) -> list[bytes | memoryview]:
         """Return at most `most` of the bytes to send next, in a few pieces; no piece where there are none."""
-        chunks: list[memoryview] = []
-        for piece in itertools.islice(self._out, _PIECES):
-            chunk = piece[:most]
+        out = self._out
+        if self._unsent <= most and len(out) <= _PIECES:
+            return list(out)
+        chunks: list[bytes | memoryview] = []
+        for piece in itertools.islice(out, _PIECES):
+            chunk = piece if len(piece) <= most else memoryview(piece)[:most]
             chunks.append(chunk)
             most -= len(chunk)
             if not most:
@@ -165,10 +181,13 @@ class Conversation:
         self._moved = now_s
         self._unsent -= count
         out = self._out
+        if not self._unsent:
+            out.clear()
+            return
         while count and count >= len(out[0]):
             count -= len(out.popleft())
         if count:
-            out[0] = out[0][count:]
+            out[0] = memoryview(out[0])[count:]
 
     def _fail(self, error: codec.ProtocolError) -> None:
         self._put(codec.pack(codec.failure(error)), now_s=self._moved)
@@ -180,5 +199,5 @@ class Conversation:
             self._moved = now_s
         for piece in (codec.head(*payload), *payload):
             if piece:
-                self._out.append(memoryview(piece))
+                self._out.append(piece)
                 self._unsent += len(piece)

@@ -27,7 +27,7 @@ from agent.record import named
 from agent.recorder.pieces import HEAD
 
 if TYPE_CHECKING:
-    from agent.daemon.server import Peer
+    from agent.daemon.peer import Peer
 
 MOST: Final = 4
 MOST_PER_USER: Final = 1

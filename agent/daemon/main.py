@@ -30,7 +30,7 @@ from agent.daemon import handover, heap, listeners, privileges, settings
 from agent.daemon.backoff import Pace
 from agent.daemon.journal import Journal
 from agent.daemon.recording import Recorder
-from agent.daemon.server import Server
+from agent.daemon.server import TELL_S, Server
 from agent.daemon.servicemanager import Manager
 from agent.daemon.subids import SubIds
 from agent.errors import CkptreeError, HostError
@@ -90,7 +90,8 @@ class Daemon:
             self._unlink()
             raise
         policy = Policy(os.geteuid(), group, SubIds().owner)
-        self.server = Server(self.watch, self._listeners, self._selector, policy, log)
+        tell_s = min(TELL_S, config.drain_interval_ms / 1000)
+        self.server = Server(self.watch, self._listeners, self._selector, policy, log, tell_s)
         self.server.service.recorder = self.recorder
         self._heeded = False
         self._lost = self.watch.stream.lost  # the last daemon has reported its losses

@@ -11,7 +11,7 @@ import selectors
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from agent.access import Policy, Viewer
@@ -22,6 +22,7 @@ from agent.daemon.enquiries import Awaiting, Enquiries, is_of_past
 from agent.daemon.fairness import FairShares
 from agent.daemon.journal import Journal
 from agent.daemon.listeners import Acceptor, Listener
+from agent.daemon.peer import Peer
 from agent.daemon.service import Service
 from agent.daemon.worker import Worker
 from agent.errors import BusyError, CkptreeError
@@ -36,7 +37,8 @@ MAX_CLIENTS_PER_USER: Final = 32  # of users who may not
 _TURN_S: Final = 0.005  # for answering requests before the ring has its turn again
 _HURRIED_TURN_S: Final = 0.003
 _SEND_BYTES: Final = 1 << 18  # to one client in one turn
-_EVENT_BYTES: Final = 1 << 16  # the same to a subscriber, for all of them may be sent to in each
+_EVENT_BYTES: Final = 1 << 17  # the same to a subscriber: all that a storm brings in TELL_S
+TELL_S: Final = 0.02  # between two messages to a subscriber: each costs some microseconds, however few events it has
 _DEBT_S: Final = 1.0  # a user who has to wait longer for a turn gets no new connection
 _TURNED_AWAY: Final = codec.encode(
     codec.failure(BusyError("your processes have had more than their share of the daemon's time: try again later"))
@@ -53,6 +55,7 @@ class Server:
         selector: of the caller's loop. The data of each key is a function of the ready file.
         policy: the users who see everything.
         log: takes a line for each snapshot.
+        tell_s: time between two messages to a subscriber, s.
 
     Attributes:
         service: makes the answers.
@@ -66,6 +69,7 @@ class Server:
         selector: selectors.BaseSelector,
         policy: Policy,
         log: Journal,
+        tell_s: float = TELL_S,
     ) -> None:
         self.service = Service(watch, log, self._unsent_of)
         self.worker = Worker(selector, self.service.turns.job)
@@ -78,6 +82,9 @@ class Server:
         self._enquiries = Enquiries(selector)
         self._gone: list[Asker] = []
         self._next_check = 0.0
+        self._tell_s = tell_s
+        self._told = 0.0  # when the subscribers had their last turn
+        self._held = False  # events may wait for the next one
         self._acceptor = Acceptor(listeners, selector, self._receive)
 
     # ---- called by the loop ----------------------------------------------------------------------------------------
@@ -90,6 +97,8 @@ class Server:
             return max(longest_s, 0.0)
         if self._ready:
             return 0.0
+        if self._held:
+            longest_s = min(longest_s, max(self._told + self._tell_s - now, 0.0))
         due = min((self._shares.due_s(peer.viewer.account) for peer in self._waiting), default=now + longest_s)
         return max(min(due - now, longest_s), 0.0)
 
@@ -113,8 +122,7 @@ class Server:
         if not self.worker.busy:
             self._forget()
             self.service.feed.settle()
-            for peer in tuple(self._peers) if self.listened_to else ():
-                self._queue(peer)
+            self._tell_all()
             verb = self._answer_some(_HURRIED_TURN_S if hurry else _TURN_S)
         now = time.monotonic()
         if now >= self._next_check:
@@ -124,15 +132,24 @@ class Server:
                 self._drop(peer)
         return verb
 
+    def _tell_all(self) -> None:
+        """Give each subscriber with waiting events a turn, if the time for it has come."""
+        now = time.monotonic()
+        self._held = self.listened_to and now - self._told < self._tell_s
+        if self.listened_to and not self._held:
+            self._told = now
+            for peer in tuple(self._peers):
+                self._queue(peer)
+
     def _answer_some(self, turn_s: float) -> str:
-        """Answer requests for some time; each client has one turn before any has two."""
+        """Answer requests for some time, one at least; each client has one turn before any has two."""
         verb = "clients"
         begin = time.monotonic()
         waiting, self._waiting = self._waiting, []
         self._ready.extend(waiting)
-        for _ in range(len(self._ready)):
+        for turn in range(len(self._ready)):
             now = time.monotonic()
-            if now - begin > turn_s or self.worker.busy:
+            if (turn and now - begin > turn_s) or self.worker.busy:
                 break
             peer = self._ready.popleft()
             if peer not in self._peers:
@@ -141,18 +158,27 @@ class Server:
                 self._waiting.append(peer)
                 continue
             peer.queued = False
-            request = None
+            if peer.talk.subscribed:
+                verb = "events"
+                self._tell(peer, now)
+                continue
             with self._charged(peer.viewer):
-                if peer.talk.subscribed:
-                    verb = "events"
-                    peer.talk.tell(self.service.watch.stream.next, now)
-                else:
-                    request = peer.talk.next_request(now)
+                request = peer.talk.next_request(now)
                 if request is None:
                     self._attend(peer)
             if request is not None:
                 verb = self._answer(peer, request)
         return verb
+
+    def _tell(self, peer: Peer, now: float) -> None:
+        """Send a subscriber what is unsent, and its events if they are due, or wait for it alone."""
+        talk = peer.talk
+        if talk.has_more or (talk.ready and not self._held):
+            talk.tell(self.service.watch.stream.next, now)
+        self._attend(peer)
+        if not peer.viewer.privileged:
+            end = time.monotonic()
+            self._shares.spend(peer.viewer.account, end - now, end)
 
     @contextlib.contextmanager
     def _charged(self, viewer: Viewer) -> Iterator[None]:
@@ -165,7 +191,7 @@ class Server:
             if not viewer.privileged:
                 self._shares.spend(viewer.account, now - begin, now)
 
-    def _answer(self, peer: "Peer", request: codec.Message) -> str:
+    def _answer(self, peer: Peer, request: codec.Message) -> str:
         verb = codec.verb(request)
         begin = time.monotonic()
         asker = peer.talk.asker
@@ -187,7 +213,7 @@ class Server:
             self._reply(peer, work(), begin)
         return verb
 
-    def _enquire(self, peer: "Peer", found: codec.Message, begin_s: float) -> None:
+    def _enquire(self, peer: Peer, found: codec.Message, begin_s: float) -> None:
         """Begin to answer a question about the past; or answer why not."""
         account = peer.viewer.account
 
@@ -205,7 +231,7 @@ class Server:
                 return
         self._reply(peer, codec.pack(found), begin_s)
 
-    def _reply(self, peer: "Peer", payload: bytes, begin_s: float) -> None:
+    def _reply(self, peer: Peer, payload: bytes, begin_s: float) -> None:
         now = time.monotonic()
         if not peer.viewer.privileged:
             self._shares.spend(peer.viewer.account, now - begin_s, now)
@@ -286,7 +312,7 @@ class Server:
             turned_away["user"] += 1
             raise BusyError(f"user {viewer.account} has {MAX_CLIENTS_PER_USER} clients here already, which is the most")
 
-    def _welcome(self, peer: "Peer") -> None:
+    def _welcome(self, peer: Peer) -> None:
         self._peers.add(peer)
         clients = self.service.clients
         clients.accepted += 1
@@ -294,7 +320,7 @@ class Server:
         clients.most_connected = max(clients.most_connected, clients.connected)
         self._attend(peer)
 
-    def _drop(self, peer: "Peer") -> None:
+    def _drop(self, peer: Peer) -> None:
         if peer.events:
             self._selector.unregister(peer.connection)
             peer.events = 0
@@ -308,12 +334,12 @@ class Server:
 
     # ---- bytes -----------------------------------------------------------------------------------------------------
 
-    def _serve(self, peer: "Peer") -> None:
+    def _serve(self, peer: Peer) -> None:
         """Read from or write to a client whose socket is ready."""
         with self._charged(peer.viewer):
             self._read_and_write(peer)
 
-    def _read_and_write(self, peer: "Peer") -> None:
+    def _read_and_write(self, peer: Peer) -> None:
         talk = peer.talk
         if talk.wants_to_read:
             try:
@@ -328,37 +354,34 @@ class Server:
                     talk.receive(data, time.monotonic())
                 else:
                     talk.hang_up()
-        self._attend(peer)
+        if talk.subscribed and not talk.closing and not self.worker.busy:
+            if not peer.queued:  # so that the bound of a turn holds for all that can be sent to
+                peer.queued = True
+                self._ready.append(peer)
+        else:
+            self._attend(peer)
 
-    def _attend(self, peer: "Peer") -> None:
+    def _attend(self, peer: Peer) -> None:
         """Send as much as the socket takes, then queue the client's next request or close the connection."""
         talk = peer.talk
-        most = _EVENT_BYTES if talk.subscribed else _SEND_BYTES
-        sent = 0
         try:
-            while sent < most and (chunks := talk.next_chunks(most)):
-                count = peer.connection.sendmsg(chunks)
-                talk.sent(count, time.monotonic())
-                sent += count
-        except BlockingIOError:
-            pass
+            self.service.clients.sent_bytes += peer.send(_EVENT_BYTES if talk.subscribed else _SEND_BYTES)
         except OSError:
             self._drop(peer)
             return
-        finally:
-            self.service.clients.sent_bytes += sent
         if talk.over:
             self._drop(peer)
             return
-        self._queue(peer)
+        if not talk.subscribed or talk.has_more:
+            self._queue(peer)
         self._register(peer)
 
-    def _queue(self, peer: "Peer") -> None:
+    def _queue(self, peer: Peer) -> None:
         if peer.talk.ready and not peer.queued:
             peer.queued = True
             self._ready.append(peer)
 
-    def _register(self, peer: "Peer") -> None:
+    def _register(self, peer: Peer) -> None:
         talk = peer.talk
         wanted = selectors.EVENT_READ if talk.wants_to_read else 0
         if talk.unsent_bytes:
@@ -372,28 +395,3 @@ class Server:
         else:
             self._selector.register(peer.connection, wanted, peer.call(self._serve))
         peer.events = wanted
-
-
-class Peer:
-    """A client: its socket, and its conversation.
-
-    Args:
-        connection: a non-blocking socket.
-        talk: the conversation.
-
-    Attributes:
-        viewer: its credentials.
-        events: the selector's events that its socket is registered for.
-        queued: True while it waits for its turn.
-    """
-
-    def __init__(self, connection: socket.socket, talk: Conversation) -> None:
-        self.connection = connection
-        self.talk = talk
-        self.viewer = talk.asker.viewer
-        self.events = 0
-        self.queued = False
-
-    def call(self, function: Callable[["Peer"], None]) -> Callable[[object], None]:
-        """Return a function of the ready file that calls `function` for this peer."""
-        return lambda _file: function(self)

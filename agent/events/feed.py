@@ -32,6 +32,7 @@ from agent.events import eventpack
 from agent.events.announced import OF_GROUP, Record
 from agent.events.audience import Audience
 from agent.events.eventfacts import ASSUMED, ENTERED, UNMARKED, Clock, Facts, Marks
+from agent.events.followed import Followed
 from agent.events.subscriber import ARGUMENTS, Subscriber
 from agent.table import rules, wire
 from agent.table.objects import EXITED, TaskStruct
@@ -125,11 +126,17 @@ class Feed:
             self._tell_loss(self._stream.next)
             self._unsynced = False
             self._tell_all({"event": "resync", "order": self._stream.next})
-        for subscriber in self.subscribers:
-            gone = [root.pid.task is not root for root in subscriber.roots]
-            if gone and all(gone) and not subscriber.ended:
-                subscriber.ended = True
-                subscriber.say({"event": "end", "order": self._stream.next, "time_ns": self._clock()})
+        for tree in self._audience.trees.values():
+            if tree.is_over:
+                self._tell_end(tree)
+
+    def _tell_end(self, tree: Followed) -> None:
+        """Tell the subscribers of a tree, once, that all its roots are gone."""
+        for hearers in tree.hearers.values():
+            for subscriber in hearers.members:
+                if not subscriber.ended:
+                    subscriber.ended = True
+                    subscriber.say({"event": "end", "order": self._stream.next, "time_ns": self._clock()})
 
     def _tell_all(self, event: dict[str, Any]) -> None:
         event["time_ns"] = self._clock()

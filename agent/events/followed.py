@@ -48,6 +48,14 @@ class Followed:
         """Return True if a process is in it."""
         return not self.roots or leader in self.leaders
 
+    @property
+    def is_over(self) -> bool:
+        """True where it has roots, and all of them are gone."""
+        for root in self.roots:
+            if root.pid.task is root:
+                return False
+        return bool(self.roots)
+
     def takes(self, leader: TaskStruct) -> bool:
         """Return True if a process belongs in it, by the parent that it has now."""
         if not self.roots or leader in self.roots:

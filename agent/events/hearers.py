@@ -9,7 +9,7 @@ event.
 from collections.abc import Callable
 from typing import Final
 
-from agent.events.subscriber import Batch, Subscriber
+from agent.events.subscriber import Batch, Message, Subscriber
 from agent.table.objects import TaskStruct
 
 _BATCH_BYTES: Final = 1 << 16
@@ -33,6 +33,8 @@ class Hearers:
         "_events",
         "_follow_all",
         "_hidden",
+        "_last",
+        "_last_batches",
         "_sees_ids",
         "_time_ns",
         "_unheard",
@@ -54,6 +56,8 @@ class Hearers:
         self.members: dict[Subscriber, Callable[[], int]] = {}
         self.full = False
         self._hidden = False  # to all of them it was told that there is a hidden task
+        self._last: Message | None = None
+        self._last_batches: list[Batch] = []
         self._events: list[bytes] = []
         self._bytes = self._unheard = self._time_ns = 0
 
@@ -109,6 +113,24 @@ class Hearers:
         for subscriber, unsent in self.members.items():
             subscriber.receive(batch, events, unsent(), self._time_ns)
         self._judge()
+
+    def message(self, batches: list[Batch], next_order: int) -> Message:
+        """Return a message of these batches, which is mostly the one that the last subscriber got.
+
+        Args:
+            batches: of a subscriber.
+            next_order: number of the next record.
+        """
+        last, others = self._last, self._last_batches
+        if last is not None and last.next == next_order and len(others) == len(batches):
+            for mine, theirs in zip(batches, others, strict=True):
+                if mine is not theirs:
+                    break
+            else:
+                return last
+        self._last_batches = batches
+        made = self._last = Message(batches, next_order)
+        return made
 
     def _judge(self) -> None:
         self.full = all(subscriber.is_behind for subscriber in self.members)

@@ -22,9 +22,9 @@ BACKLOG_BYTES: Final = 1 << 20
 """Bytes that a subscriber may leave unread, beside those in the socket's buffer."""
 
 _packer: Final = msgpack.Packer()
-_pack = _packer.pack
-_HEAD: Final = b"\x82" + _pack("events")  # a map of two entries
-_NEXT: Final = _pack("next")
+_pack: Final = _packer.pack
+_HEAD: Final[bytes] = b"\x82" + _pack("events")  # a map of two entries
+_NEXT: Final[bytes] = _pack("next")
 
 
 class Batch:
@@ -39,6 +39,30 @@ class Batch:
 
     def __init__(self, count: int, data: bytes) -> None:
         self.count, self.data = count, data
+
+
+class Message:
+    """The packed map of a message of events, in pieces: many subscribers may be sent the same.
+
+    Args:
+        batches: the events.
+        next_order: number of the next record: all events before it have been told, or counted as dropped.
+
+    Attributes:
+        pieces: the map is their sum.
+        size: of the map, bytes.
+        count: of the events.
+        next: number of the next record.
+    """
+
+    __slots__ = ("count", "next", "pieces", "size")
+
+    def __init__(self, batches: list[Batch], next_order: int) -> None:
+        self.count = sum([batch.count for batch in batches])
+        self.next = next_order
+        head: bytes = _HEAD + _packer.pack_array_header(self.count)
+        self.pieces = [head, *[batch.data for batch in batches], _NEXT + _pack(next_order)]
+        self.size = sum([len(piece) for piece in self.pieces])
 
 
 class Subscriber:
@@ -177,8 +201,17 @@ class Subscriber:
         """True where `take` has events."""
         return bool(self._batches or self._missing or (self.hearers is not None and self.hearers.collecting))
 
+    @property
+    def queued(self) -> bool:
+        """True where `take` has events that it would have without those that still collect for others, too."""
+        return bool(self._batches or self._missing)
+
     def take(self, next_order: int) -> list[bytes]:
-        """Return the waiting events as one packed map of the protocol, in pieces: other subscribers may have the same.
+        """Return the waiting events as `message` does, as the pieces of the map alone."""
+        return self.message(next_order).pieces
+
+    def message(self, next_order: int) -> Message:
+        """Return the waiting events as one message of the protocol.
 
         Args:
             next_order: number of the next record: all events before it have been told, or counted as dropped.
@@ -186,7 +219,6 @@ class Subscriber:
         self._share()
         self._close_gap(next_order)
         batches, self._batches, self._bytes = self._batches, [], 0
-        count = sum([batch.count for batch in batches])
-        self.told += count
-        head: bytes = _HEAD + _packer.pack_array_header(count)
-        return [head, *[batch.data for batch in batches], _NEXT + _pack(next_order)]
+        made = Message(batches, next_order) if self.hearers is None else self.hearers.message(batches, next_order)
+        self.told += made.count
+        return made

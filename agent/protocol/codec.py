@@ -57,6 +57,7 @@ MAX_ANSWER = 1 << 30
 _LONG_BYTES = 0xFFFF  # msgpack has longer ones as "bin 32"
 _BIN_32, _BIN_32_TYPE = struct.Struct(">BI"), 0xC6
 _LENGTH = struct.Struct(">I")
+LENGTH_BYTES = _LENGTH.size
 
 Message = dict[str, Any]
 
@@ -104,7 +105,12 @@ def pack(message: Message) -> bytes:
 
 def head(*payload: bytes) -> bytes:
     """Return the length that stands before a packed map, which is the sum of these pieces."""
-    return _LENGTH.pack(sum(map(len, payload)))
+    return length(sum(map(len, payload)))
+
+
+def length(size: int) -> bytes:
+    """Return the length that stands before a packed map of so many bytes."""
+    return _LENGTH.pack(size)
 
 
 def encode(message: Message) -> bytes:

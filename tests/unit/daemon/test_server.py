@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server over real sockets and a simulated kernel: two sockets, and clients of several users."""
 
+import contextlib
 import os
 import selectors
 import socket
@@ -34,11 +35,15 @@ class Served:
     Attributes:
         server: the server.
         public, private: paths of the two sockets.
+        kernel: the simulated kernel.
+        pid: of each client that connects.
     """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> None:
         self.public = folder / "own.sock"
         self.private = private_socket(self.public)
+        self.kernel = Kernel(lambda _: None)
+        self.pid = os.getpid()
         self._stack = stack
         self._uid = 0
         self._users: dict[str, int] = {}
@@ -53,7 +58,7 @@ class Served:
         for one in found:
             stack.enter_context(one.file)
         with a_plain_host():
-            self.server = Server(a_watch(Kernel(lambda _: None)), found, self._selector, Policy(0, None), log)
+            self.server = Server(a_watch(self.kernel), found, self._selector, Policy(0, None), log)
         stack.callback(self._end)
 
     def _end(self) -> None:
@@ -66,7 +71,7 @@ class Served:
     def _credentials(self, connection: socket.socket) -> tuple[int, int, int, tuple[int, ...]]:
         """Return what the test has said of the client, as the kernel would."""
         uid = self._users[os.fsdecode(connection.getpeername()[1:])]
-        return os.getpid(), uid, uid, ()
+        return self.pid, uid, uid, ()
 
     def client(self, path: Path, uid: int = 0) -> socket.socket:
         """Connect to a socket as a user, and say hello."""
@@ -145,3 +150,87 @@ def test_a_users_places_are_counted_over_both_sockets(served: Served, first: str
 
     assert all(said["ok"] for said in (*many, *mine))
     assert f"{MAX_CLIENTS_PER_USER} clients here already" in refused["error"]
+
+
+def _listening(served: Served, count: int) -> list[socket.socket]:
+    """Return clients that have subscribed to everything."""
+    served.pid = served.kernel.init.tid
+    clients = [served.client(served.private) for _ in range(count)]
+    served.answers(clients)
+    for client in clients:
+        client.send(codec.encode({"verb": "subscribe"}))
+    assert all(said["ok"] for said in served.answers(clients))
+    return clients
+
+
+def test_events_that_come_soon_after_others_are_told_together(served: Served) -> None:
+    """The loop wakes in time for them, however long it would have slept."""
+    listening = _listening(served, 3)
+    served.server._tell_s = 0.0
+    served.turn()
+    served.server._tell_s = PATIENCE_S
+    births = []
+    for _ in range(3):
+        births.append(served.kernel.fork(served.kernel.init).tid)
+        served.server.service.watch.tend()
+        served.turn()
+        assert [answer(client) for client in listening] == [None] * 3
+    assert 0 < served.server.wait_s(2 * PATIENCE_S) <= PATIENCE_S
+    served.server._tell_s = 0.0
+
+    for said in served.answers(listening):
+        assert [event["tid"] for event in said["events"]] == births
+    served.turn()
+    assert served.server.wait_s(2 * PATIENCE_S) > PATIENCE_S
+
+
+def test_a_turn_that_has_no_time_left_leaves_subscribers_to_the_next(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each turn serves one, and all are served in the end."""
+    listening = _listening(served, 5)
+    served.server._tell_s = 0.0
+    monkeypatch.setattr(server, "_TURN_S", 0.0)
+    birth = served.kernel.fork(served.kernel.init).tid
+    served.server.service.watch.tend()
+    served.turn()
+    told = [said for client in listening if (said := answer(client)) is not None]
+
+    assert len(told) == 1
+    assert served.server.wait_s(PATIENCE_S) == 0.0
+    for _ in listening[1:]:
+        served.turn()
+        told += [said for client in listening if (said := answer(client)) is not None]
+    assert len(told) == len(listening)
+    assert all([event["tid"] for event in said["events"]] == [birth] for said in told)
+
+
+def test_a_subscriber_whose_socket_is_full_gets_the_rest_once_it_reads(served: Served) -> None:
+    """Nothing is lost or told twice, and the others have not waited."""
+    slow, fast = _listening(served, 2)
+    served.server._tell_s = 0.0
+    births: list[int] = []
+    heard: dict[socket.socket, list[int]] = {slow: [], fast: []}
+    decoders = {client: codec.Decoder(codec.MAX_ANSWER) for client in heard}
+
+    def read(client: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while data := client.recv(1 << 16):
+                for said in decoders[client].feed(data):
+                    heard[client] += [event["tid"] for event in said["events"] if event["event"] == "birth"]
+
+    def unsent() -> int:
+        return sum(peer.talk.unsent_bytes for peer in served.server._peers)
+
+    while not unsent():
+        births += [served.kernel.fork(served.kernel.init).tid for _ in range(100)]
+        served.server.service.watch.tend()
+        served.turn()
+        read(fast)
+    assert heard == {slow: [], fast: births}
+    deadline = time.monotonic() + PATIENCE_S
+    while heard[slow] != births:
+        assert time.monotonic() < deadline
+        served.turn()
+        read(slow)
+    assert not unsent()

@@ -25,6 +25,24 @@ def test_the_bytes_of_a_batch_are_the_same_object_for_all() -> None:
     assert mine is theirs
 
 
+def test_a_message_is_made_once_for_all_that_have_the_same_events() -> None:
+    """A subscriber with a gap gets another one, and so does whoever comes later."""
+    scene = Scene()
+    one, other, slow = Listener(scene), Listener(scene), Listener(scene)
+    scene.child()
+    scene.watch.tend()
+    order = scene.watch.stream.next
+    first = one.subscription.message(order)
+    assert other.subscription.message(order) is first
+    slow.subscription.miss(1, 0)
+    assert slow.subscription.message(order) is not first
+    scene.child()
+    scene.watch.tend()
+    second = one.subscription.message(scene.watch.stream.next)
+    assert second is not first
+    assert (second.count, second.size) == (1, sum(map(len, second.pieces)))
+
+
 def test_a_subscriber_that_comes_later_hears_what_comes_later() -> None:
     """The events before wait for the others only."""
     scene = Scene()

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client of the server: its socket, its conversation, and its place in the loop."""
+
+import socket
+import time
+from collections.abc import Callable
+
+from agent.daemon.conversation import Conversation
+
+
+class Peer:
+    """A client: its socket, and its conversation.
+
+    Args:
+        connection: a non-blocking socket.
+        talk: the conversation.
+
+    Attributes:
+        viewer: its credentials.
+        events: the selector's events that its socket is registered for.
+        queued: True while it waits for its turn.
+    """
+
+    def __init__(self, connection: socket.socket, talk: Conversation) -> None:
+        self.connection = connection
+        self.talk = talk
+        self.viewer = talk.asker.viewer
+        self.events = 0
+        self.queued = False
+
+    def call(self, function: Callable[["Peer"], None]) -> Callable[[object], None]:
+        """Return a function of the ready file that calls `function` for this peer."""
+        return lambda _file: function(self)
+
+    def send(self, most: int) -> int:
+        """Send as many bytes as the socket takes, and some more than `most` at the most; return their count.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        talk, sent = self.talk, 0
+        try:
+            while sent < most and (chunks := talk.next_chunks(most)):
+                count = self.connection.sendmsg(chunks)
+                talk.sent(count, time.monotonic())
+                sent += count
+        except BlockingIOError:
+            pass
+        return sent
