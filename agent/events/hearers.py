@@ -9,7 +9,7 @@ event.
 from collections.abc import Callable
 from typing import Final
 
-from agent.events.subscriber import Batch, Message, Subscriber
+from agent.events.subscriber import Batch, EventMessage, Subscriber
 from agent.table.objects import TaskStruct
 
 _BATCH_BYTES: Final = 1 << 16
@@ -56,7 +56,7 @@ class Hearers:
         self.members: dict[Subscriber, Callable[[], int]] = {}
         self.full = False
         self._hidden = False  # to all of them it was told that there is a hidden task
-        self._last: Message | None = None
+        self._last: EventMessage | None = None
         self._last_batches: list[Batch] = []
         self._events: list[bytes] = []
         self._bytes = self._unheard = self._time_ns = 0
@@ -114,7 +114,7 @@ class Hearers:
             subscriber.receive(batch, events, unsent(), self._time_ns)
         self._judge()
 
-    def message(self, batches: list[Batch], next_order: int) -> Message:
+    def message(self, batches: list[Batch], next_order: int) -> EventMessage:
         """Return a message of these batches, which is mostly the one that the last subscriber got.
 
         Args:
@@ -129,7 +129,7 @@ class Hearers:
             else:
                 return last
         self._last_batches = batches
-        made = self._last = Message(batches, next_order)
+        made = self._last = EventMessage(batches, next_order)
         return made
 
     def _judge(self) -> None:

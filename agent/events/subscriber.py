@@ -41,7 +41,7 @@ class Batch:
         self.count, self.data = count, data
 
 
-class Message:
+class EventMessage:
     """The packed map of a message of events, in pieces: many subscribers may be sent the same.
 
     Args:
@@ -210,7 +210,7 @@ class Subscriber:
         """Return the waiting events as `message` does, as the pieces of the map alone."""
         return self.message(next_order).pieces
 
-    def message(self, next_order: int) -> Message:
+    def message(self, next_order: int) -> EventMessage:
         """Return the waiting events as one message of the protocol.
 
         Args:
@@ -219,6 +219,6 @@ class Subscriber:
         self._share()
         self._close_gap(next_order)
         batches, self._batches, self._bytes = self._batches, [], 0
-        made = Message(batches, next_order) if self.hearers is None else self.hearers.message(batches, next_order)
+        made = EventMessage(batches, next_order) if self.hearers is None else self.hearers.message(batches, next_order)
         self.told += made.count
         return made
