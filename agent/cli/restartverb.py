@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from agent.cli import staying, storefiles
+from agent.cli import staying, storefiles, taskrights
 from agent.cli.declarations import Option
 from agent.cli.fileverbs import File, load_file, warn_of_doubt
 from agent.cli.options import DropDying, Nats, ShellJob, TcpClose, TcpEstablished
@@ -218,11 +218,12 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
     with (
         Rebuild(
             plan,
+            ids=taskrights.ending(snapshot, plan),
             any_numbers=wish.any_numbers,
             no_stdio=no_stdio,
             begin=begin,
             keep_rights=wish.keep_rights,
-            no_terminal=_without_terminal(wish, snapshot, plan, programs, told=not no_stdio),
+            no_terminal=taskrights.without_terminal(wish, snapshot, plan, programs, told=not no_stdio),
             stage=filled.stage.section() if filled is not None else b"",
             namespaces=filled.namespaces if filled is not None else NO_NAMESPACES,
         ) as rebuild,
@@ -242,7 +243,9 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
         if fill is not None:
             release = partial(run_on, fill, given.file, given.contents)
         else:
-            release = partial(rebuild.release, {**_holding(snapshot, plan, programs or {}), **(programs or {})})
+            release = partial(
+                rebuild.release, {**taskrights.holding(snapshot, plan, programs or {}), **(programs or {})}
+            )
         if wish.detach:
             release()
             staying.leave(rebuild, wish.pidfile)
@@ -275,32 +278,6 @@ def _with_path(command: list[str]) -> list[str]:
     from agent.restart.rebuild.commands import with_path
 
     return with_path(command)
-
-
-def _without_terminal(
-    wish: RestartWish, snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program] | None", *, told: bool
-) -> bool:
-    """Return True if this process has a terminal that the tasks must not have; say so if `told`."""
-    from agent.restart.rebuild import terminals
-
-    if wish.allowed.terminal or not terminals.within_reach():
-        return False
-    from agent.restart.rebuild.commands import rights_of_tasks
-
-    rights = rights_of_tasks(snapshot, plan, programs, runs=wish.run != "hold", keep_rights=wish.keep_rights)
-    fewer = terminals.any_exceeded(rights)
-    if fewer and told and terminals.streams():
-        say(terminals.NOTE)
-    return fewer
-
-
-def _holding(snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program]") -> "dict[int, Program]":
-    from agent.restart.rebuild.commands import holding
-
-    found, without = holding(snapshot, plan, programs.keys())
-    for line in without:
-        say(line)
-    return found
 
 
 @gcpause.paused()

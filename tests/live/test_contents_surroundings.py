@@ -145,9 +145,7 @@ def around(rows: dict[int, Row]) -> dict[int, Row]:
     """Return the processes of the script, and the program's root, without what changes of itself, but nothing below it."""
     own = {pid for pid, row in rows.items() if row.name in _TREE}
     theirs = {pid: row._replace(threads=0, state="") for pid, row in rows.items() if pid not in own and row.ppid in own}
-    # No image of CRIU tells whose a zombie is.
-    dead = {pid: rows[pid]._replace(users="") for pid in own if rows[pid].state == "zombie"}
-    return {pid: rows[pid] for pid in own} | dead | theirs
+    return {pid: rows[pid] for pid in own} | theirs
 
 
 @pytest.mark.parametrize(("where", "name"), CHOSEN)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import Capabilities, ProcessDetails, Snapshot, TaskState
+from agent.model import Capabilities, ProcessDetails, Snapshot, TaskState, WaitStatus
 from exporters import registry
 from tests.live.restartverb import ran, running, soon
 from tests.support.builders import a_snapshot, a_task
@@ -54,6 +54,40 @@ def test_a_task_that_holds_has_no_right_and_can_gain_none(here: bool, tmp_path: 
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
         assert soon(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def ids(pid: int) -> tuple[int, int]:
+    """Return the user and the group of a task, which is of no other ones; from /proc/PID/status."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    ((user,), (group,)) = (set(map(int, lines[name].split())) for name in ("Uid", "Gid"))
+    return user, group
+
+
+def state(pid: int) -> str:
+    """Return the state of a task, as the first letter that /proc/PID/status has for it."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return lines["State"].strip()[0]
+
+
+@pytest.mark.parametrize("here", [False, True], ids=["own namespace", "caller's namespace"])
+def test_a_zombie_is_of_its_user_and_a_leader_that_has_exited_too(here: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """Its parent is told so when it waits for it. One of root's is of root."""
+    exited, killed = WaitStatus(3 << 8), WaitStatus(signal.SIGTERM)
+    rows = [
+        a_task(1, 0),
+        a_task(2, 1, state=TaskState.ZOMBIE, exit_code=exited, uid=65534, gid=65533),
+        a_task(3, 1, state=TaskState.ZOMBIE, exit_code=killed, uid=65534, gid=65533),
+        a_task(4, 1, state=TaskState.ZOMBIE, exit_code=exited, uid=0, gid=0),
+        a_task(5, 1, state=TaskState.DEAD_LEADER, uid=65534, gid=65533),
+        a_task(6, 1, tgid=5, exit_signal=-1, uid=0, gid=0),
+    ]
+    snapshot = a_snapshot([(1,), (20,), (21,), (22,), (23,), (24,)], rows, mode="container")
+    where = ["--no-pidns", "--no-pids"] if here else []
+    with running(image(tmp_path, snapshot), *where) as (_, ready):
+        pids = [task["pid"] for task in ready["tasks"] if 1 < task["tag"] < 6]
+
+        assert soon(lambda: all(state(pid) == "Z" for pid in pids)), [state(pid) for pid in pids]
+        assert [ids(pid) for pid in pids] == [(65534, 65533), (65534, 65533), (0, 0), (65534, 65533)]
 
 
 def test_a_restorer_that_attaches_may_need_the_callers_rights(tmp_path: Path) -> None:

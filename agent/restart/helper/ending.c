@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The end of an actor: by exit() or by a signal, at once or after a wait within its exit; and the wait for that end. */
 #include "ending.h"
+
+#include "rights.h"
 #include "signals.h"
 
 #define LOOK_AGAIN_NS 50000
@@ -101,6 +103,12 @@ _Noreturn void actor_end(uint32_t me, const struct program_step *step, struct ro
 
 	if (program.actors[me].flags & ACTOR_LINGERS)
 		await_the_others(me);
+	if (program.actors[me].flags & ACTOR_IDS) {
+		long answer = take_last_ids(me);
+
+		if (answer < 0)
+			fail(REASON_STEP, me, step->place, (int)-answer);
+	}
 	if (!number || (program.actors[me].flags & (ACTOR_THREAD | ACTOR_LINGERS)) == ACTOR_THREAD) {
 		mark_done((uint32_t)(step - program.steps));
 		part(me, robust);

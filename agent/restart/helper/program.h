@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #define PROGRAM_MAGIC 0x45525443u
-#define PROGRAM_VERSION 1u
+#define PROGRAM_VERSION 2u
 #define NO_ACTOR 0xffffffffu
 #define MAX_LEVELS 33 /* pid namespaces nest 32 deep, so a process has so many numbers at most */
 
@@ -53,6 +53,7 @@ enum phase { PHASE_BUILD, PHASE_ACTIVATE, PHASE_LEAVE, PHASE_STOP, PHASES };
 #define ACTOR_TASK 4u
 #define ACTOR_ENDS 8u	  /* it exits within the program */
 #define ACTOR_STOPPED 32u /* SIGSTOP stops it: it waits for a child with that exit signal */
+#define ACTOR_IDS 64u	  /* it takes the ids of its entry before it exits */
 #define ACTOR_LINGERS 16u /* it waits within its exit until its namespace is empty; an OP_LINGER waits for it */
 
 struct program_head {
@@ -100,6 +101,10 @@ struct program_actor {
 	int32_t exit_signal;
 	uint32_t tag; /* of its pid object in the image; 0: none */
 	char comm[16];
+	uint32_t uid;
+	uint32_t euid;
+	uint32_t gid;
+	uint32_t egid;
 };
 
 struct program_step {

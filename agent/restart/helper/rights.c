@@ -151,6 +151,18 @@ static void enter_folder(uint32_t me, const char *section, const struct run_entr
 		cannot_run(me, DOING_FOLDER, 0);
 }
 
+long take_last_ids(uint32_t me)
+{
+	const struct program_actor *actor = &program.actors[me];
+	long answer = CALL2(setgroups, 0, 0);
+
+	if (answer >= 0)
+		answer = CALL3(setresgid, actor->gid, actor->egid, actor->egid);
+	if (answer >= 0)
+		answer = CALL3(setresuid, actor->uid, actor->euid, actor->euid);
+	return answer < 0 ? answer : CALL2(prctl, PR_SET_DUMPABLE, 0);
+}
+
 void take_rights(uint32_t me, const char *section)
 {
 	const struct run_entry *entry = &((const struct run_entry *)section)[me];

@@ -8,6 +8,7 @@ leader back. exec() ends all other threads, so CKPTREE_THREADS names the threads
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
@@ -15,7 +16,10 @@ from agent.record import replace
 from agent.restart.planning.plan import Plan
 from agent.restart.rebuild.failure import name_of
 from agent.restart.rebuild.helperabi import Program, Rights
+from agent.restart.rebuild.helperprogram import Ids
 from agent.restart.rebuild.rights import HELD, Host, bounds, doubts, held, obstacles, recorded, this_host
+
+_EXITED: Final = TaskState.ZOMBIE, TaskState.DEAD_LEADER
 
 
 def split_command(text: str) -> list[str]:
@@ -177,7 +181,7 @@ def holding(
     found, without = {}, []
     leaders = {task.tgid: task for task in snapshot.tasks if task.pid == task.tgid}
     for index, task in zip(plan.tasks, snapshot.tasks, strict=True):
-        if plan.actors[index].leader in running or task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER):
+        if plan.actors[index].leader in running or task.state in _EXITED:
             continue
         leader = leaders.get(task.tgid)
         if leader is not None and (leader.uid, leader.gid) == (task.uid, task.gid):
@@ -191,6 +195,33 @@ def holding(
         else:
             if program is not None:
                 found[index] = program
+    return found, without
+
+
+def ending(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> tuple[dict[int, Ids], list[str]]:
+    """Return the ids of tasks that have exited, as zombies and dead leaders have; they take these before they exit.
+
+    Args:
+        snapshot, plan: the snapshot to be rebuilt, and its plan.
+        host: as in own_arguments().
+
+    Returns:
+        The ids by actor, where they are not those of this process; and lines for the user, about each task that cannot
+        have its ids here.
+    """
+    host = host or this_host(pidns=plan.pidns, runs=False)
+    found, without = {}, []
+    for index, task in zip(plan.tasks, snapshot.tasks, strict=True):
+        if task.state not in _EXITED:
+            continue
+        try:
+            program = held(task, host)
+        except RefusedError as error:
+            without.append(f"{name_of(plan.actors[index])} has the ids of the caller: {error} cannot be had here")
+        else:
+            if program is not None and program.rights is not None:
+                rights = program.rights
+                found[index] = Ids(rights.uid, rights.euid, rights.gid, rights.egid)
     return found, without
 
 

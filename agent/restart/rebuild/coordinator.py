@@ -39,6 +39,7 @@ class Rebuild:
 
     Args:
         plan: the plan to carry out.
+        ids: of those actors that take other ids than the caller's before they exit.
         any_numbers: let the kernel choose all numbers.
         no_stdio: give the tasks /dev/null for their standard streams.
         begin: the session and group that the tree begins in.
@@ -60,6 +61,7 @@ class Rebuild:
         self,
         plan: Plan,
         *,
+        ids: Mapping[int, helperprogram.Ids] = helperprogram.NO_IDS,
         any_numbers: bool = False,
         no_stdio: bool = False,
         begin: Begin = Begin.HERE,
@@ -78,6 +80,7 @@ class Rebuild:
         new_session = no_terminal or begin is Begin.APART or (begin is not Begin.HERE and os.getsid(0) == 0)
         self._code = helperprogram.encode(
             plan,
+            ids=ids,
             any_numbers=any_numbers,
             no_stdio=no_stdio,
             new_session=new_session,

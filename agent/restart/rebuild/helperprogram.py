@@ -10,13 +10,14 @@ native byte order and naturally aligned; every part starts at the end of the one
 
 import signal
 import struct
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from agent.restart.planning.plan import Op, Plan, Role, Step
 
 MAGIC: Final = 0x45525443  # "CTRE"
-VERSION: Final = 1
+VERSION: Final = 2
 
 # (field, struct code), in the order of the header.
 PROGRAM_HEAD = (
@@ -27,7 +28,7 @@ STAGE_HEAD = (("bytes", "Q"), ("address", "Q"), ("size", "Q"), ("reads", "I"), (
 STAGE_READ = (("address", "Q"), ("size", "Q"), ("offset", "Q"), ("path", "I"), ("flags", "I"))
 PROGRAM_ACTOR = (
     *(("first_step", "I"), ("step_count", "I"), ("first_number", "I"), ("depth", "I"), ("leader", "I"), ("flags", "I")),
-    *(("exit_signal", "i"), ("tag", "I"), ("comm", "16s")),
+    *(("exit_signal", "i"), ("tag", "I"), ("comm", "16s"), ("uid", "I"), ("euid", "I"), ("gid", "I"), ("egid", "I")),
 )
 PROGRAM_STEP = (
     *(("op", "I"), ("by", "I"), ("target", "I"), ("value", "i"), ("phase", "I"), ("first_dependency", "I")),
@@ -54,14 +55,30 @@ ACTOR_TASK: Final = 4
 ACTOR_ENDS: Final = 8  # it exits within the plan
 ACTOR_LINGERS: Final = 16  # and waits within its exit
 ACTOR_STOPPED: Final = 32  # by the exit signal of a child
+ACTOR_IDS: Final = 64  # it takes ids before it exits
 
 RESERVED_PIDS: Final = 300
 NO_ACTOR: Final = 0xFFFFFFFF
 
 
+class Ids(NamedTuple):
+    """The real and effective ids of a task."""
+
+    uid: int
+    euid: int
+    gid: int
+    egid: int
+
+
+_ROOT: Final = Ids(0, 0, 0, 0)
+NO_IDS: Final[Mapping[int, Ids]] = MappingProxyType({})
+"""Every task that exits has the ids of the caller."""
+
+
 def encode(
     plan: Plan,
     *,
+    ids: Mapping[int, Ids] = NO_IDS,
     any_numbers: bool = False,
     no_stdio: bool = False,
     new_session: bool = False,
@@ -73,6 +90,7 @@ def encode(
 
     Args:
         plan: the plan to run.
+        ids: of those actors that take other ids than the caller's before they exit.
         any_numbers: let the kernel choose all numbers.
         no_stdio: give the tasks /dev/null for their standard streams.
         new_session: begin the tree in a session and group of its own, with a leader that has gone.
@@ -117,9 +135,11 @@ def encode(
             | (ACTOR_ENDS if index in ends else 0)
             | (ACTOR_LINGERS if index in lingering else 0)
             | (ACTOR_STOPPED if index in stopped else 0)
+            | (ACTOR_IDS if index in ids else 0)
         )
         count = counts[index]
-        actors.append(pack_actor(start, count, len(numbers), depth, leader, bits, exit_signal, tag, comm))
+        own_ids = ids.get(index, _ROOT)
+        actors.append(pack_actor(start, count, len(numbers), depth, leader, bits, exit_signal, tag, comm, *own_ids))
         start += count
         known = () if any_numbers else own_numbers
         numbers += known or (0,) * (depth + 1)

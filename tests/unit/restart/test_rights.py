@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from agent.errors import RefusedError
-from agent.model import Capabilities, ProcessDetails, Surroundings, Task
+from agent.model import Capabilities, ProcessDetails, Surroundings, Task, TaskState, WaitStatus
 from agent.proc.statfile import program_file
 from agent.restart.planning.search import make_plan
 from agent.restart.rebuild import programpath
-from agent.restart.rebuild.commands import own_arguments
+from agent.restart.rebuild.commands import ending, own_arguments
+from agent.restart.rebuild.helperprogram import Ids
 from agent.restart.rebuild.rights import Host, doubts, obstacles, recorded, this_host
 from tests.support.builders import a_snapshot, a_task
 
@@ -361,6 +362,26 @@ def test_what_ran_with_other_files_or_ids_is_refused_in_plain_words(apart: tuple
     said = complaints(AS_ROOT._replace(surroundings=Surroundings(apart=apart)))
 
     assert said == f"it ran with {other} than restart has here: run restart where it ran, or another command with --run"
+
+
+def test_a_task_that_has_exited_takes_the_ids_that_it_can_have_and_others_are_told() -> None:
+    """One whose ids are not known keeps the caller's, and so does one that holds: it takes its own later."""
+    dead: dict[str, Any] = {"state": TaskState.ZOMBIE, "exit_code": WaitStatus(0)}
+    rows = [
+        a_task(1, 0),
+        a_task(2, 1, uid=NOBODY, gid=7, **dead),
+        a_task(3, 1, uid=None, gid=None, **dead),
+        a_task(4, 1, uid=NOBODY, gid=7),
+    ]
+    snapshot = a_snapshot([(1,), (20,), (21,), (22,)], rows, mode="container")
+    plan = make_plan(snapshot)
+    index = plan.tasks[1]
+
+    assert ending(snapshot, plan, ANY) == ({index: Ids(NOBODY, NOBODY, 7, 7)}, [])
+    assert ending(snapshot, plan, OWN) == (
+        {},
+        [f"task 2 (20) has the ids of the caller: user {NOBODY}, group 7 cannot be had here"],
+    )
 
 
 def test_an_image_that_does_not_say_what_ran_is_refused_with_advice_for_held_trees_too() -> None:
