@@ -13,7 +13,7 @@ a row is one whose last row is missing now, or that was touched or doubted since
 """
 
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from agent.table import wire
 from agent.table.objects import EXITED, EXITING, MOVING, PTRACED, STOPPED, SUBREAPER, UNDER_SUBREAPER, TaskStruct
@@ -132,7 +132,14 @@ class SweepDiff:
 
     def _keep(self, rows: list[bytes], found: _Compared, unseen: list[TaskStruct]) -> None:
         doubted = found.doubted
-        for row, task in zip(rows, found.met, strict=True):
+        if not self._rows:  # all at once, which takes a third of the time
+            of_task: dict[TaskStruct | None, bytes] = dict(zip(found.met, rows, strict=True))
+            for other in (None, *doubted):
+                of_task.pop(other, None)
+            self._rows = cast("dict[TaskStruct, bytes]", of_task)
+            self._agreed = dict(zip(self._rows.values(), self._rows, strict=True))
+            rows = []
+        for row, task in zip(rows, found.met, strict=False):
             if task is not None and task not in doubted:
                 if task in self._rows:  # a second row of one task
                     del self._agreed[self._rows[task]]

@@ -50,6 +50,8 @@ class Births:
         self.outsiders: list[TaskStruct] = []
         # Many tasks have the same creator, and were born into the same session and group.
         self._root = root
+        self._common: tuple[object, ...] | None = None  # facts of the last birth, and the values that follow from them
+        self._begin: tuple[object, ...] = ()
         self.creators: dict[TaskStruct | None, Creator | None] = {None: None}
         self.refs: dict[Pid | None, PidRef | None] = {None: None}
         self.other_creators: set[TaskStruct | None] = set()
@@ -82,22 +84,26 @@ class Births:
 
     def of(self, task: TaskStruct) -> Birth:
         """Return the birth of a task of the snapshot, or of an ancestor."""
-        names = flag_names(task.clone_flags)
-        order = task.order
-        if order < 0 or task.creator is None:
-            return Birth(None, False, None, None, names, None)
-        creator, sid, pgid = task.creator, task.birth_sid, task.birth_pgid
+        order, creator = task.order, task.creator
+        if order < 0 or creator is None:
+            return Birth(None, False, None, None, flag_names(task.clone_flags), None)
+        common = creator, task.birth_sid, task.birth_pgid, task.clone_flags
+        if common != self._common or task is self._root:  # mostly those of the birth before
+            self._begin = self._beginning(task, creator)
+            self._common = common if task is not self._root else None
+        # past Birth's own constructor, which takes longer than all else here
+        return tuple.__new__(Birth, self._begin + (order,))  # noqa: RUF005 - faster
+
+    def _beginning(self, task: TaskStruct, creator: TaskStruct) -> tuple[object, ...]:
+        """Return the values of a birth that many births have in common: all but its number."""
+        sid, pgid = task.birth_sid, task.birth_pgid
         creators, refs = self.creators, self.refs
-        return tuple.__new__(
-            Birth,
-            (  # past Birth's own constructor, which takes longer than all else here
-                None if task is self._root else creators[creator] if creator in creators else self._creator(creator),
-                True,
-                refs[sid] if sid in refs else self._ref(sid),
-                refs[pgid] if pgid in refs else self._ref(pgid),
-                names,
-                order,
-            ),
+        return (
+            None if task is self._root else creators[creator] if creator in creators else self._creator(creator),
+            True,
+            refs[sid] if sid in refs else self._ref(sid),
+            refs[pgid] if pgid in refs else self._ref(pgid),
+            flag_names(task.clone_flags),
         )
 
     def _creator(self, creator: TaskStruct | None) -> Creator | None:

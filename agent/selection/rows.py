@@ -18,6 +18,7 @@ from agent.selection.tags import Ids, Namespaces, Refs
 from agent.table import rules
 from agent.table.objects import EXITED, MOVING_NOWHERE, STOPPED, SUBREAPER, TaskStruct
 
+_OF_ROW = EXITED | STOPPED | MOVING_NOWHERE  # the flags that a row shows
 _IDS, _BIRTH = 5, Task._fields.index("birth")  # a row begins with the ids, and ends with the birth
 
 
@@ -34,6 +35,8 @@ class Rows:
         self._births = births
         self._namespaces = namespaces
         self._levels = level + 1  # of a pid object in the root's namespace
+        self._common: tuple[object, ...] = ()  # facts of the last task, and the values that follow from them
+        self._middle: tuple[object, ...] = ()
 
     def made(self, tasks: Sequence[TaskStruct], ids: Sequence[Ids]) -> list[Task]:
         """Return the rows of tasks in tree order, made from the tasks and their ids."""
@@ -84,30 +87,38 @@ class Rows:
         return rows
 
     def _made(self, task: TaskStruct, own: Ids, birth: Birth) -> Task:
-        flags, pending = task.flags, task.child_namespace
+        pid, pending, leader = task.pid, task.child_namespace, task.leader
+        common = task.flags & _OF_ROW, leader.flags & SUBREAPER, task.exit_signal, task.comm, task.ids, pending
+        if common == self._common and not common[0] & EXITED:  # nearly always those of the row before
+            middle = self._middle
+        else:
+            middle = self._middle = self._values(task)
+            self._common = common
+        # By place, and past Task's own constructor: either would double the time of a first snapshot.
         return tuple.__new__(
             Task,
-            (  # by place, and past Task's own constructor: either would double the time of a first snapshot
-                *own,
-                len(task.pid.numbers) - self._levels,
-                task.start_ns,
-                _state(task) if flags & (EXITED | STOPPED) else TaskState.RUNNING,
-                task.exit_code if flags & EXITED else None,
-                task.exit_signal,
-                task.comm.rstrip(b"\0"),
-                *task.ids,
-                bool(task.leader.flags & SUBREAPER),
-                None if pending is None else self._namespaces.child_id(pending),
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
-                True if flags & MOVING_NOWHERE else None,
-                birth,
-            ),
+            own + (len(pid.numbers) - self._levels, task.start_ns) + middle + (birth,),  # noqa: RUF005 - faster
+        )
+
+    def _values(self, task: TaskStruct) -> tuple[object, ...]:
+        """Return the values of a row that many rows have in common."""
+        flags, pending = task.flags, task.child_namespace
+        return (
+            _state(task) if flags & (EXITED | STOPPED) else TaskState.RUNNING,
+            task.exit_code if flags & EXITED else None,
+            task.exit_signal,
+            task.comm.rstrip(b"\0"),
+            *task.ids,
+            bool(task.leader.flags & SUBREAPER),
+            None if pending is None else self._namespaces.child_id(pending),
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            True if flags & MOVING_NOWHERE else None,
         )
 
 
@@ -127,7 +138,7 @@ def pid_objects(refs: Refs, earlier: Refs | None = None, objects: Sequence[PidOb
         objects: the pid objects that it collected.
     """
     tags, namespaces = refs.tags, refs.namespaces
-    find = dict(zip(earlier.tags.pids, objects, strict=True)).get if earlier is not None else lambda _: None
+    find = dict(zip(earlier.tags.pids, objects, strict=True) if earlier is not None else ()).get
     same = earlier is not None and namespaces.chains == earlier.namespaces.chains
     level, home, of = tags.level, tags.namespace, namespaces.of
     of_home = namespaces.chains[home]

@@ -23,7 +23,6 @@ report it.
 
 import struct
 from collections.abc import Sequence
-from itertools import chain
 from typing import NamedTuple
 
 from agent.errors import FormatError
@@ -70,7 +69,8 @@ def read(data: bytes) -> Reading:
     return Reading(parts.snapshot, parts.foreign, parts.notes)
 
 
-_TASK_BYTES = 24
+_TASK = struct.Struct("<6i")
+_TASK_BYTES = _TASK.size
 _PID_BYTES = 8  # of one at one level
 
 
@@ -79,7 +79,7 @@ def _pack_pids(pids: Sequence[PidObject]) -> bytes:
     for numbers, _ in pids:
         flat.append(len(numbers) - 1)
         flat += numbers
-    return struct.pack(f"<{len(flat)}i", *flat)
+    return struct.Struct(f"<{len(flat)}i").pack(*flat)  # struct.pack() would keep the format for good
 
 
 def _mended_pids(pids: Sequence[PidObject], earlier: Sequence[PidObject], packed: bytes) -> bytes:
@@ -100,10 +100,10 @@ def _mended_tasks(tasks: Sequence[Task], earlier: Sequence[Task], packed: bytes,
 
 def _pack_tasks(tasks: Sequence[Task], dialect: Dialect) -> bytes:
     # The first six fields of a task are those of its row in the record, in the same order.
-    flat = list(chain.from_iterable([task[:6] for task in tasks]))
+    pack_row = _TASK.pack
     if dialect == "v23":
-        flat = [0 if value == CKPT_PID_ROOT else value for value in flat]
-    return struct.pack(f"<{len(flat)}i", *flat)
+        return b"".join([pack_row(*[0 if value == CKPT_PID_ROOT else value for value in task[:6]]) for task in tasks])
+    return b"".join([pack_row(*task[:6]) for task in tasks])
 
 
 class _Body(NamedTuple):

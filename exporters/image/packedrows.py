@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate, compress, count
 from operator import is_not
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgpack
 
@@ -92,6 +92,24 @@ def _mended(
     return pieces, lengths
 
 
+class _Around(NamedTuple):
+    """The bytes of a row around the two numbers that are its own.
+
+    Attributes:
+        rest, origin, creator: the values of the row that these bytes have.
+        to_order: up to the number of the birth.
+        to_start: from there to the time of the birth.
+        behind: the end of the row.
+    """
+
+    rest: tuple[object, ...]
+    origin: tuple[object, ...]
+    creator: Creator | None
+    to_order: bytes
+    to_start: bytes
+    behind: bytes
+
+
 class _Packer:
     """The packer of rows of one image. It keeps the pieces that it has made."""
 
@@ -100,32 +118,36 @@ class _Packer:
         self._births: dict[tuple[object, ...], tuple[bytes, bytes, bytes]] = {}
         self._rests: dict[tuple[object, ...], tuple[bytes, bytes, bytes]] = {}
         self._number = msgpack.Packer().pack
+        self._last = _Around((), (), None, b"", b"", b"")
 
     def pack(self, task: Task) -> bytes:
         """Return the facts of a task, packed."""
         birth = task.birth
         if task.state is not _RUNNING or birth is None:
             return pack(task_facts([task])[0])
+        last = self._last
+        # Neighbours mostly have these values in common, and to compare them is cheaper than to look them up.
+        if birth.creator is last[2] and birth[_CREATOR + 1 : _ORDER] == last[1] and task[_REST:_BIRTH] == last[0]:
+            around = last
+        else:
+            around = self._last = self._around(task, birth)
+        number = self._number
+        return b"".join((around[3], number(birth.order), around[4], number(task.start_ns), around[5]))
+
+    def _around(self, task: Task, birth: Birth) -> _Around:
         origin: tuple[object, ...] = birth[_CREATOR + 1 : _ORDER]
         rest: tuple[object, ...] = task[_REST:_BIRTH]
-        try:
-            creator = self._creators[birth.creator]
-            to_creator, to_order, from_order = self._births[origin]
-            to_birth, to_start, from_start = self._rests[rest]
-        except KeyError:
+        creator = self._creators.get(birth.creator)
+        if creator is None:
             creator = self._creators[birth.creator] = pack(creator_facts(birth.creator))
-            if origin not in self._births or rest not in self._rests:
-                document = task_facts([task])[0]
-                self._births[origin] = _cut(cast("Document", document["birth"]), "creator", "order")
-                self._rests[rest] = _cut(document, "birth", "start_ns")
-            to_creator, to_order, from_order = self._births[origin]
-            to_birth, to_start, from_start = self._rests[rest]
-        number = self._number
-        return b"".join(
-            (
-                *(to_birth, to_creator, creator, to_order, number(birth.order), from_order),
-                *(to_start, number(task.start_ns), from_start),
-            )
+        if origin not in self._births or rest not in self._rests:
+            document = task_facts([task])[0]
+            self._births[origin] = _cut(cast("Document", document["birth"]), "creator", "order")
+            self._rests[rest] = _cut(document, "birth", "start_ns")
+        to_creator, to_order, from_order = self._births[origin]
+        to_birth, to_start, from_start = self._rests[rest]
+        return _Around(
+            rest, origin, birth.creator, to_birth + to_creator + creator + to_order, from_order + to_start, from_start
         )
 
 

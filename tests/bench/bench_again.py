@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from agent.daemon import heap
 from agent.daemon.asker import Asker
 from exporters import gcpause
 from tests.bench.figures import median, table
@@ -140,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=positive, default=41)
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
     options = parsed(parser, arguments, root=False)
-    with gcpause.paused():  # as in the daemon
+    heap.share()  # as in the daemon, and so is the pause
+    with gcpause.paused():
         figures = {f"{tasks} tasks": measure(tasks, options.rounds) for tasks in options.tasks}
     if options.json:
         print(json.dumps(figures))
