@@ -43,11 +43,17 @@ class FileBytes:
         self._file = -1
         self._status: os.stat_result | None = None
         self._size = 0
+        self._behind = b""
         with contextlib.suppress(OSError):
             self._size = os.fstat(self._open()).st_size
 
     def __len__(self) -> int:
-        return self._size
+        return self._size + len(self._behind)
+
+    def extend(self, at: int, data: bytes) -> None:
+        """Have further bytes behind the end, if that is at an offset."""
+        if at == self._size and not self._behind:
+            self._behind = data
 
     def __getitem__(self, part: slice) -> bytes:
         """Return the bytes of a part, which are fewer where the file is shorter now.
@@ -55,14 +61,19 @@ class FileBytes:
         Raises:
             MemoryError: there is no room for them.
         """
-        begin, end, _ = part.indices(self._size)
+        begin, end, _ = part.indices(len(self))
+        if begin >= self._size:
+            return self._behind[begin - self._size : max(0, end - self._size)]
         try:
-            return os.pread(self._open(), max(0, end - begin), begin)
+            found = os.pread(self._open(), max(0, min(end, self._size) - begin), begin)
         except OSError:
             return b""
+        return found + self._behind[: end - self._size] if end > self._size else found
 
     def data_from(self, at: int) -> int:
         """Return the offset of the next byte that is in no hole of the file; the end where there is none."""
+        if at >= self._size:
+            return min(at, len(self))
         try:
             return min(self._size, os.lseek(self._open(), at, os.SEEK_DATA))
         except OSError:

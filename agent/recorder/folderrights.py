@@ -14,7 +14,7 @@ from typing import Final
 from agent.errors import HostError
 from agent.recorder import folder
 
-_OURS: Final = frozenset(("lock", "position", "lost+found"))  # the last one: of a file system of its own
+_OURS: Final = frozenset(("idle", "lock", "position", "lost+found"))  # the last one: of a file system of its own
 _MOST_NAMED: Final = 3
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 

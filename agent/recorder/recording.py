@@ -228,8 +228,10 @@ class Recording:
             run: the replayer's.
             order, boottime_ns: where it stands.
         """
-        for each in self.segments:
+        for before, each in zip([None, *self.segments], self.segments, strict=False):
             facts = each.facts
+            if before is not None and facts.first == order and before.ends_whole and each.joins(before):
+                continue  # the replayer has passed over from one to the other
             if (each.run, facts.boottime_ns) > (run, boottime_ns) and each.keyframe() is not None:
                 ahead_ns = self._end_ahead_ns(run)
                 why = facts.why or DAMAGED

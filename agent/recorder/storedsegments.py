@@ -5,7 +5,7 @@ import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.recorder import folder, lostsegment, segment, tapesegment
+from agent.recorder import folder, idleblock, lostsegment, segment, tapesegment
 from agent.recorder.filebytes import DroppedError
 from agent.recorder.lostsegment import LostSegment
 from agent.recorder.tapesegment import TapeSegment
@@ -52,6 +52,8 @@ def opened(place: Path) -> StoredSegments:
             lost_first = lost
         lost = []
         whole.append(TapeSegment(each.path, facts, begin, (last.run + new) if last else 0))
+    if whole:
+        whole[-1].idle = idleblock.read(place)
     return StoredSegments(whole, lost_first, lost)
 
 

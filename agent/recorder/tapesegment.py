@@ -5,13 +5,16 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import zstandard
 
 from agent.recorder import blockindex, segment, tape
 from agent.recorder.filebytes import FileBytes
 from agent.recorder.replay import times
+
+if TYPE_CHECKING:
+    from agent.recorder.idleblock import IdleBlock
 
 _HEAD_BYTES: Final = 1 << 12
 
@@ -73,6 +76,9 @@ class TapeSegment:
         facts: of its head.
         begin: length of its head, bytes.
         run: index of its run.
+
+    Attributes:
+        idle: a block that may wait for it: to be set before anything is read.
     """
 
     def __init__(self, path: Path, facts: segment.SegmentFacts, begin: int, run: int) -> None:
@@ -82,6 +88,7 @@ class TapeSegment:
         self._blocks: list[segment.Block | None] | None = None
         self._known_ns: int | None = None
         self._last_number: int | None = None
+        self.idle: IdleBlock | None = None
 
     @property
     def ahead_ns(self) -> int:
@@ -154,6 +161,8 @@ class TapeSegment:
     def _bytes(self) -> FileBytes:
         if self._data is None:
             self._data = FileBytes(self.path)
+            if self.idle is not None and segment.facts_check(self._data) == self.idle.facts_check:
+                self._data.extend(self.idle.offset, self.idle.data)
         return self._data
 
     @property

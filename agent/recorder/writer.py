@@ -19,13 +19,15 @@ import signal
 import socket
 import sys
 import time
+from array import array
 from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import CkptreeError
-from agent.recorder import blockindex, folder, folderlock, folderrights, segment, tape
+from agent.recorder import blockindex, folder, folderlock, folderrights, idleblock, segment, tape
 from agent.recorder.channel import Channel
 from agent.recorder.compression import BLOCK_BYTES, OPEN_S, Compression
+from agent.recorder.idleblock import IdleFile
 from agent.recorder.marks import MARK
 from agent.recorder.openblock import OpenBlock
 from agent.recorder.overlap import recorded_ns
@@ -65,6 +67,7 @@ class TapeWriter:
         self._channel, self._control = channel, control
         self._kept = Retention(place, max_bytes, max_age_s)
         self._output = SegmentOutput(place, self._kept, group, lock)
+        self._idle = IdleFile(place, group)
         self._place = place
         known = folder.stored(place)
         self._sequence = known[-1].sequence if known else 0
@@ -205,14 +208,24 @@ class TapeWriter:
     def _flush(self) -> None:
         """Write the open entries as a block."""
         block = self._open
-        if block.size and self._output.is_open:
+        if block.size and self._output.is_open and not self._waits():
             self._compression.note(block.size, block.since_s, self._channel.unread)
             unsynced = self._output.unsynced
             times_ns = block.first_ns, block.last_ns
             self._append(segment.TAPE, block.entries, (block.first, block.next), times_ns)
             if block.size == _CLOCK_BYTES:  # a power cut may take it: a disk that has nothing else to do may rest
                 self._output.unsynced = unsynced
+                self._idle.appended(block.entries)
         block.clear()
+
+    def _waits(self) -> bool:
+        """Return True if the open entries wait beside the segment: they are but a look at clocks that have not moved."""
+        block = self._open
+        if block.size != _CLOCK_BYTES or block.next > block.first:
+            return False
+        times_ns, number = (block.first_ns, block.last_ns), segment.number_behind(self._number)
+        made = self._block(segment.TAPE, block.entries, (block.first, block.next), times_ns, number)
+        return self._idle.keep(block.entries, self._output.size, b"".join(made))
 
     # ---- files -----------------------------------------------------------------------------------------------------
 
@@ -238,12 +251,16 @@ class TapeWriter:
         self._facts_check = segment.facts_check(begun)
         try:
             self._output.begin(folder.name_of(self._sequence, self._open.next), begun)
+            self._idle.begin(self._facts_check)
             self._error = ""
         except OSError as error:
             self._fail(error)
         self._trim()
 
     def _append(self, kind: int, data: Data, numbers: tuple[int, int], times_ns: tuple[int, int]) -> None:
+        self._append_waiting()
+        if not self._output.is_open:
+            return
         self._number = segment.number_behind(self._number)
         head, stored = self._block(kind, data, numbers, times_ns, self._number)
         self._raw_bytes += len(data)
@@ -254,6 +271,22 @@ class TapeWriter:
         except OSError as error:
             self._fail(error)
         self._trim()
+
+    def _append_waiting(self) -> None:
+        """Append the block that waits."""
+        waiting = self._idle.take()
+        block = segment.block_at(waiting, 0)
+        if block is None or not self._output.is_open:
+            return
+        self._number = block.number
+        if self._rows is not None:
+            row = blockindex.BlockNumbers(self._output.size, self._ahead_before_ns, block.check, array("I"))
+            self._rows.append(row)
+        self._raw_bytes += _CLOCK_BYTES
+        try:
+            self._output.write(waiting)
+        except OSError as error:
+            self._fail(error)
 
     def _trim(self) -> None:
         with contextlib.suppress(OSError):  # of a file system that can only be read now: a write tells that, too
@@ -279,6 +312,7 @@ class TapeWriter:
 
     def _seal(self) -> None:
         """End the present segment, with its index; it is whole without one, where the disk is full."""
+        self._append_waiting()
         if self._output.is_open and self._rows is not None:
             numbers = int(self._facts["first"]), self._open.next
             place = blockindex.PLACE.pack(self._output.size)
@@ -288,10 +322,12 @@ class TapeWriter:
                 self._output.write(*self._block(segment.INDEX, index, numbers, number=behind))
                 self._output.write(*self._block(segment.PLACE, place, numbers))
         self._output.close()
+        self._idle.close()
 
     def _fail(self, error: OSError) -> None:
         self._error = error.strerror or str(error)
         self._output.close()
+        self._idle.close()
         self._report(time.monotonic())
 
     def _sync(self, now: float) -> None:
@@ -343,6 +379,7 @@ def main(arguments: list[str]) -> int:
         os.set_blocking(int(bell), False)
         group = int(readers) if readers else None
         folderrights.admit(place, group)
+        idleblock.adopt(place)
         channel = Channel(int(memory), int(bell))
         TapeWriter(place, channel, link, int(max_bytes), int(max_age_s), group, lock).run()
     except CkptreeError as error:
