@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -166,7 +167,7 @@ class Recording:
         """Return CLOCK_REALTIME at the beginning of a segment, ns, or what was shown since, if the clock was set back."""
         each, following = self.segments[index], self.segments[index + 1 : index + 2]
         goes_on = any(one.facts.continues and one.run == each.run for one in following)
-        aheads = [each.ahead_ns] if goes_on else [each.ahead_ns, each.end_ahead_ns]
+        aheads = [each.ahead_ns] if goes_on else [each.ahead_ns, each.end_ahead_ns, each.sealed_ahead_ns]
         aheads += [one.ahead_ns for one in following if one.facts.boot_id == each.facts.boot_id]
         others = [one.facts.realtime_ns for one in following if one.facts.boot_id != each.facts.boot_id]
         return min([each.facts.boottime_ns + min(aheads), *others])
@@ -174,15 +175,9 @@ class Recording:
     def _latest_ns(self, index: int) -> int:
         """Return the latest CLOCK_REALTIME that may have been shown in a segment, or between it and the next one, ns."""
         of, following = self.segments[index], self.segments[index + 1 : index + 2]
-        ahead_ns = [of.ahead_ns, *(block.ahead_ns for block in of.all_tapes)]
-        pairs = zip(of.all_tapes, ahead_ns, strict=False)
-        found = [block.last_ns + max(block.ahead_ns, before_ns) for block, before_ns in pairs]
-        found.append(of.known_ns + of.end_ahead_ns)
-        for one in following:
-            found.append(one.facts.realtime_ns)
-            if one.facts.boot_id == of.facts.boot_id:
-                found.append(one.facts.boottime_ns + of.end_ahead_ns)
-        return max(found)
+        ahead_ns = max([of.ahead_ns, of.sealed_ahead_ns, *(block.ahead_ns for block in of.all_tapes)])
+        ends_ns = [one.facts.boottime_ns for one in following if one.facts.boot_id == of.facts.boot_id]
+        return max([ahead_ns + max([of.known_ns, *ends_ns]), *(one.facts.realtime_ns for one in following)])
 
     def _damaged(self, stands: Instant, following: TapeSegment | None) -> str:
         if following is None:
@@ -237,9 +232,16 @@ class Recording:
                 why = facts.why or DAMAGED
                 return Gap(run, order, each.run, facts.first, boottime_ns + ahead_ns, facts.realtime_ns, why)
         end = self.runs[-1].last
-        if (run, order) < (end.run, end.order) or end.missing:
+        if (run, order) < (end.run, end.order) or end.missing or self._is_broken_behind(run, boottime_ns):
             return self._last_gap(run, order, boottime_ns + self._end_ahead_ns(run))
         return None
+
+    def _is_broken_behind(self, run: int, boottime_ns: int) -> bool:
+        """Return True if something is damaged or missing in the segment of a time or behind it, be it no record."""
+        place = bisect_right([(each.run, each.facts.boottime_ns) for each in self.segments], (run, boottime_ns))
+        behind = self.segments[max(0, place - 1) :]
+        joins = all(other.joins(one) for one, other in pairwise(behind))
+        return not joins or not all(each.is_sound for each in behind)
 
     def _last_gap(self, run: int, order: int, from_ns: int) -> Gap:
         """Return the gap that reaches up to the end of the recording; the segments that are lost there are in it."""
@@ -338,7 +340,7 @@ def _may_be_between(before: TapeSegment, behind: TapeSegment, time_ns: int) -> b
     """Return True if the clock may have shown a time in the gap between two segments."""
     begin_ns, end_ns = before.known_ns, behind.facts.boottime_ns
     if before.facts.boot_id == behind.facts.boot_id:
-        aheads = before.end_ahead_ns, behind.ahead_ns
+        aheads = before.end_ahead_ns, before.sealed_ahead_ns, behind.ahead_ns
         return begin_ns + min(aheads) < time_ns <= end_ns + max(aheads)
     first_ns, last_ns = sorted((begin_ns + before.end_ahead_ns, behind.facts.realtime_ns))
     return first_ns < time_ns <= last_ns

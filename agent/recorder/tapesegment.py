@@ -189,11 +189,15 @@ class TapeSegment:
 
     @property
     def end_ahead_ns(self) -> int:
-        """By how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME at its end, ns."""
-        for block in reversed(self.blocks):
-            if block is not None and block.kind in (segment.TAPE, segment.INDEX):
-                return block.ahead_ns
-        return self.ahead_ns
+        """By how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME at the end of its tape, ns."""
+        tapes = self.all_tapes
+        return tapes[-1].ahead_ns if tapes else self.ahead_ns
+
+    @property
+    def sealed_ahead_ns(self) -> int:
+        """The same as its own end tells it, also where the last blocks of the tape are missing; ns."""
+        place = self._place()
+        return self.end_ahead_ns if place is None else place.ahead_ns
 
     @property
     def known_ns(self) -> int:

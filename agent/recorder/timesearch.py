@@ -233,6 +233,6 @@ class _Walk:
             within |= begin_ns + min(aheads) <= self._time_ns <= end_ns + max(aheads)
             begin_ns, before_ns = end_ns, each.ahead_ns
         if self._of.is_cut_short:
-            within |= begin_ns + min(before_ns, self._of.end_ahead_ns) <= self._time_ns
+            within |= begin_ns + min(before_ns, self._of.sealed_ahead_ns) <= self._time_ns
         last = self._here(self._ahead_ns)
         return FoundTime(self._shown, self._skipped, last, self.is_before, is_damaged=True, is_within=within)
