@@ -182,7 +182,8 @@ class Page:
         # written.
         slots = tuple(words[_SLOTS].tolist())
         found = {number for number, old in zip(slots, before.slots, strict=True) if number != old}
-        self.known = LostNumbers(count, slots)
+        if found or count != before.read:
+            self.known = LostNumbers(count, slots)
         return found, words[_LOST] - before.read > wire.LOST_NUMBERS
 
     def pass_over(self) -> None:

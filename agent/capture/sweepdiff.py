@@ -136,8 +136,8 @@ class SweepDiff:
             of_task: dict[TaskStruct | None, bytes] = dict(zip(found.met, rows, strict=True))
             for other in (None, *doubted):
                 of_task.pop(other, None)
-            self._rows = cast("dict[TaskStruct, bytes]", of_task)
-            self._agreed = dict(zip(self._rows.values(), self._rows, strict=True))
+            self._rows.update(cast("dict[TaskStruct, bytes]", of_task))
+            self._agreed.update(zip(self._rows.values(), self._rows, strict=True))
             rows = []
         for row, task in zip(rows, found.met, strict=False):
             if task is not None and task not in doubted:
@@ -145,7 +145,8 @@ class SweepDiff:
                     del self._agreed[self._rows[task]]
                 self._agreed[row] = task
                 self._rows[task] = row
-        self._open = {*doubted, *unseen}
+        self._open.clear()
+        self._open.update(doubted, unseen)
         self._remembers = True
 
     def _questions(self, rows: bytes, found: _Compared, unseen: list[TaskStruct]) -> list[Question]:

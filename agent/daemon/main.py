@@ -371,6 +371,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_sight(len(daemon.watch.table.tasks()))
         privileges.drop()
         check_access(daemon.watch.probes.skipped)
+        daemon.server.worker.prepare()  # without those rights, too
         gc.freeze()  # all present objects stay for good, so that collections need not visit them
         journal.notice(
             f"watching {len(daemon.watch.table.tasks())} tasks{daemon.lineage}, listening on {daemon.addresses}"

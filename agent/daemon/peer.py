@@ -14,6 +14,7 @@ class Peer:
     Args:
         connection: a non-blocking socket.
         talk: the conversation.
+        serve: called with this object when its socket is ready.
 
     Attributes:
         viewer: its credentials.
@@ -21,16 +22,17 @@ class Peer:
         queued: True while it waits for its turn.
     """
 
-    def __init__(self, connection: socket.socket, talk: Conversation) -> None:
+    def __init__(self, connection: socket.socket, talk: Conversation, serve: Callable[["Peer"], None]) -> None:
         self.connection = connection
+        self._serve = serve
         self.talk = talk
         self.viewer = talk.asker.viewer
         self.events = 0
         self.queued = False
 
-    def call(self, function: Callable[["Peer"], None]) -> Callable[[object], None]:
-        """Return a function of the ready file that calls `function` for this peer."""
-        return lambda _file: function(self)
+    def serve(self, _file: object) -> None:
+        """Serve the client, whose socket is ready."""
+        self._serve(self)
 
     def send(self, most: int) -> int:
         """Send as many bytes as the socket takes, and some more than `most` at the most; return their count.

@@ -278,7 +278,7 @@ class Server:
         try:
             self._admit(viewer)
             process = PeerProcess(viewer.pid, connection)
-            self._welcome(Peer(connection, Conversation(viewer, time.monotonic(), process)))
+            self._welcome(Peer(connection, Conversation(viewer, time.monotonic(), process), self._serve))
         except (BusyError, OSError) as error:
             if isinstance(error, BusyError):
                 with contextlib.suppress(OSError):
@@ -341,6 +341,9 @@ class Server:
 
     def _read_and_write(self, peer: Peer) -> None:
         talk = peer.talk
+        if peer.events and not talk.wants_to_read and not talk.unsent_bytes:  # ready all the same: see _register()
+            self._selector.unregister(peer.connection)
+            peer.events = 0
         if talk.wants_to_read:
             try:
                 data = peer.connection.recv(READ_BYTES)
@@ -383,15 +386,15 @@ class Server:
 
     def _register(self, peer: Peer) -> None:
         talk = peer.talk
-        wanted = selectors.EVENT_READ if talk.wants_to_read else 0
-        if talk.unsent_bytes:
-            wanted |= selectors.EVENT_WRITE
+        wanted = selectors.EVENT_READ * talk.wants_to_read | selectors.EVENT_WRITE * bool(talk.unsent_bytes)
         if wanted == peer.events:
             return
+        if not wanted and peer.events == selectors.EVENT_READ:
+            return  # most requests are answered before more bytes of the client come, and the selector need not know
         if not wanted:
             self._selector.unregister(peer.connection)
         elif peer.events:
-            self._selector.modify(peer.connection, wanted, peer.call(self._serve))
+            self._selector.modify(peer.connection, wanted, peer.serve)
         else:
-            self._selector.register(peer.connection, wanted, peer.call(self._serve))
+            self._selector.register(peer.connection, wanted, peer.serve)
         peer.events = wanted

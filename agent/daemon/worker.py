@@ -59,12 +59,16 @@ class Worker:
         """
         if self.busy:
             raise RuntimeError(f"{name}: there is a job already")
+        self.prepare()
+        self.busy = True
+        self._jobs.put(_Job(name, work, done))
+
+    def prepare(self) -> None:
+        """Start the thread. What it takes for good, it takes then."""
         if self._thread is None:
             sys.setswitchinterval(_SWITCH_S)
             self._thread = threading.Thread(target=self._run, name="ckptree-worker", daemon=True)
             self._thread.start()
-        self.busy = True
-        self._jobs.put(_Job(name, work, done))
 
     def wait(self, longest_s: float) -> bool:
         """Wait until no job runs; return False if one still does after `longest_s`, s."""
@@ -91,6 +95,7 @@ class Worker:
                 job.error = error
             job.took_s = time.monotonic() - begin
             self._finished = job
+            del job  # else it would stay, with its result, until the next one
             os.eventfd_write(self._bell, 1)
 
     def _finish(self) -> None:

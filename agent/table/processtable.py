@@ -149,7 +149,8 @@ class ProcessTable:
         """
         self.note(Input.STRIKE_OFF, mark)
         self.unanswered.clear()
-        self.unlisted = {task for task in self.unlisted if task.pid.task is task and task.order < mark}
+        if self.unlisted:
+            self.unlisted = {task for task in self.unlisted if task.pid.task is task and task.order < mark}
 
     def reunite(self) -> None:
         """Make births name the pid objects that live, once all tasks are entered after loss or at the start."""

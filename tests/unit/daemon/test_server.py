@@ -5,6 +5,7 @@ import contextlib
 import os
 import selectors
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -234,3 +235,39 @@ def test_a_subscriber_whose_socket_is_full_gets_the_rest_once_it_reads(served: S
         served.turn()
         read(slow)
     assert not unsent()
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_client_that_closes_or_asks_on_while_it_is_answered_does_not_keep_the_loop_awake(
+    served: Served, monkeypatch: pytest.MonkeyPatch, *, closes: bool
+) -> None:
+    """The socket stays ready, and nothing is read from it before the answer is made: the selector is to be told so."""
+    client = served.client(served.private)
+    (said,) = served.answers([client])
+    begun, go_on = threading.Event(), threading.Event()
+
+    def packed(*_: object) -> bytes:
+        begun.set()
+        go_on.wait(PATIENCE_S)
+        return codec.pack({"ok": True})
+
+    monkeypatch.setattr(served.server.service, "is_heavy", lambda _: True)
+    monkeypatch.setattr(served.server.service, "packed", packed)
+    try:
+        client.send(codec.encode({"verb": "status"}))
+        while not begun.is_set():
+            served.turn()
+        if closes:
+            client.shutdown(socket.SHUT_WR)
+        else:
+            client.send(2 * codec.encode({"verb": "status"}))
+        ready = []
+        for _ in range(10):
+            ready.append(len(served._selector.select(0)))
+            served.turn()
+    finally:
+        go_on.set()
+
+    assert said["ok"]
+    assert ready[-1] == 0, ready
+    assert served.answers([client]) == [{"ok": True}]
