@@ -51,6 +51,7 @@ _FEATURES = (
 
 _KEPT_S: Final = 10.0
 
+_DIALECTS: Final = get_args(Dialect)
 _OF_ROOT = ("strings", "arguments")
 
 
@@ -158,7 +159,7 @@ class Service:
             return self._enquiry(request, asker)
         mode = codec.choice(request, "mode", ("auto", "container", "subtree"))
         fmt = codec.choice(request, "format", registry.LOSSLESS)
-        dialect = cast("Dialect", codec.choice(request, "dialect", get_args(Dialect)))
+        dialect = cast("Dialect", codec.choice(request, "dialect", _DIALECTS))
         begin = time.perf_counter_ns()
         said: dict[str, Any] = {"mode": mode, "format": fmt}
         try:

@@ -82,6 +82,8 @@ class Ties:
             if plan is None or plan.chosen is not chosen or plan[1:] != new[1:]:
                 plan = self._plan = new
             self._noted = dict(noted)
+        if not (plan.having or plan.owning or plan.sharing):  # nearly always
+            return chosen.tasks
         found = (
             self._terminals(plan),
             self._rows("owners", plan, plan.owning),

@@ -34,7 +34,7 @@ class Totals:
     @property
     def sweeps(self) -> int:
         """Count of full sweeps, for all causes."""
-        return self.causes.total()
+        return sum(self.causes.values())
 
 
 class Counts:
@@ -55,7 +55,7 @@ class Counts:
     @property
     def anomalies(self) -> int:
         """Count of anomalies of all kinds."""
-        return self.kinds.total()
+        return sum(self.kinds.values())
 
     def forget_anomalies(self) -> None:
         """Start the count of anomalies anew."""

@@ -5,9 +5,11 @@ All other bytes are made, and summed for the checksum, once. `Frame.image` puts 
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final
+
+import msgpack
 
 from agent.model import Dialect, Header, Snapshot
 from exporters.content.facts import Document, completeness_facts, facts
@@ -26,6 +28,7 @@ from exporters.image.reading import (
 )
 from exporters.image.records import BUFFER, EXTENSION, PIDS, TAIL, TREE, head, record
 
+_PACK: Final[Callable[[object], bytes]] = msgpack.Packer().pack  # one for all: to make one takes longer than to pack
 _VARYING: Final = ("boottime_ns", "completeness", "time_ns")  # keys of the facts, in their order there
 
 
@@ -77,8 +80,12 @@ class Frame:
         known = completeness_facts(done)
         if self._unknown:
             put({"completeness": known}, self._unknown)
-        proof = pack(snapshot.boottime_ns) + self._before_done + pack(known)
-        time = pack(time_ns)
+        try:
+            packed_done = _PACK(known)
+        except UnicodeEncodeError:  # a reason has a foreign byte
+            packed_done = pack(known)
+        proof = _PACK(snapshot.boottime_ns) + self._before_done + packed_done
+        time = _PACK(time_ns)
         checksum = self._summed.added(zlib.crc32(proof, self._sum))
         checksum = zlib.crc32(self._rest, zlib.crc32(time, checksum))
         return b"".join(  # one copy: the parts of a large tree are megabytes

@@ -109,6 +109,15 @@ def test_a_writer_that_kept_all_rows_writes_all_else_of_each_snapshot() -> None:
         assert writer.dumps(snapshot) == checkpoint.dumps(snapshot)
 
 
+def test_a_reason_with_a_foreign_byte_is_escaped() -> None:
+    """Names of tasks stand in reasons, and need not be text; the next proof is not touched by it."""
+    writer = checkpoint.Writer()
+    foreign = replace(a_family(), completeness=Completeness("no", reasons=("7 (\udcff)",)))
+    for snapshot in (foreign, a_family(), foreign):
+        assert writer.dumps(snapshot) == checkpoint.dumps(snapshot)
+    assert checkpoint.loads(checkpoint.dumps(foreign)).completeness.reasons == ("7 (\\udcff)",)
+
+
 def test_unknown_keys_of_the_proof_are_written_each_time() -> None:
     """They stand in a map that is packed for each snapshot."""
     family = replace(a_family(), unknown={("completeness",): {"aardvark": 1, "zebra": 2}, (): {"zoo": 3}})
