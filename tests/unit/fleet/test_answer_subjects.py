@@ -4,7 +4,6 @@
 import asyncio
 import base64
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,25 +13,11 @@ from nats.js.api import StreamConfig
 from nats.js.errors import APIError
 
 from tests.support import servers
-from tests.support.guardedserver import INBOXES, a_guarded_server, fleet, two_relays, url
+from tests.support.guardedserver import INBOXES, fleet, url
 from tests.support.relays import RelayProcess
 from tests.support.standbys import Original, a_standby
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    """Run a server with the permissions of the page."""
-    with a_guarded_server(tmp_path_factory.mktemp("nats")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def relays(server: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RelayProcess]]:
-    """Run the relays of both hosts, and make the bucket."""
-    with two_relays(tmp_path_factory.mktemp("relays"), server) as found:
-        yield found
 
 
 async def _quiet(_: Exception) -> None:

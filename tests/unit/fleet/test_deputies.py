@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +25,7 @@ from tests.support import servers
 from tests.support.guardedserver import (
     INBOXES,
     USERS,
-    a_guarded_server,
     fleet,
-    two_relays,
     url,
 )
 from tests.support.imagework import IMAGE
@@ -39,20 +37,6 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    """Run a server with the permissions of the page."""
-    with a_guarded_server(tmp_path_factory.mktemp("nats")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def relays(server: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RelayProcess]]:
-    """Run the relays of both hosts, and make the bucket."""
-    with two_relays(tmp_path_factory.mktemp("relays"), server) as found:
-        yield found
 
 
 def violations(server: servers.Server, user: str, *, publish: Sequence[str] = (), hear: Sequence[str] = ()) -> set[str]:

@@ -3,7 +3,6 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,8 @@ from agent.fleet.manifest import hash_of
 from tests.live.daemons import ckptree
 from tests.support import servers
 from tests.support.guardedserver import (
-    a_guarded_server,
     fleet,
     made_by_the_page,
-    two_relays,
     url,
 )
 from tests.support.imagework import IMAGE
@@ -28,20 +25,6 @@ from tests.support.relays import RelayProcess, a_relay, await_line
 from tests.support.standbys import Original, a_standby
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    """Run a server with the permissions of the page."""
-    with a_guarded_server(tmp_path_factory.mktemp("nats")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def relays(server: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RelayProcess]]:
-    """Run the relays of both hosts, and make the bucket."""
-    with two_relays(tmp_path_factory.mktemp("relays"), server) as found:
-        yield found
 
 
 def tried(
