@@ -33,6 +33,7 @@ class RealProgram(NamedTuple):
         further: by how much the count must rise after the restart.
         options: of criu.
         rights: words in front of the tree's command, which give it its user and its namespaces.
+        outside: words in front of those that make the tree a container.
         before: words in front of criu's command.
         restart: options of restart.
         within: words in front of restart.
@@ -49,6 +50,7 @@ class RealProgram(NamedTuple):
     further: int = 20
     options: tuple[str, ...] = ()
     rights: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
     within: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from typing import Final
 
 from tests.live.dumps import NEWER
 from tests.live.realprograms import OWN_TERMINALS, RealProgram, Words, number_in, words_told
-from tests.support import suitepackages
+from tests.support import suitepackages, usernamespace
 
 
 def _lines(path: Path) -> list[str]:
@@ -216,3 +216,15 @@ SERVERS: Final = {
     ),
 }
 """Each server by its name."""
+POSTGRES_BELOW_ROOT: Final = RealProgram(
+    lambda folder: [*_NOBODY, *_postgres(folder)],
+    _answered,
+    _ask_postgres,
+    _judge_postgres,
+    begun=3,
+    further=3,
+    # A root without CAP_SYS_RESOURCE has it over the user namespaces that it makes.
+    outside=(*usernamespace.WORDS, "unshare", "--ipc"),
+    within=usernamespace.WORDS,
+)
+"""PostgreSQL under its own user in a tree of root's."""

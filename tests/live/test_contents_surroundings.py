@@ -5,7 +5,8 @@ Two programs run in each tree, and PostgreSQL in some. With CKPTREE_PROGRAMS=all
 tests/live/programlist.py runs in each.
 
 PostgreSQL refuses to run as root, and a root without CAP_SYS_RESOURCE cannot have CRIU dump another user's processes. So
-the whole tree is of its user, and so is criu.
+the whole tree is of its user, and so is criu; or the tree is root's, PostgreSQL in it is of its own user, and all of that
+is in a user namespace of root's.
 """
 
 import os
@@ -18,11 +19,13 @@ from typing import Final, NamedTuple
 import psutil
 import pytest
 
+from agent.restart.contents.hostfacts import CAP_SYS_RESOURCE, this_host
 from tests.live import criutrials
 from tests.live.criutrials import Row, tree_rows
 from tests.live.dumps import attempt, eventually
 from tests.live.programlist import PROGRAMS
 from tests.live.realprograms import RealProgram, Words, dumped, gone_on, running, short_folder
+from tests.live.serverprograms import POSTGRES_BELOW_ROOT
 from tests.support import suitepackages
 
 _NAMESPACES: Final = {"subtree": 0, "container": 1, "inner container": 2}
@@ -33,6 +36,12 @@ _ALONE: Final = ("sh", "-c", 'exec setsid "$@" </dev/null >output 2>&1', "sh")
 unshare says that its child was killed, so it and the tree do not write to the same file; and CRIU dumps no file of another
 mount namespace. With a death signal, which CRIU restores, a tree would end with CRIU.
 """
+_FEW_MOUNTS: Final = (
+    *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
+    'umount -R -l /sys; grep -o " /dev/[^ ]*" /proc/mounts | tac | xargs -rn 1 umount -l; exec "$@"',
+    "sh",
+)
+"""Words in front of a user namespace: in there CRIU cannot look below mounts that were made outside of it."""
 _TREE: Final = ("ready", "scriptedtree")
 """The names of the processes around the program."""
 
@@ -89,12 +98,14 @@ PLACES: Final = {
 }
 _ALWAYS: Final = ("bash pipeline", "gunicorn")
 _SOMEWHERE: Final = {
-    "PostgreSQL": ("an orphan of a session whose leader is gone", "a child of a thread", "a container of all these")
+    "PostgreSQL": ("an orphan of a session whose leader is gone", "a container of all these"),
+    "PostgreSQL below root": ("a child of a thread", "a container of all these"),
 }
+_TRIED: Final = PROGRAMS | {"PostgreSQL below root": POSTGRES_BELOW_ROOT}
 CHOSEN: Final = [
     (where, name)
     for where in PLACES
-    for name in PROGRAMS
+    for name in _TRIED
     if os.environ.get("CKPTREE_PROGRAMS") == "all" or name in _ALWAYS or where in _SOMEWHERE.get(name, ())
 ]
 JUDGED: Final = "redis"
@@ -113,12 +124,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def placed(real: RealProgram, folder: Path, tree: Path, mode: str, script: str) -> Iterator[int]:
     """Run a program at a place of a tree; yield the pid of the tree's root when all of it is made and has begun."""
-    # CRIU has the init of a pid namespace mount /proc unless it has one of its own; one that is not root may not do so.
-    own = ("--mount-proc",) if real.rights else ()
+    own = ("--mount-proc",) if _has_own_mounts(real, mode) else ()
     around = ("unshare", "--pid", "--fork", *own) * _NAMESPACES[mode]
 
     def within(words: Words) -> Words:
-        return [*around, *(_ALONE if around else ()), *real.rights, tree, script, *words]
+        outside = (*_FEW_MOUNTS, *real.outside) if own and real.outside else real.outside
+        return [*outside, *around, *(_ALONE if around else ()), *real.rights, tree, script, *words]
 
     with running(real, folder, within) as pid:
         started = psutil.Process(pid)
@@ -135,10 +146,18 @@ def _ready(started: psutil.Process) -> int:
     return 0
 
 
+def _has_own_mounts(real: RealProgram, mode: str) -> bool:
+    """Return True if a tree has mounts of its own, and a /proc among them.
+
+    CRIU has the init of a pid namespace mount /proc unless it has one of its own. Only root may do so.
+    """
+    return bool((real.rights or real.outside) and _NAMESPACES[mode])
+
+
 def restartable(real: RealProgram, mode: str) -> RealProgram:
     """Return a program as it is restarted: a tree with mounts of its own is restarted within such a namespace."""
-    own = real.rights and _NAMESPACES[mode]
-    return real._replace(ends=False, within=("unshare", "--mount", *real.within) if own else real.within)
+    own = ("unshare", "--mount") if _has_own_mounts(real, mode) else ()
+    return real._replace(ends=False, within=(*real.within, *own))
 
 
 def around(rows: dict[int, Row]) -> dict[int, Row]:
@@ -151,7 +170,7 @@ def around(rows: dict[int, Row]) -> dict[int, Row]:
 @pytest.mark.parametrize(("where", "name"), CHOSEN)
 def test_a_program_goes_on_at_its_place(where: str, name: str, tree: Path, daemon_socket: Path) -> None:
     """All numbers, parents, states and users around it are the kernel's own, before and after."""
-    real, place = PROGRAMS[name], PLACES[where]
+    real, place = _TRIED[name], PLACES[where]
     with short_folder() as folder:
         with placed(real, folder, tree, place.mode, place.script) as root:
             before = around(tree_rows(root))
@@ -196,3 +215,20 @@ def test_criu_dumps_no_program_beside_a_nested_pid_namespace(tree: Path) -> None
     with short_folder() as folder, placed(real, folder, tree, "container", NESTED.replace(" newpid", "")) as root:
         taken = attempt(root, folder / "images", "--leave-running")
     assert taken.code == 0, taken.log
+
+
+def test_criu_dumps_another_users_program_outside_of_user_namespaces_for_a_root_with_all_rights_alone(
+    tree: Path,
+) -> None:
+    """To others it says so, and the program goes on. Such a root runs criu as that user, or makes a user namespace."""
+    real = POSTGRES_BELOW_ROOT._replace(outside=("unshare", "--ipc"))
+    place = PLACES["a session"]
+    with short_folder() as folder, placed(real, folder, tree, place.mode, place.script) as root:
+        taken = attempt(root, folder / "images", "--leave-running")
+        real.ask(folder)
+        real.judge(folder)
+    if this_host(pidns=False).has(CAP_SYS_RESOURCE):
+        assert taken.code == 0, taken.log
+    else:
+        assert taken.code == 1
+        assert "Can't get rlimit" in taken.log
