@@ -30,7 +30,7 @@ from agent.recorder.compression import BLOCK_BYTES, OPEN_S, Compression
 from agent.recorder.idleblock import IdleFile
 from agent.recorder.marks import MARK
 from agent.recorder.openblock import OpenBlock
-from agent.recorder.overlap import recorded_ns
+from agent.recorder.overlap import last_number, recorded_ns
 from agent.recorder.retention import Clocks, Retention
 from agent.recorder.segmentoutput import RemovedError, SegmentOutput
 from agent.recorder.tape import Data
@@ -246,7 +246,8 @@ class TapeWriter:
         self._open.ahead_ns = self._ahead_before_ns = int(said["realtime_ns"]) - int(said["boottime_ns"])
         self._rows = []
         facts = segment.SegmentFacts(sequence=self._sequence, **{key: said[key] for key in said if key != "keyframe"})
-        begun = segment.head(facts, self._number if facts.continues else 0)
+        before = self._number if self._marks > 1 else last_number(self._place)  # of the daemon that was before
+        begun = segment.head(facts, before if facts.continues else 0)
         self._number = 0
         self._facts_check = segment.facts_check(begun)
         try:

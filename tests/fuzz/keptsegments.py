@@ -27,7 +27,7 @@ class _Given(FileBytes):
 
     def __init__(self, data: bytes) -> None:
         self._file = -1
-        self._size, self._given = len(data), memoryview(data)
+        self._size, self._behind, self._given = len(data), b"", memoryview(data)
 
     def __getitem__(self, part: slice) -> bytes:
         return self._given[part]  # type: ignore[return-value]  # it need not be copied

@@ -106,6 +106,19 @@ def test_each_block_of_a_segment_has_a_number(made: Path) -> None:
     assert min(counts) > 6
 
 
+def test_a_daemon_that_goes_on_from_another_tells_how_many_blocks_that_has(tmp_path: Path) -> None:
+    """Its writer is another process, which looks into the folder."""
+    for run in range(2):
+        taped = Taped(tmp_path, 7, run)
+        taped.mark(continues=run > 0)
+        taped.step()
+        taped.flush()
+        taped.end()
+    one, other = (each.path.read_bytes() for each in folder.stored(tmp_path))
+
+    assert segment.blocks_before(other) == len(blocks_of(one)) > 1
+
+
 def test_a_block_that_is_missing_or_doubled_is_named(tmp_path: Path, made: Path) -> None:
     """In all events, and in the lives of init, also where it has no records, or its segment lost its end."""
     whole, stored = Recording(made), folder.stored(made)
