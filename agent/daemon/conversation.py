@@ -19,6 +19,7 @@ requests waits a thousand turns, between which all other clients have theirs.
 import itertools
 import sys
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from agent.access import Viewer
@@ -32,6 +33,11 @@ STALL_S: Final = 30.0
 READ_BYTES: Final = 1 << 16
 _READY_BYTES: Final = 1 << 16  # with fewer bytes unsent, the next message of events is made
 _PIECES: Final = 64  # for one system call, far fewer than the kernel takes
+
+
+def _take_none(_pieces: list[bytes]) -> int:
+    """Send nothing."""
+    return 0
 
 
 class Conversation:
@@ -142,17 +148,42 @@ class Conversation:
         self._asked = False
         self.closing = self._half_closed and not self._decoder.complete
 
-    def tell(self, next_order: int, now_s: float) -> None:
-        """Make a message of the events that wait."""
+    def tell(self, next_order: int, now_s: float, send: Callable[[list[bytes]], int] = _take_none) -> int:
+        """Make a message of the events that wait, and send it at once if nothing else is to be sent before it.
+
+        Args:
+            next_order: number of the next record.
+            now_s: as in all methods.
+            send: sends the sum of these bytes, or a first part of it, and returns how many.
+
+        Returns:
+            The count of bytes that were sent; the others are unsent.
+
+        Raises:
+            OSError: of `send`.
+        """
         subscription = self.asker.subscription
-        if subscription is not None:
-            message = subscription.message(next_order)
-            if not self._unsent:
-                self._moved = now_s
-            self._out.append(codec.length(message.size))
-            self._out.extend(message.pieces)
-            self._unsent += codec.LENGTH_BYTES + message.size
-            self.closing = subscription.ended
+        if subscription is None:
+            return 0
+        message = subscription.message(next_order)
+        if not message.framed:
+            message.framed = [codec.length(message.size), *message.pieces]
+        size = codec.LENGTH_BYTES + message.size
+        self.closing = subscription.ended
+        count = 0
+        if not self._unsent:
+            self._moved = now_s
+            try:
+                count = send(message.framed)
+            except BlockingIOError:
+                count = 0
+            if count == size:
+                return count
+        self._out.extend(message.framed)
+        self._unsent += size
+        if count:
+            self.sent(count, now_s)
+        return count
 
     @property
     def has_more(self) -> bool:

@@ -49,3 +49,15 @@ class Peer:
         except BlockingIOError:
             pass
         return sent
+
+    def tell(self, next_order: int, now_s: float) -> int:
+        """Make a message of a subscriber's events, and send it if nothing else is unsent; return the count of sent bytes.
+
+        Args:
+            next_order: number of the next record.
+            now_s: time on a monotonic clock.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        return self.talk.tell(next_order, now_s, self.connection.sendmsg)

@@ -174,8 +174,13 @@ class Server:
         """Send a subscriber what is unsent, and its events if they are due, or wait for it alone."""
         talk = peer.talk
         if talk.has_more or (talk.ready and not self._held):
-            talk.tell(self.service.watch.stream.next, now)
-        self._attend(peer)
+            try:
+                self.service.clients.sent_bytes += peer.tell(self.service.watch.stream.next, now)
+            except OSError:
+                self._drop(peer)
+                return
+        if talk.unsent_bytes or talk.closing or peer.events != selectors.EVENT_READ:
+            self._attend(peer)
         if not peer.viewer.privileged:
             end = time.monotonic()
             self._shares.spend(peer.viewer.account, end - now, end)
@@ -358,9 +363,7 @@ class Server:
                 else:
                     talk.hang_up()
         if talk.subscribed and not talk.closing and not self.worker.busy:
-            if not peer.queued:  # so that the bound of a turn holds for all that can be sent to
-                peer.queued = True
-                self._ready.append(peer)
+            self._queue(peer, always=True)  # so that the bound of a turn holds for all that can be sent to
         else:
             self._attend(peer)
 
@@ -379,8 +382,8 @@ class Server:
             self._queue(peer)
         self._register(peer)
 
-    def _queue(self, peer: Peer) -> None:
-        if peer.talk.ready and not peer.queued:
+    def _queue(self, peer: Peer, *, always: bool = False) -> None:
+        if (always or peer.talk.ready) and not peer.queued:
             peer.queued = True
             self._ready.append(peer)
 

@@ -77,6 +77,7 @@ _DEATH: Final = _row("I", _CODE)
 _IDS: Final = _row("II", _PGID, _SID)
 _LEFT: Final = _pack({"group_dead": False})[1:]
 _DEAD: Final = _pack({"group_dead": True})[1:]
+_WELL: Final[Said] = (2, _DEATH(_CODE, 0) + _DEAD)  # most tasks end well
 _FLAGS: Final[dict[int, bytes]] = {}  # by value: 16 at most, for the table keeps four bits of a birth's flags
 
 
@@ -206,6 +207,8 @@ def _death(task: TaskStruct, _namespace: PidNamespace) -> Said:
 
 def _last_death(task: TaskStruct, _namespace: PidNamespace) -> Said:
     """Return the fields of an exit after which no thread of the group is left."""
+    if not task.exit_code:
+        return _WELL
     return 2, _DEATH(_CODE, task.exit_code) + _DEAD
 
 

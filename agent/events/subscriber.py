@@ -50,18 +50,20 @@ class EventMessage:
 
     Attributes:
         pieces: the map is their sum.
+        framed: the pieces behind those that a protocol needs before them; whoever sends it first fills the list.
         size: of the map, bytes.
         count: of the events.
         next: number of the next record.
     """
 
-    __slots__ = ("count", "next", "pieces", "size")
+    __slots__ = ("count", "framed", "next", "pieces", "size")
 
     def __init__(self, batches: list[Batch], next_order: int) -> None:
         self.count = sum([batch.count for batch in batches])
         self.next = next_order
         head: bytes = _HEAD + _packer.pack_array_header(self.count)
         self.pieces = [head, *[batch.data for batch in batches], _NEXT + _pack(next_order)]
+        self.framed: list[bytes] = []
         self.size = sum([len(piece) for piece in self.pieces])
 
 
