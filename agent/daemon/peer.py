@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A client of the server: its socket, its conversation, and its place in the loop."""
 
+import selectors
 import socket
 import time
 from collections.abc import Callable
@@ -61,3 +62,19 @@ class Peer:
             OSError: the connection is broken.
         """
         return self.talk.tell(next_order, now_s, self.connection.sendmsg)
+
+    def register(self, selector: selectors.BaseSelector) -> None:
+        """Have a selector tell what the conversation wants to know of the socket."""
+        talk = self.talk
+        wanted = selectors.EVENT_READ * talk.wants_to_read | selectors.EVENT_WRITE * bool(talk.unsent_bytes)
+        if wanted == self.events:
+            return
+        if not wanted and self.events == selectors.EVENT_READ:
+            return  # most requests are answered before more bytes of the client come, and the selector need not know
+        if not wanted:
+            selector.unregister(self.connection)
+        elif self.events:
+            selector.modify(self.connection, wanted, self.serve)
+        else:
+            selector.register(self.connection, wanted, self.serve)
+        self.events = wanted

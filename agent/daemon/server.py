@@ -346,7 +346,7 @@ class Server:
 
     def _read_and_write(self, peer: Peer) -> None:
         talk = peer.talk
-        if peer.events and not talk.wants_to_read and not talk.unsent_bytes:  # ready all the same: see _register()
+        if peer.events and not talk.wants_to_read and not talk.unsent_bytes:  # ready all the same: see Peer.register()
             self._selector.unregister(peer.connection)
             peer.events = 0
         if talk.wants_to_read:
@@ -380,24 +380,9 @@ class Server:
             return
         if not talk.subscribed or talk.has_more:
             self._queue(peer)
-        self._register(peer)
+        peer.register(self._selector)
 
     def _queue(self, peer: Peer, *, always: bool = False) -> None:
         if (always or peer.talk.ready) and not peer.queued:
             peer.queued = True
             self._ready.append(peer)
-
-    def _register(self, peer: Peer) -> None:
-        talk = peer.talk
-        wanted = selectors.EVENT_READ * talk.wants_to_read | selectors.EVENT_WRITE * bool(talk.unsent_bytes)
-        if wanted == peer.events:
-            return
-        if not wanted and peer.events == selectors.EVENT_READ:
-            return  # most requests are answered before more bytes of the client come, and the selector need not know
-        if not wanted:
-            self._selector.unregister(peer.connection)
-        elif peer.events:
-            self._selector.modify(peer.connection, wanted, peer.serve)
-        else:
-            self._selector.register(peer.connection, wanted, peer.serve)
-        peer.events = wanted
