@@ -29,8 +29,6 @@ from tests.support.suitepackages import criu
 
 OURS = "ckptree restart criu:DIR"
 THEIRS = "criu restore"
-INSTALLED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-"""The environment of the commands: the warm-up leaves the byte code that an installed package has."""
 MEMORY = """
 import mmap, os, signal, sys
 size, count = int(sys.argv[1]) << 20, int(sys.argv[2])
@@ -73,7 +71,7 @@ def run(command: list[str]) -> Took:
         streams: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
         streams += [(os.POSIX_SPAWN_DUP2, said.fileno(), number) for number in (1, 2)]
         begin = time.monotonic()
-        pid = os.posix_spawn(command[0], command, INSTALLED, file_actions=streams)
+        pid = os.posix_spawn(command[0], command, installedstart.INSTALLED, file_actions=streams)
         _, status, usage = os.wait4(pid, 0)
         took = time.monotonic() - begin
         if status:

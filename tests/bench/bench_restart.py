@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measurement of a whole ``ckptree restart``, until all tasks stand, beside a bare loop of clone3() and ``criu restore``.
 
-``python -m tests.bench.bench_restart [--tasks 100 1000 5000] [--rounds 7] [--without-criu] [--json] [--write]`` from the
-repository's root, as root. All by turns in one run, of the same trees: processes of a small program, which CRIU has
-dumped with the tree beside its images.
+``python -m tests.bench.bench_restart [--tasks 100 1000 5000] [--rounds 7] [--without-criu] [--as-checkout] [--json]
+[--write]`` from the repository's root, as root. All by turns in one run, of the same trees: processes of a small
+program, which CRIU has dumped with the tree beside its images.
 
 * The loop makes as many children with their numbers, and its time is that of its calls alone.
-* ckptree's time is that of the whole command: from its exec, with the start of the installed package, by imports, plan,
+* ckptree's time is that of the whole command: from its exec, as the Debian package has it, by imports, plan,
   proof on the model of the kernel, and comparison with the kernel's answers, to the line of JSON that tells that the
   tree stands. With contents the processes have their memory, registers and files by then, and run on after it.
+  The package has modules compiled; a checkout (--as-checkout) has not.
 * CRIU's is that of the whole command, too, until it returns. It restores memory, registers and files.
 
 Without CRIU the trees are made up, and their images take as long to read.
@@ -35,9 +36,6 @@ from tests.bench.figures import median, table
 from tests.bench.options import add_write, parsed, positive
 from tests.bench.report import TOP, splice
 from tests.support.builders import a_snapshot, a_task, born
-
-INSTALLED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-"""The environment of the command: the warm-up leaves the byte code that an installed package has."""
 
 
 def mixed(tasks: int) -> Snapshot:
@@ -77,7 +75,7 @@ def restarted(ckptree: str, file: str) -> int:
     """Restart an image, and take the tree down again; return the time until it stood, in ns."""
     command = [ckptree, "restart", file, "--json"]
     begun = time.monotonic_ns()
-    with subprocess.Popen(command, env=INSTALLED, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
+    with subprocess.Popen(command, env=installedstart.INSTALLED, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
         line = ran.stdout.readline() if ran.stdout else b""
         took = time.monotonic_ns() - begun
         ran.send_signal(signal.SIGTERM)
@@ -104,10 +102,10 @@ def methods(folder: Path, ckptree: str, sizes: list[int], *, with_criu: bool) ->
     return found
 
 
-def measured(sizes: list[int], rounds: int, *, with_criu: bool) -> Figures:
+def measured(sizes: list[int], rounds: int, *, with_criu: bool, compiled: bool) -> Figures:
     """Return the times of all methods; the first round of each is a warm-up."""
     figures: Figures = {}
-    with tempfile.TemporaryDirectory() as folder, installedstart.program() as ckptree:
+    with tempfile.TemporaryDirectory() as folder, installedstart.program(compiled=compiled) as ckptree:
         for (shape, tasks), ways in methods(Path(folder), ckptree, sizes, with_criu=with_criu).items():
             found = figures.setdefault(shape, {})[tasks] = {name: [] for name in ways}
             for round_ in range(rounds + 1):
@@ -140,12 +138,15 @@ def main() -> None:
     parser.add_argument("--tasks", type=positive, nargs="*", default=[100, 1000, 5000])
     parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument("--without-criu", action="store_true", help="measure no restore by CRIU, and no contents")
+    parser.add_argument("--as-checkout", action="store_true", help="compile no modules, as the package has them")
     parser.add_argument("--json", action="store_true")
     add_write(parser)
     options = parsed(parser)
-    if options.write and options.without_criu:
-        parser.error("--write: the pages have the figures of criu, too")
-    figures = measured(options.tasks, options.rounds, with_criu=not options.without_criu)
+    if options.write and (options.without_criu or options.as_checkout):
+        parser.error("--write: the pages have the figures of the package, and of criu")
+    figures = measured(
+        options.tasks, options.rounds, with_criu=not options.without_criu, compiled=not options.as_checkout
+    )
     if options.json:
         print(json.dumps(figures))
         return

@@ -2,7 +2,9 @@
 """Measurement of short verbs as whole processes, beside ``python3 -c pass``: all in turn, in one run, medians.
 
 ``python -m tests.bench.bench_verbs [--tasks 100] [--rounds 15] [--json]`` from the repository's root, as root. CPU time
-is that of the process, user and system; what other processes do disturbs it less than the time from exec to exit.
+is that of the process, user and system; what other processes do disturbs it less than the time from exec to exit. The
+verbs start as the installed package does, beside the system's Python, and all modules have their byte code: that of a
+developer's environment runs files of other packages at each start, which take several times as long.
 """
 
 import argparse
@@ -15,13 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.bench import installedstart
 from tests.bench.figures import median, table
 from tests.bench.idle_tree import IdleTree
 from tests.bench.options import parsed, positive
 from tests.bench.watcher import Watcher
 
 PASS = "python3 -c pass"  # noqa: S105 - a statement
-_CKPTREE = os.fspath(Path(sys.executable).parent / "ckptree")
 
 Figures = dict[str, dict[str, float]]
 
@@ -34,7 +36,7 @@ def ran_ms(command: list[str], null: int) -> tuple[float, float]:
     """
     quiet: Any = [(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)]
     begun = time.perf_counter()
-    pid = os.posix_spawn(command[0], command, os.environ, file_actions=quiet)
+    pid = os.posix_spawn(command[0], command, installedstart.INSTALLED, file_actions=quiet)
     _, status, usage = os.wait4(pid, 0)
     took = time.perf_counter() - begun
     if os.waitstatus_to_exitcode(status):
@@ -42,7 +44,7 @@ def ran_ms(command: list[str], null: int) -> tuple[float, float]:
     return 1000 * (usage.ru_utime + usage.ru_stime), 1000 * took
 
 
-def commands(root: int, socket: Path, image: Path) -> dict[str, list[str]]:
+def commands(ckptree: str, root: int, socket: Path, image: Path) -> dict[str, list[str]]:
     """Return the command lines by name; the second one writes the image that others read."""
     daemon, file = ["--socket", os.fspath(socket)], os.fspath(image)
     verbs = {
@@ -55,7 +57,8 @@ def commands(root: int, socket: Path, image: Path) -> dict[str, list[str]]:
         "diff": ["diff", file, file],
         "snapshot --source bpf": ["snapshot", str(root), "--source", "bpf", "-o", file],
     }
-    return {PASS: [sys.executable, "-c", "pass"]} | {name: [_CKPTREE, *words] for name, words in verbs.items()}
+    bare = [os.path.realpath(sys.executable), "-c", "pass"]
+    return {PASS: bare} | {name: [ckptree, *words] for name, words in verbs.items()}
 
 
 def measure(tasks: int, rounds: int) -> Figures:
@@ -64,8 +67,13 @@ def measure(tasks: int, rounds: int) -> Figures:
     cpu: dict[str, list[float]] = {}
     wall: dict[str, list[float]] = {}
     try:
-        with IdleTree(tasks) as tree, Watcher() as watcher, tempfile.TemporaryDirectory() as folder:
-            lines = commands(tree.root, watcher.socket, Path(folder) / "tree.ckpt")
+        with (
+            installedstart.program() as ckptree,
+            IdleTree(tasks) as tree,
+            Watcher() as watcher,
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            lines = commands(ckptree, tree.root, watcher.socket, Path(folder) / "tree.ckpt")
             for turn in range(rounds + 1):
                 for name, command in lines.items():
                     took = ran_ms(command, null)

@@ -13,16 +13,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.support.compiledtree import compiled_tree
+
 TOP = Path(__file__).parents[2]
+INSTALLED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""The environment of the commands: a warm-up leaves the byte code that an installed package has."""
 HEAD = "#!{python} -IS\nimport sys\n\nsys.path += {folders}\nfrom agent.__main__ import run\n\nrun()\n"
 
 
 @contextmanager
-def program() -> Iterator[str]:
-    """Yield the path of a program that is ckptree; it goes with the context."""
+def program(*, compiled: bool = False) -> Iterator[str]:
+    """Yield the path of a program that is ckptree; it goes with the context.
+
+    Args:
+        compiled: run modules that are compiled, as the package has them; to compile them takes two minutes of a processor.
+    """
     own = sysconfig.get_path("purelib")
-    folders = [os.fspath(TOP), own, *(each for each in sys.path if each.endswith("dist-packages"))]
     with TemporaryDirectory() as folder:
+        tree = compiled_tree(Path(folder)) if compiled else TOP
+        folders = [os.fspath(tree), own, *(each for each in sys.path if each.endswith("dist-packages"))]
         path = Path(folder) / "ckptree"
         path.write_text(HEAD.format(python=os.path.realpath(sys.executable), folders=folders))
         path.chmod(0o755)

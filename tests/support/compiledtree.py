@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A copy of the checkout in which the table and its events are compiled, as they are in the Debian package."""
+"""A copy of the checkout in which modules are compiled, as they are in the Debian package."""
 
 import os
 import shutil
