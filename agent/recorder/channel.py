@@ -3,7 +3,8 @@
 
 Putting an entry copies it once and waits for nobody: where there is no room it is refused. The writer copies all that
 waits out at once (agent.recorder.openblock). Positions only grow. An entry does not wrap around: what is left behind the
-last one is passed over. An empty channel begins anew at its start, so that mostly the same few pages are used.
+last one is passed over. An empty channel begins anew at its start, so that mostly the same few pages are used; what is
+passed over then counts as read, and all of the channel is free.
 
 The writer learns of entries by a counter (eventfd(2)), whose system calls also order the accesses to the memory on both
 sides.
@@ -34,7 +35,7 @@ class Channel:
         total = os.fstat(memory).st_size
         self.size = total - mmap.PAGESIZE
         self._map = mmap.mmap(memory, total)
-        self._positions = memoryview(self._map)[:16].cast("Q")  # written, read
+        self._positions = memoryview(self._map)[:24].cast("Q")  # written, read, where it last began anew
         self._data = memoryview(self._map)[mmap.PAGESIZE :]
         self._told = 0
         self._read = 0
@@ -49,7 +50,7 @@ class Channel:
     @property
     def pending(self) -> int:
         """Bytes that are written and not read."""
-        return self._positions[0] - self._positions[1]
+        return self._positions[0] - max(self._positions[1], self._positions[2])
 
     # ---- the loop's end --------------------------------------------------------------------------------------------
 
@@ -57,10 +58,14 @@ class Channel:
         """Append an entry; return False if there is no room."""
         length = len(payload)
         whole = ENTRY.size + padded(length)
-        position = self._positions[0]
-        free = self.size - position + self._positions[1]
+        position, read, begun = self._positions
+        free = self.size - position + max(read, begun)
         at = position % self.size
-        if at and (self.size - at < whole or (free == self.size and at > _REWIND)):
+        if at > _REWIND and free == self.size:  # what is passed over takes no room: the reader is told where to go on
+            position += self.size - at
+            self._positions[2] = position
+            at = 0
+        elif at and self.size - at < whole:
             if self.size - at >= ENTRY.size:
                 ENTRY.pack_into(self._data, at, SKIP, 0, 0, 0)
             free -= self.size - at
@@ -95,10 +100,11 @@ class Channel:
 
     def waiting(self) -> memoryview:
         """Return entries that have been written and not taken, as far as they are in one piece; empty: none."""
-        read, written = self._read, self._positions[0]
-        at = read % self.size
-        if read == written:
+        written = self._positions[0]
+        if self._read == written:
             return self._data[:0]
+        self._read = read = max(self._read, self._positions[2])
+        at = read % self.size
         if self.size - at < ENTRY.size or ENTRY.unpack_from(self._data, at)[0] == SKIP:
             self._read = read = read + self.size - at
             at = 0
@@ -107,7 +113,7 @@ class Channel:
     @property
     def unread(self) -> int:
         """Bytes that are written and not taken."""
-        return self._positions[0] - self._read
+        return self._positions[0] - max(self._read, self._positions[2])
 
     def took(self, count: int) -> None:
         """Mark so many bytes as read: the loop may write over them once `free` is called."""

@@ -107,6 +107,31 @@ def test_a_writer_that_keeps_up_leaves_most_of_the_channel_untouched(tmp_path: P
     theirs.close()
 
 
+def test_a_channel_that_begins_anew_has_room_for_all_its_bytes() -> None:
+    """A writer that gets no processor for a while finds everything once it runs again."""
+    channel, block = Channel.create(1 << 22), OpenBlock(1 << 20)
+    part, number = bytes(_PART_BYTES), 0
+
+    def take_all() -> list[int]:
+        while waiting := channel.waiting():
+            channel.took(block.take(waiting, 1 << 30))
+            channel.free()
+        return [each.value for each in tape.entries(block.entries)]
+
+    for count in (40, 10, 5, 70, 33):  # it begins anew where it is empty behind a megabyte
+        for _ in range(count):
+            assert channel.put(tape.PART, number, 1, part)
+            number += 1
+        assert take_all() == list(range(number))
+    before = number
+    while channel.put(tape.PART, number, 1, part):
+        number += 1
+    assert number - before >= channel.size // (tape.ENTRY.size + _PART_BYTES) - 1
+    assert channel.pending > channel.size - 2 * _PART_BYTES
+    assert take_all() == list(range(number))
+    assert (channel.pending, channel.unread) == (0, 0)
+
+
 def test_a_mark_is_taken_where_its_entry_ends(tmp_path: Path) -> None:
     """The segment begins at its number, and what lies behind it is in it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
