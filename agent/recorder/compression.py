@@ -12,12 +12,13 @@ import zstandard
 from agent.recorder import segment
 from agent.recorder.tape import Data
 
-BLOCK_BYTES: Final = 1 << 19
+BLOCK_BYTES: Final = 1 << 20
 """Bytes of tape after which a block is written at once."""
 OPEN_S: Final = 0.45
 """The longest time that a block of tape stays open, s."""
 _FAST: Final = -1  # a sixth less time than the library's own level, 3, and a fifteenth more on disk
-_THOROUGH: Final = 6  # takes three times as long, and an eighth less on disk
+_THOROUGH: Final = 6  # takes four times as long, and a seventh less on disk
+_BEHIND: Final = 1 << 18  # bytes that wait behind a block: the writer may have got no processor for a while
 _LEISURE: Final = 1 << 20  # bytes of tape a second: up to so many, the thorough level takes 1.2 % of a processor
 
 
@@ -41,7 +42,7 @@ class Compression:
         now_s, (before, before_s) = time.monotonic(), self._before
         self._before = size, since_s
         self.hurries = (
-            waiting > BLOCK_BYTES // 2  # the writer may have got no processor for a while
+            waiting > _BEHIND
             or _is_fast(size, now_s - since_s)
             or (before > 0 and _is_fast(before + size, now_s - before_s))  # a mark may end a block early
         )

@@ -67,7 +67,7 @@ _FACTS_BELOW: Final = 1 << 63  # a bound of the numbers among them
 MOST_BYTES: Final = 1 << 30
 """The most bytes of a block, stored or not: the memory of four million tasks, a kernel's maximum, takes less."""
 MOST_TAPE_BYTES: Final = 1 << 25
-"""The most bytes of a block of the tape: a writer begins another one behind half a megabyte (agent.recorder.compression),
+"""The most bytes of a block of the tape: a writer begins another one behind a megabyte (agent.recorder.compression),
 and an entry has less than the 16 megabytes of the channel (agent.daemon.recording)."""
 MOST_NUMBER: Final = (1 << 24) - 1
 """The largest number of a block."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The writer of a recording: a process beside the daemon that compresses the tape and writes it.
 
-It takes entries from where the loop has put them (agent.recorder.channel), compresses some hundred thousand bytes at once,
-and appends them to the present segment. A mark among the entries begins the next one. Its keyframe comes through a pipe
-from a fork of the daemon, a moment later, and becomes a block like others.
+It takes entries from where the loop has put them (agent.recorder.channel), compresses up to a megabyte at once, and
+appends it to the present segment. A mark among the entries begins the next one. Its keyframe comes through a pipe from a
+fork of the daemon, a moment later, and becomes a block like others.
 
 Where a write fails, a full disk for example, the writer says so and passes over all entries until a mark that continues
 nothing. It ends when the daemon's end of the socket is closed: then it first writes all that the loop has put, so a daemon

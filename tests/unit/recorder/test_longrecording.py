@@ -116,7 +116,7 @@ def test_what_comes_at_leisure_takes_less_on_disk(tmp_path: Path, monkeypatch: p
 
 def test_a_block_that_comes_fast_takes_little_more_on_disk_than_with_the_librarys_own_level(tmp_path: Path) -> None:
     """An eighth at most, for the time that it saves."""
-    longrecording.make(tmp_path, _RECORDS, _LIVE, pid_max=1000, interval=_RECORDS)
+    longrecording.make(tmp_path, 2 * _RECORDS, _LIVE, pid_max=1000, interval=2 * _RECORDS)
     contents = [each.content(block) or b"" for each in Recording(tmp_path).segments for block in each.tapes]
     ours, theirs = compression.fast(), zstandard.ZstdCompressor()
     blocks = [each for each in contents if len(each) >= compression.BLOCK_BYTES]
