@@ -166,7 +166,10 @@ class Recording:
     def _earliest_ns(self, index: int) -> int:
         """Return CLOCK_REALTIME at the beginning of a segment, ns, or what was shown since, if the clock was set back."""
         each, following = self.segments[index], self.segments[index + 1 : index + 2]
-        goes_on = any(one.facts.continues and one.run == each.run for one in following)
+        sequence = each.facts.sequence + 1  # if it goes on from here, it begins with the clock at the end of this one
+        goes_on = any(
+            one.facts.continues and (one.run, one.facts.sequence) == (each.run, sequence) for one in following
+        )
         aheads = [each.ahead_ns] if goes_on else [each.ahead_ns, each.end_ahead_ns, each.sealed_ahead_ns]
         aheads += [one.ahead_ns for one in following if one.facts.boot_id == each.facts.boot_id]
         others = [one.facts.realtime_ns for one in following if one.facts.boot_id != each.facts.boot_id]

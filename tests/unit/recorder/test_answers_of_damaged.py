@@ -100,23 +100,23 @@ def flip_in_data(path: Path, chance: random.Random) -> None:
 
 
 def cut_out(path: Path, chance: random.Random) -> None:
-    """Cut out a block that has records."""
+    """Cut out a block."""
     data = path.read_bytes()
-    block = chance.choice([each for each in blocks_of(data) if each.next > each.first] or blocks_of(data))
+    block = chance.choice(blocks_of(data))
     path.write_bytes(data[: block.begin] + data[block.end :])
 
 
 def double(path: Path, chance: random.Random) -> None:
-    """Double a block that has records."""
+    """Double a block."""
     data = path.read_bytes()
-    block = chance.choice([each for each in blocks_of(data) if each.next > each.first] or blocks_of(data))
+    block = chance.choice(blocks_of(data))
     path.write_bytes(data[: block.end] + data[block.begin : block.end] + data[block.end :])
 
 
 def exchange(path: Path, chance: random.Random) -> None:
     """Exchange two neighbours."""
     data = path.read_bytes()
-    blocks = [each for each in blocks_of(data) if each.next > each.first]
+    blocks = blocks_of(data)
     if len(blocks) > 1:
         at = chance.randrange(len(blocks) - 1)
         one, other = blocks[at], blocks[at + 1]

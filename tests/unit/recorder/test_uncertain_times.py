@@ -154,3 +154,29 @@ def times_of(recording: Recording, *, behind: int) -> dict[tuple[int, int, str],
             if is_told and event["order"] >= behind:
                 found[number, event["order"], event["event"]] = event["time_ns"]
     return found
+
+
+def test_a_time_shown_again_in_front_of_a_missing_segment_is_the_later_one(tmp_path: Path) -> None:
+    """The segment behind the missing one does not have the clock with which this one ended."""
+    taped = Taped(tmp_path, 5)
+    taped.mark(continues=False, why="the daemon began")
+    taped.step()
+    time_ns = taped.time_ns + 1000
+    taped.rest(_SECOND_NS)
+    taped.step()
+    taped.mark(continues=True)
+    taped.rest(3 * _SECOND_NS)
+    taped.clock(by_ns=time_ns - taped.time_ns - _SECOND_NS // 2)
+    expected = taped.next
+    taped.rest(_SECOND_NS)
+    taped.step()
+    for _ in range(2):
+        taped.mark(continues=True)
+        taped.rest(_SECOND_NS)
+        taped.clock(by_ns=20 * _SECOND_NS)
+        taped.step()
+    taped.end()
+    assert Recording(tmp_path).at_time(time_ns).order == expected
+    folder.stored(tmp_path)[2].path.unlink()
+
+    assert Recording(tmp_path).at_time(time_ns).order == expected
