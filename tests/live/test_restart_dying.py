@@ -82,6 +82,21 @@ def test_dead_inits_wait_within_their_exit_and_the_tree_ends_all_the_same(pidns:
         eventually(pids[OUTER], "Z")
 
 
+def test_an_init_that_waits_within_its_exit_is_of_its_user(tmp_path: Path) -> None:
+    """One that a signal has ended, too."""
+    snapshot = a_tree_with_dead_inits()
+    tasks = [task._replace(uid=65534, gid=65534) if task.state is TaskState.ZOMBIE else task for task in snapshot.tasks]
+    file = tmp_path / "dying.ckpt"
+    file.write_bytes(registry.image(replace(snapshot, tasks=tuple(tasks)), "ckpt"))
+    with running(file) as (_, ready):
+        pids = [task["pid"] for task in ready["tasks"] if task["tag"] in (OUTER + 1, INNER + 1)]
+
+        assert soon(lambda: all(flags(pid) & _PF_EXITING for pid in pids))
+        assert [exit_code(pid) for pid in pids] == [5 << 8, 9]
+        users = [Path(f"/proc/{pid}/status").read_text().partition("\nUid:")[2].split()[:4] for pid in pids]
+        assert users == [["65534"] * 4] * 2
+
+
 def test_what_the_kernel_was_about_to_end_is_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
     """Refused without, and the refusal names the option; one that entered is a zombie, for which the init waits."""
     first = free_number()
