@@ -38,6 +38,8 @@ class Node:
         sibling: it is made with CLONE_PARENT.
         order: of its birth among those of one maker: the observed order, else the order of the numbers.
         exit_signal: the exit signal of the process; None: any.
+        changed: the thread that made it with CLONE_PARENT and handed its exit signal on, and has another one since; else
+            None.
         lingers: True for an init that has exited, or the last of its threads, and waits within its exit until no other
             number of its namespace is in use.
         why: the reason for a node that is no task, as text for the user.
@@ -48,6 +50,7 @@ class Node:
         *(
             "birth_pgid",
             "birth_sid",
+            "changed",
             "exit_signal",
             "index",
             "leader",
@@ -78,6 +81,7 @@ class Node:
         self.birth_sid: Node | None = None
         self.birth_pgid: Node | None = None
         self.sibling = False
+        self.changed: Node | None = None
         self.order = (0, 0)
         signal = task.exit_signal if task is not None else None
         self.exit_signal = signal if signal is not None and signal >= 0 else None

@@ -30,8 +30,11 @@ def _follow(cast: Cast, node: Node, birth: Birth) -> None:
     session = _session(cast, birth.sid)
     maker = _maker(cast, birth, session)
     sibling = "CLONE_PARENT" in birth.flags
-    if maker is None or maker is node or (sibling and not hands_on(maker.leader, node.exit_signal)):
-        return  # a maker that has called exec() since has another exit signal than it had
+    if maker is None or maker is node:
+        return
+    if sibling and not hands_on(maker.leader, node.exit_signal):
+        node.changed = maker  # it has called exec() since, or a new parent: each makes its exit signal SIGCHLD
+        return
     node.maker = maker
     node.birth_sid = session if node.leads_session else node.sid
     node.sibling = sibling

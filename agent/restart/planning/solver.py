@@ -255,6 +255,9 @@ class Solver:
         return NotRebuildableError(node.tag, "search-bound", text)
 
     def _refusal(self, node: Node) -> NotRebuildableError:
+        for each in filter(None, (node, node.parent, node.birth_sid)):
+            if each.leader.changed is not None:
+                return _of_changed(each.leader, each.leader.changed)
         name = "/".join(map(str, node.numbers))
         parent = (
             "/".join(map(str, node.parent.numbers)) if node.parent is not None and node.parent.numbers else "outside"
@@ -269,3 +272,11 @@ class Solver:
             f"{name} was born into session {of} and has the parent {parent}: no order of births known here leads there"
         )
         return NotRebuildableError(node.tag, "session-of-another-line", text)
+
+
+def _of_changed(node: Node, maker: Node) -> NotRebuildableError:
+    text = (
+        f"{name(node)} has the exit signal {node.exit_signal}, which its maker {name(maker)} handed on with CLONE_PARENT: "
+        f"that one has called exec() since, or has got another parent, and so has SIGCHLD itself"
+    )
+    return NotRebuildableError(node.tag, "exit-signal", text)

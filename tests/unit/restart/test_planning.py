@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.errors import NotRebuildableError
-from agent.model import Obstacle, Tag, Task, TaskState
+from agent.model import Birth, Creator, Obstacle, Tag, Task, TaskState
 from agent.restart.planning.plan import Op, Phase
 from agent.restart.planning.search import decide, make_plan, obstacles, prove
 from agent.restart.planview import PlanView
@@ -262,3 +262,33 @@ def test_plan_and_restart_decide_alike_on_the_number_of_the_init() -> None:
     assert (caught.value.rule, caught.value.proven) == ("number-of-the-init", True)
     assert (wanted.tasks[0].subreaper, plan.pidns) == (True, False)
     assert decide(snapshot, pidns=True, any_numbers=False)[0] is snapshot
+
+
+def born(creator: int, *, sid: int, sibling: bool = False) -> Birth:
+    """Return a birth that was observed, into the session and the group of one leader."""
+    flags = ("CLONE_PARENT",) if sibling else ()
+    return Birth(Creator(Tag(creator), None), observed=True, sid=Tag(sid), pgid=Tag(sid), flags=flags, order=None)
+
+
+def test_a_sibling_with_the_signal_that_its_maker_had_is_refused_with_what_has_changed_it() -> None:
+    """No call but exec() and no end but a parent's gives the maker SIGCHLD, and a rebuild has neither."""
+    sibling = born(2, sid=2, sibling=True)
+    tasks = [a_task(1, 0), a_task(2, 1, sid=2, pgid=2, birth=born(1, sid=1))]
+    tasks.append(a_task(3, 1, sid=2, pgid=2, exit_signal=10, birth=sibling))
+    found = obstacles(a_snapshot([(1,), (2,), (3,)], tasks, mode="container"))
+
+    assert [(one.tag, one.rule) for one in found] == [(3, "exit-signal")]
+    assert "has the exit signal 10, which its maker 2 handed on with CLONE_PARENT" in found[0].text
+    kept = [tasks[0], tasks[1]._replace(exit_signal=10), tasks[2]]
+    assert obstacles(a_snapshot([(1,), (2,), (3,)], kept, mode="container")) == ()
+
+
+def test_below_such_a_sibling_too_it_is_named() -> None:
+    """4 was born before its parent, which is the sibling, led a session of its own."""
+    sibling = born(2, sid=2, sibling=True)
+    tasks = [a_task(1, 0), a_task(2, 1, sid=2, pgid=2, birth=born(1, sid=1))]
+    tasks.append(a_task(3, 1, sid=3, pgid=3, exit_signal=10, birth=sibling))
+    tasks.append(a_task(4, 3, sid=2, pgid=2, exit_signal=9, birth=born(3, sid=2)))
+    found = obstacles(a_snapshot([(1,), (2,), (3,), (4,)], tasks, mode="container"))
+
+    assert [(one.tag, one.rule) for one in found] == [(3, "exit-signal")]
