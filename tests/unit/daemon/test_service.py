@@ -364,7 +364,7 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
 def test_the_rows_of_a_tree_that_is_asked_for_again_and_again_outlast_the_periodic_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Those of a tree that nobody asks for any more go. A change that no event told is in the next image either way."""
+    """Images of a tree that nobody asks for any more go. A change that no event told is in the next image either way."""
     scene, made = Scene(), list[int]()
     root, child = _tree(scene)
     pack = PackedRows.__init__

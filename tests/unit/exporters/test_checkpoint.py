@@ -93,7 +93,7 @@ def test_a_writer_that_kept_rows_writes_the_bytes_of_a_new_one() -> None:
 
 
 def test_a_writer_that_kept_all_rows_writes_all_else_of_each_snapshot() -> None:
-    """What differs is in the head, in the proof and the times, or in any other fact of the tree."""
+    """Differences are in the head, in the proof and the times, or in any other fact of the tree."""
     family = a_family()
     others: tuple[dict[str, Any], ...] = (
         *({}, {"time_ns": 7_000_000_001}, {"boottime_ns": None}, {"boottime_ns": 5}, {"boottime_ns": 1 << 40}),
