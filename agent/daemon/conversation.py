@@ -174,7 +174,7 @@ class Conversation:
         if not self._unsent:
             self._moved = now_s
             try:
-                count = send(message.framed)
+                count = send(message.framed[:_PIECES])
             except BlockingIOError:
                 count = 0
             if count == size:

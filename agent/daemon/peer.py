@@ -21,6 +21,7 @@ class Peer:
         viewer: its credentials.
         events: the selector's events that its socket is registered for.
         queued: True while it waits for its turn.
+        due: True for a subscriber to which the time has come to send events.
     """
 
     def __init__(self, connection: socket.socket, talk: Conversation, serve: Callable[["Peer"], None]) -> None:
@@ -29,7 +30,7 @@ class Peer:
         self.talk = talk
         self.viewer = talk.asker.viewer
         self.events = 0
-        self.queued = False
+        self.queued = self.due = False
 
     def serve(self, _file: object) -> None:
         """Serve the client, whose socket is ready."""

@@ -139,6 +139,7 @@ class Server:
         if self.listened_to and not self._held:
             self._told = now
             for peer in tuple(self._peers):
+                peer.due = peer.talk.subscribed and peer.talk.ready
                 self._queue(peer)
 
     def _answer_some(self, turn_s: float) -> str:
@@ -154,7 +155,7 @@ class Server:
             peer = self._ready.popleft()
             if peer not in self._peers:
                 continue
-            if not peer.viewer.privileged and self._shares.due_s(peer.viewer.account) > now:
+            if self._in_debt(peer, now):
                 self._waiting.append(peer)
                 continue
             peer.queued = False
@@ -170,10 +171,16 @@ class Server:
                 verb = self._answer(peer, request)
         return verb
 
+    def _in_debt(self, peer: Peer, now: float | None = None) -> bool:
+        """Return True if a client has to wait, for its user has had more than a share of the daemon's time."""
+        shares, viewer = self._shares, peer.viewer
+        return not viewer.privileged and shares.due_s(viewer.account) > (time.monotonic() if now is None else now)
+
     def _tell(self, peer: Peer, now: float) -> None:
         """Send a subscriber what is unsent, and its events if they are due, or wait for it alone."""
-        talk = peer.talk
-        if talk.has_more or (talk.ready and not self._held):
+        talk, is_due = peer.talk, peer.due or not self._held
+        peer.due = False
+        if talk.has_more or (talk.ready and is_due):
             try:
                 self.service.clients.sent_bytes += peer.tell(self.service.watch.stream.next, now)
             except OSError:
@@ -362,7 +369,10 @@ class Server:
                     talk.receive(data, time.monotonic())
                 else:
                     talk.hang_up()
-        if talk.subscribed and not talk.closing and not self.worker.busy:
+        blocks = talk.unsent_bytes and self._in_debt(
+            peer
+        )  # the socket would stay ready, for as long as it may not be told
+        if talk.subscribed and not talk.closing and not self.worker.busy and not blocks:
             self._queue(peer, always=True)  # so that the bound of a turn holds for all that can be sent to
         else:
             self._attend(peer)

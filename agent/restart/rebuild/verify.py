@@ -31,7 +31,7 @@ from agent.restart.rebuild.failure import name_of
 from agent.restart.rebuild.taskanswers import Status, read_status
 
 _NO_ANSWER: Final = (None, 0)
-_EXACT: Final = b""
+_EXACT: Final = b"="
 """In place of a status that has all numbers that it must have."""
 _UNKNOWN: Final = -2
 """In place of the id of a namespace."""

@@ -63,7 +63,8 @@ class Served:
         stack.callback(self._end)
 
     def _end(self) -> None:
-        """Close the connections, as the kernel does at the daemon's end."""
+        """Close the connections, as the kernel does at the daemon's end, once no job runs."""
+        self.server.worker.wait(PATIENCE_S)
         for peer in tuple(self.server._peers):
             self.server._drop(peer)
         self.server._forget()
@@ -271,3 +272,93 @@ def test_a_client_that_closes_or_asks_on_while_it_is_answered_does_not_keep_the_
     assert said["ok"]
     assert ready[-1] == 0, ready
     assert served.answers([client]) == [{"ok": True}]
+
+
+def test_subscribers_hear_events_however_many_requests_others_have(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time for requests is over in each turn before it is a subscriber's turn, and the time for events after it."""
+    (listening,) = _listening(served, 1)
+    asking = served.client(served.private)
+    served.answers([asking])
+    monkeypatch.setattr(server, "_TURN_S", 0.0)
+    served.server._tell_s = PATIENCE_S
+    birth = served.kernel.fork(served.kernel.init).tid
+    served.server.service.watch.tend()
+    asking.send(codec.encode({"verb": "hello"}))
+    served.server._told = 0.0
+    served.turn()
+    told = answer(listening)
+    for _ in range(5):
+        asking.send(codec.encode({"verb": "hello"}))
+        served.turn()
+        told = told or answer(listening)
+
+    assert told is not None
+    assert [event["tid"] for event in told["events"]] == [birth]
+
+
+def test_a_subscriber_of_a_user_in_debt_does_not_keep_the_loop_awake(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket is ready again, and what is unsent goes there; what is new waits for the user's turn."""
+    (slow,) = _listening(served, 1)
+    served.server._tell_s = 0.0
+
+    def unsent() -> int:
+        return sum(peer.talk.unsent_bytes for peer in served.server._peers)
+
+    while not unsent():
+        for _ in range(100):
+            served.kernel.fork(served.kernel.init)
+        served.server.service.watch.tend()
+        served.turn()
+    (peer,) = served.server._peers
+    monkeypatch.setattr(served.server, "_in_debt", lambda *_: True)
+    served.kernel.fork(served.kernel.init)
+    served.server.service.watch.tend()
+    served.turn()
+    assert peer.queued
+    ready, before = [], unsent()
+    with contextlib.suppress(BlockingIOError):
+        while slow.recv(1 << 20):
+            pass
+    for _ in range(20):
+        ready.append(len(served._selector.select(0)))
+        served.turn()
+
+    assert unsent() < before
+    assert ready[-1] == 0, ready
+
+
+def test_a_subscriber_far_behind_another_one_like_it_gets_all_that_the_other_got(served: Served) -> None:
+    """The kernel takes 1024 pieces in one call, and there are more."""
+    slow, fast = _listening(served, 2)
+    served.server._tell_s = 0.0
+    births: list[int] = []
+    heard: dict[socket.socket, list[int]] = {slow: [], fast: []}
+    decoders = {client: codec.Decoder(codec.MAX_ANSWER) for client in heard}
+
+    def read(client: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while data := client.recv(1 << 16):
+                for said in decoders[client].feed(data):
+                    heard[client] += [event["tid"] for event in said["events"] if event["event"] == "birth"]
+
+    (behind,) = [peer for peer in served.server._peers if peer.connection.getpeername() == slow.getsockname()]
+    while not behind.talk.unsent_bytes:
+        births += [served.kernel.fork(served.kernel.init).tid for _ in range(100)]
+        served.server.service.watch.tend()
+        served.turn()
+        read(fast)
+    for _ in range(1500):
+        births.append(served.kernel.fork(served.kernel.init).tid)
+        served.server.service.watch.tend()
+        served.turn()
+        read(fast)
+    deadline = time.monotonic() + PATIENCE_S
+    while heard[slow] != births:
+        assert time.monotonic() < deadline
+        assert behind in served.server._peers
+        served.turn()
+        read(slow)
