@@ -15,13 +15,14 @@ from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchTimeError
 from agent.model import Snapshot
 from agent.recorder import folder, lostsegment, past, segment, tape, tapesegment
+from agent.recorder.blockchain import BlockChain
 from agent.recorder.facts import Instant, Replayed
 from agent.recorder.filebytes import DroppedError
 from agent.recorder.lostsegment import LostSegment
 from agent.recorder.past import Enquirer, WantedTree
 from agent.recorder.recording import DAMAGED
 from agent.recorder.replay import Replayer
-from agent.recorder.tapesegment import BlockChain, TapeSegment
+from agent.recorder.tapesegment import TapeSegment
 from agent.table import wire
 
 _ALL: Final = 2**65
@@ -49,7 +50,7 @@ class HeldTable:
         self._segment: TapeSegment | None = None
         self._sequence = -1  # of the segment's file
         self._at = 0  # offset in it
-        self._chain = BlockChain(0)
+        self._chain = BlockChain(0, 0)
         self.gap = ""
         self.lacks_from = -1
 
@@ -156,7 +157,7 @@ class HeldTable:
     def _enter(self, found: TapeSegment, sequence: int) -> None:
         """Stand at the beginning of a segment."""
         self._segment, self._sequence, self._at = found, sequence, 0
-        self._chain = BlockChain(found.facts.first)
+        self._chain = BlockChain(found.facts.first, found.facts.boottime_ns)
 
     def _extend(self) -> None:
         """Take the blocks of the present segment that have come."""

@@ -122,6 +122,11 @@ class IdleFile:
             self._file = -1
         self._waiting, self._clocks = b"", None
 
+    def is_idle(self, entry: Data) -> bool:
+        """Return True if an entry is a look at clocks that have not moved since the last block of the segment."""
+        looked = _look(entry)
+        return looked is not None and looked[1:] == self._clocks
+
     def keep(self, entry: Data, offset: int, block: bytes) -> bool:
         """Have a block wait; return False where it is to be appended.
 

@@ -157,6 +157,12 @@ class Recording:
         if found.shown is not None and not shown:
             return found.shown, True
         missing = found.last.missing
+        if shown and is_joined and following is not None and end_ns > each.known_ns:
+            behind = search(following, time_ns, found.last.boottime_ns)  # records may have been read late
+            if behind.shown is not None and behind.shown.order > found.last.order:
+                return behind.shown, True
+            if behind.is_damaged:
+                missing = self._damaged(found.last, following)
         if not shown and not is_joined and following is not None:
             missing = _missing(found.last.order, following)
         if found.is_damaged:

@@ -43,11 +43,10 @@ def opened(place: Path) -> StoredSegments:
             lost += _lost(each.path, str(error.strerror) if isinstance(error, OSError) else str(error))
             continue
         last = whole[-1] if whole else None
-        new = last is None or (last.facts.boot_id, last.facts.ring) != (facts.boot_id, facts.ring)
-        is_placed = last is None or new or not facts.continues or last.facts.sequence < facts.sequence
-        if facts.first != each.first or not is_placed:
+        if facts.first != each.first or not _is_placed(facts, whole):
             lost += _lost(each.path, lostsegment.MISPLACED)
             continue
+        new = last is None or (last.facts.boot_id, last.facts.ring) != (facts.boot_id, facts.ring)
         if last is None:
             lost_first = lost
         lost = []
@@ -55,6 +54,19 @@ def opened(place: Path) -> StoredSegments:
     if whole:
         whole[-1].idle = idleblock.read(place)
     return StoredSegments(whole, lost_first, lost)
+
+
+def _is_placed(facts: segment.SegmentFacts, before: list[TapeSegment]) -> bool:
+    """Return True if a segment may be behind those before it: no boot comes again, and in each one time goes on."""
+    last = before[-1].facts if before else None
+    if last is None:
+        return True
+    if facts.boot_id != last.boot_id:
+        return all(each.facts.boot_id != facts.boot_id for each in before)
+    if not facts.continues:
+        return facts.boottime_ns > last.boottime_ns
+    is_same_run = facts.ring == last.ring
+    return facts.boottime_ns >= last.boottime_ns and (not is_same_run or facts.sequence > last.sequence)
 
 
 def _lost(path: Path, why: str) -> list[LostSegment]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import zstandard
 
 from agent.recorder import blockindex, segment, tape
+from agent.recorder.blockchain import BlockChain
 from agent.recorder.filebytes import FileBytes
 from agent.recorder.replay import times
 
@@ -40,32 +41,6 @@ class Hole(NamedTuple):
     first_ns: int
     last_ns: int
     ahead_ns: int
-
-
-class BlockChain:
-    """The numbers that tell that blocks follow each other.
-
-    Args:
-        first: the number of the record expected before the first block.
-    """
-
-    def __init__(self, first: int) -> None:
-        self._record = first
-        self._number = 0
-
-    def joins(self, block: segment.Block) -> bool:
-        """Return True if a block may follow the last one that was taken; one of an older program has no number."""
-        if block.number and block.number != segment.number_behind(self._number):
-            return False
-        if block.kind == segment.INDEX:
-            return block.next == self._record
-        return block.kind != segment.TAPE or block.first == self._record
-
-    def take(self, block: segment.Block) -> None:
-        """Take the next block."""
-        self._number = block.number or self._number
-        if block.kind == segment.TAPE:
-            self._record = block.next
 
 
 class TapeSegment:
@@ -108,7 +83,7 @@ class TapeSegment:
         return self._blocks
 
     def _chained(self, found: Iterator[segment.Block | None]) -> Iterator[segment.Block | None]:
-        chain, last, end = BlockChain(self.facts.first), True, self._begin
+        chain, last, end = BlockChain(self.facts.first, self.facts.boottime_ns), True, self._begin
         index_at = self._index_at()
         for block in found:
             if block is None and end == index_at:
@@ -329,8 +304,9 @@ class TapeSegment:
 
     def keyframe(self) -> bytes | None:
         """Return its keyframe; None where there is none, or it is damaged."""
+        begin = segment.KEYFRAME, self.facts.first, self.facts.boottime_ns
         for block in self.blocks:
-            if block is not None and block.kind == segment.KEYFRAME:
+            if block is not None and (block.kind, block.first, block.first_ns) == begin:
                 return self.content(block)
         return None
 

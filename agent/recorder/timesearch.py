@@ -50,17 +50,21 @@ class FoundTime(NamedTuple):
     is_within: bool = False
 
 
-def search(of: TapeSegment, time_ns: int) -> FoundTime:
+def search(of: TapeSegment, time_ns: int, last_ns: int | None = None) -> FoundTime:
     """Look for a time in a segment.
 
     Args:
         of: the segment.
         time_ns: CLOCK_REALTIME, ns.
+        last_ns: CLOCK_BOOTTIME of the last record in front of the segment, ns, where the clock has shown the time there
+            already: records that were read late may be earlier all the same.
 
     Raises:
         TornError: the segment has what no daemon writes.
     """
     walk = _Walk(of, time_ns)
+    if last_ns is not None:
+        walk.go_on(last_ns)
     tapes = of.tapes
     for block, behind in zip_longest(tapes, tapes[1:]):
         if walk.may_skip(block, behind):
@@ -98,6 +102,10 @@ class _Walk:
         self._seen_ns = self._last_ns  # CLOCK_BOOTTIME of the last part or look at the clocks
         self._later_ns = self._last_ns  # CLOCK_BOOTTIME of the last record that was looked at and later
         self._lost: tuple[int, int] | None = None  # numbers given up, from and below, that may be later than the time
+
+    def go_on(self, last_ns: int) -> None:
+        """Begin behind the time, and behind the last record of that CLOCK_BOOTTIME, ns."""
+        self.is_before, self._last_ns, self._part_ns = True, last_ns, last_ns
 
     def may_skip(self, block: Block, behind: Block | None) -> bool:
         """Return True if the clock does not come to the time within a block, nor back over it.

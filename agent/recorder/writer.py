@@ -210,11 +210,12 @@ class TapeWriter:
         block = self._open
         if block.size and self._output.is_open and not self._waits():
             self._compression.note(block.size, block.since_s, self._channel.unread)
-            unsynced = self._output.unsynced
+            unsynced, is_idle = self._output.unsynced, self._idle.is_idle(block.entries)
             times_ns = block.first_ns, block.last_ns
             self._append(segment.TAPE, block.entries, (block.first, block.next), times_ns)
-            if block.size == _CLOCK_BYTES:  # a power cut may take it: a disk that has nothing else to do may rest
+            if is_idle:  # a power cut may take it: a disk that has nothing else to do may rest
                 self._output.unsynced = unsynced
+            if block.size == _CLOCK_BYTES:
                 self._idle.appended(block.entries)
         block.clear()
 

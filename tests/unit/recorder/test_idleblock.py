@@ -148,3 +148,20 @@ def test_the_file_is_the_recordings_own(tmp_path: Path, taped: Taped) -> None:
 
     assert (tmp_path / idleblock.NAME).stat().st_mode & 0o777 == 0o600
     assert folderrights.foreign_names(tmp_path) == []
+
+
+@pytest.mark.parametrize("moved", [{"by_ns": -_SECOND_NS}, {"slept_ns": _SECOND_NS}, {}])
+def test_a_clock_that_was_set_or_a_suspend_is_synced_and_a_mere_statement_is_not(
+    taped: Taped, moved: dict[str, int]
+) -> None:
+    """Power may be cut on an idle host, too."""
+    idle(taped, 3)
+    taped._writer._sync(0.0)
+    for _ in range(61):  # a statement is appended each minute
+        taped.rest(_SECOND_NS)
+        taped.clock(**moved)
+        taped.flush()
+        if taped._writer._output.unsynced:
+            break
+
+    assert taped._writer._output.unsynced == bool(moved)

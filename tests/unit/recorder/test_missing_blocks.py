@@ -191,3 +191,47 @@ def test_a_recording_of_an_older_program_is_read_as_before(tmp_path: Path, made:
     assert events_of(older) == events_of(newer) is not None
     assert lives_of(older, _INIT) == lives_of(newer, _INIT)
     assert all(each.index() is not None for each in older.segments)
+
+
+def test_a_segment_that_is_there_twice_is_in_no_place_a_second_time(tmp_path: Path) -> None:
+    """Behind the others, where a gap separates it from them, its time has been, and its boot."""
+    taped = Taped(tmp_path, 3)
+    for why in ("the daemon began", "the writer fell behind"):
+        taped.mark(continues=False, why=why)
+        for _ in range(10):
+            taped.step()
+    taped.end()
+    named = EventSpan(Recording(tmp_path).runs[0].first, Recording(tmp_path).runs[-1].last)
+    expected = told_in(Recording(tmp_path), named)
+    for each in folder.stored(tmp_path):
+        copied = tmp_path / folder.name_of(9, each.first)
+        shutil.copy(each.path, copied)
+        doubled = Recording(tmp_path)
+        span = EventSpan(doubled.runs[0].first, doubled.runs[-1].last)
+        *found, last = told_in(doubled, span)
+        assert found == expected
+        assert last["event"] == "gap"
+        assert copied.name in last["why"]
+        copied.unlink()
+
+
+def told_in(recording: Recording, span: EventSpan) -> list[dict[str, Any]]:
+    """Return the events of a span."""
+    return [event for batch in Retelling(recording, span, Enquirer()).batches() for event in batch]
+
+
+def test_a_keyframe_of_another_segment_is_none(tmp_path: Path, made: Path) -> None:
+    """Whole as it is, with the number that a keyframe has."""
+    first, second = (each.path for each in folder.stored(made)[:2])
+    keyframes = []
+    for path in (first, second):
+        data = path.read_bytes()
+        keyframes.append(next(block for block in blocks_of(data) if block.kind == segment.KEYFRAME))
+    shutil.copytree(made, tmp_path / "copy")
+    data, own, other = first.read_bytes(), *keyframes
+    strange = second.read_bytes()[other.begin : other.end]
+    (tmp_path / "copy" / first.name).write_bytes(data[: own.begin] + strange + data[own.end :])
+    damaged = Recording(tmp_path / "copy")
+
+    assert damaged.segments[0].keyframe() is None
+    assert events_of(damaged) is None

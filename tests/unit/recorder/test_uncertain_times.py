@@ -181,3 +181,36 @@ def test_a_time_shown_again_in_front_of_a_missing_segment_is_the_later_one(tmp_p
     folder.stored(tmp_path)[2].path.unlink()
 
     assert Recording(tmp_path).at_time(time_ns).order == expected
+
+
+def test_records_that_are_read_behind_a_mark_count_before_it_by_their_times(tmp_path: Path) -> None:
+    """A segment begins where the daemon stands, and the ring has some records of before; or it is named."""
+    taped = Taped(tmp_path, 7)
+    taped.mark(continues=False, why="the daemon began")
+    taped.step()
+    taped.hear()
+    taped.clock()
+    taped.flush()
+    taped.rest(_SECOND_NS // 100)
+    for _ in range(4):
+        make(taped.kernel, ("fork", 0, 0))
+    first = taped.next
+    taped.rest(_SECOND_NS // 100)
+    between_ns = taped.time_ns
+    taped.rest(_SECOND_NS // 100)
+    taped.mark(continues=True)
+    taped.hear()
+    behind = taped.next
+    taped.rest(_SECOND_NS)
+    taped.step()
+    taped.end()
+
+    found = Recording(tmp_path).at_time(between_ns)
+    assert first < behind == found.order
+    assert not found.missing
+    newest = folder.stored(tmp_path)[-1].path
+    data, tapes = blocks_of(newest)
+    changed = bytearray(data)
+    changed[tapes[0].at] ^= 1
+    newest.write_bytes(changed)
+    assert reasons_at(Recording(tmp_path), between_ns)
