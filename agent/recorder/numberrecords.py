@@ -50,26 +50,31 @@ class NumberPlace(NamedTuple):
     """A block that may have records about a number.
 
     Attributes:
-        keyframe: the number at which its segment begins.
+        segment: the index of its segment.
+        keyframe: the number at which that begins.
         first, next: the numbers expected before and behind it.
     """
 
+    segment: int
     keyframe: int
     first: int
     next: int
 
 
-def places(recording: Recording, number: int, since: Instant) -> Iterator[NumberPlace]:
-    """Yield the blocks that may have records about a number, from an instant on, up to the first gap."""
-    begun = False
-    for each, following in zip_longest(recording.segments, recording.segments[1:]):
-        is_before = following is not None and (following.run, following.facts.first) <= (since.run, since.order)
-        if not begun and (is_before or each.run != since.run):
-            continue
-        begun = True
+def places(recording: Recording, number: int, order: int, begin: int) -> Iterator[NumberPlace]:
+    """Yield the blocks that may have records about a number, up to the first gap.
+
+    Args:
+        recording: the recording.
+        number: the number.
+        order: no block of smaller numbers is wanted.
+        begin: the index of the segment to begin with: several may begin at one number, with gaps between them.
+    """
+    ahead = recording.segments[begin:]
+    for index, (each, following) in enumerate(zip_longest(ahead, ahead[1:]), begin):
         for block, _ in each.about(number):
-            if block.next >= since.order:
-                yield NumberPlace(each.facts.first, block.first, block.next)
+            if block.next >= order:
+                yield NumberPlace(index, each.facts.first, block.first, block.next)
         if following is None or not following.joins(each, each.sealed_next or each.end_next):
             return
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from agent.capture import memoryreader
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchTimeError, UsageError
-from agent.recorder import lostsegment, segment, storedsegments, tape
+from agent.recorder import lostsegment, storedsegments, tape
 from agent.recorder.facts import Gap, Instant, NumberRun, Replayed
 from agent.recorder.instant import written
 from agent.recorder.replay import Replayer
@@ -286,18 +286,35 @@ class Recording:
 
     # ---- replays ---------------------------------------------------------------------------------------------------
 
-    def replayer(self, instant: Instant) -> Replayer:
+    def place(self, instant: Instant) -> int:
+        """Return the index of the segment that has an instant: the last one, where several begin at its number."""
+        return bisect_right([(each.run, each.facts.first) for each in self.segments], instant[:2]) - 1
+
+    def place_behind(self, gap: Gap) -> int:
+        """Return the index of the segment that is behind a gap; their number where none is."""
+        return self._places.get((gap.next_run, gap.next, gap.until_ns), len(self.segments))
+
+    @cached_property
+    def _places(self) -> dict[tuple[int, int, int], int]:
+        return {(of.run, of.facts.first, of.facts.realtime_ns): place for place, of in enumerate(self.segments)}
+
+    def replayer(self, instant: Instant, place: int | None = None) -> Replayer:
         """Return a replayer that stands at an instant, or, where the recording has a gap before it, in front of the gap.
+
+        Args:
+            instant: the instant.
+            place: the index of its segment, where several begin at its number, with gaps between them; None: the last one.
 
         Raises:
             NoSuchInstantError: there is no whole keyframe before it.
         """
         standing, self._standing = self._standing, None
-        if standing is not None and standing[0] == (instant.run, instant.order):
+        if place is None and standing is not None and standing[0] == (instant.run, instant.order):
             return standing[1]
-        mine = [each for each in self.segments if each.run == instant.run]
-        for index in range(bisect_right([each.facts.first for each in mine], instant.order) - 1, -1, -1):
-            begin = mine[index]
+        for index in range(self._last_joined(instant, place), -1, -1):
+            begin = self.segments[index]
+            if begin.run != instant.run:
+                break
             if begin.facts.head_bytes != wire.HEAD.size or begin.facts.memory not in memoryreader.READS:
                 raise NoSuchInstantError(
                     f"#{instant.order}: ckptree {begin.facts.by} has recorded it in another format"
@@ -305,7 +322,8 @@ class Recording:
             keyframe = begin.keyframe()
             if keyframe is not None:
                 try:
-                    found = Replayer(keyframe, _tapes(mine[index:]), begin.facts.boottime_ns, begin.ahead_ns)
+                    ahead = storedsegments.tapes(self.segments[index:])
+                    found = Replayer(keyframe, ahead, begin.facts.boottime_ns, begin.ahead_ns)
                 except UnusableMemoryError:
                     keyframe = None
             if keyframe is not None:
@@ -314,9 +332,19 @@ class Recording:
                 except tape.TornError as error:
                     raise NoSuchInstantError(f"#{instant.order}: {error}") from error
                 return found
-            if not begin.joins(mine[index - 1] if index else None):
+            if not begin.joins(self.segments[index - 1] if index else None):
                 break
         raise NoSuchInstantError(f"#{instant.order}: no keyframe before it is whole; the recording has {self._said()}")
+
+    def _last_joined(self, instant: Instant, place: int | None) -> int:
+        """Return the index of the last segment that begins at or before an instant, with no gap behind a place."""
+        if place is None:
+            return self.place(instant)
+        for one, other in pairwise(self.segments[place:]):
+            if other.facts.first > instant.order or not other.joins(one):
+                break
+            place += 1
+        return place
 
     def entries(self, instant: Instant) -> Iterator[tape.TapeEntry]:
         """Yield the entries of the tape from the block of an instant on, up to the first gap.
@@ -324,9 +352,7 @@ class Recording:
         Raises:
             TornError: a piece of the tape is not whole.
         """
-        mine = [each for each in self.segments if each.run == instant.run]
-        index = bisect_right([each.facts.first for each in mine], instant.order) - 1
-        for piece in _tapes(mine[max(0, index) :], instant.order):
+        for piece in storedsegments.tapes(self.segments[max(0, self.place(instant)) :], instant.order):
             yield from tape.entries(piece)
 
     def table_at(self, instant: Instant) -> Replayed:
@@ -363,18 +389,3 @@ def _missing(order: int, following: TapeSegment) -> str:
 
 def _date(time_ns: int) -> str:
     return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _tapes(segments: list[TapeSegment], order: int = 0) -> Iterator[bytes]:
-    """Yield the tapes of segments, up to the first gap, but for blocks that end before a number."""
-    for index, each in enumerate(segments):
-        if index and not each.joins(segments[index - 1]):
-            return
-        for block in each.blocks:
-            if block is None:
-                return
-            if block.kind == segment.TAPE and block.next >= order:
-                content = each.content(block)
-                if content is None:
-                    return
-                yield content

@@ -258,7 +258,8 @@ class Retelling:
             return
         listener = self._listener
         before = bridge.Side(self._feed.told, listener.namespace)
-        replay = self._replay = self._recording.replayer(Instant(gap.next_run, gap.next, gap.until_ns, 0, 0))
+        behind = Instant(gap.next_run, gap.next, gap.until_ns, 0, 0)
+        replay = self._replay = self._recording.replayer(behind, self._recording.place_behind(gap))
         self._run = gap.next_run
         self._entries = replay.steps(self._limit())
         self._ahead_ns, self._asleep_ns, self._sweeping = replay.ahead_ns, 0, False

@@ -6,6 +6,8 @@ Theory
 A replay goes on from the beginning, and the table is looked at behind each entry of the tape and behind each birth: a part
 of the ring may have a whole life. Parts that have no record about the number are passed over by the index. Where the
 recording has a gap, the search goes on behind it: a process may have begun within the gap, and no record tells of it.
+
+No record may have come on either side of a gap. So a number does not tell on which side the search stands, but its segment.
 """
 
 from collections.abc import Callable
@@ -80,7 +82,7 @@ class RootSearch:
         self._tried: set[int] = set()
         self._crossed: set[tuple[int, int, int]] = set()
         self._ahead_ns = 0
-        self._begin_at(since)
+        self._begin_at(since, recording.place(since))
 
     def found(self) -> FoundRoot:
         """Return the root.
@@ -114,15 +116,16 @@ class RootSearch:
 
     # ---- the replay ------------------------------------------------------------------------------------------------
 
-    def _begin_at(self, instant: Instant) -> None:
-        """Begin to search at an instant."""
+    def _begin_at(self, instant: Instant, segment: int) -> None:
+        """Begin to search at an instant, in the segment of an index."""
         self._run = instant.run
         self._tried.clear()
-        self._stand_at(instant)
+        self._stand_at(instant, segment)
         self._skip = self._skipper(instant)
 
-    def _stand_at(self, instant: Instant) -> None:
-        replay = self._replay = self._recording.replayer(instant)
+    def _stand_at(self, instant: Instant, segment: int) -> None:
+        replay = self._replay = self._recording.replayer(instant, segment)
+        self._segment = segment
         apply = self._apply = replay.stream.handlers()[Kind.FORK]
         self._born.clear()
 
@@ -150,14 +153,14 @@ class RootSearch:
         self._born.clear()
         if born is not None:  # the part that it came in has been applied whole
             self._tried.add(born)
-            self._stand_at(Instant(self._run, born + 1, 0, 0, 0))
+            self._stand_at(Instant(self._run, born + 1, 0, 0, 0), self._segment)
         return True
 
     def _skipper(self, since: Instant) -> Callable[[], bool]:
         """Return a function that passes over records that are not about the number; it returns False where no more are."""
         if self._wanted.namespace or self._reader.namespace:
             return lambda: True  # the index has numbers of the initial namespace alone
-        ahead = places(self._recording, self._wanted.number, since)
+        ahead = places(self._recording, self._wanted.number, since.order, self._segment)
         here: NumberPlace | None = None
 
         def skip() -> bool:
@@ -169,7 +172,7 @@ class RootSearch:
             if here is None or here.first >= self._limit():
                 return False
             if here.keyframe > replay.order:
-                self._stand_at(Instant(self._run, here.first, 0, 0, 0))
+                self._stand_at(Instant(self._run, here.first, 0, 0, 0), here.segment)
             return True
 
         return skip
@@ -188,7 +191,8 @@ class RootSearch:
             self._crossed.add(_behind(gap))
             self._ahead_ns = self._replay.ahead_ns
             try:
-                self._begin_at(Instant(gap.next_run, gap.next, gap.until_ns, 0, 0))
+                behind = Instant(gap.next_run, gap.next, gap.until_ns, 0, 0)
+                self._begin_at(behind, self._recording.place_behind(gap))
             except NoSuchTimeError:  # the keyframe there is damaged
                 gap = self._recording.gap(gap.next_run, gap.next, self._boottime_ns(gap))
             else:
@@ -199,8 +203,7 @@ class RootSearch:
         """Return the next gap, as the ends of segments tell it: a search that passes over records does not come to it."""
         replay, seams = self._replay, self._recording.seams
         if not replay.exhausted:
-            ahead = (each for each in seams if (each.run, each.first) >= (self._run, replay.order))
-            return next((each for each in ahead if _behind(each) not in self._crossed), None)
+            return next((each for each in seams if self._recording.place_behind(each) > self._segment), None)
         gap = self._recording.gap(self._run, replay.order, replay.boottime_ns)
         if gap is None or gap.next_run == len(self._recording.runs):
             return gap
@@ -208,8 +211,7 @@ class RootSearch:
 
     def _boottime_ns(self, gap: Gap) -> int:
         """Return the CLOCK_BOOTTIME of the first state behind a gap, ns."""
-        behind = ((each.run, each.facts) for each in self._recording.segments)
-        return next(facts.boottime_ns for run, facts in behind if (run, facts.first, facts.realtime_ns) == _behind(gap))
+        return self._recording.segments[self._recording.place_behind(gap)].facts.boottime_ns
 
 
 def is_begun(gap: Gap, until: Instant) -> bool:

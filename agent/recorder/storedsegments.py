@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The segments of a folder, as a recording has them: those that can be read, and those at both ends that cannot."""
+"""The segments of a folder as a recording has them, those at both ends that cannot be read, and the tapes of the others."""
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,3 +76,18 @@ def _lost(path: Path, why: str) -> list[LostSegment]:
         if (found := lostsegment.lost(path, why)) is not None:
             return [found]
     return []
+
+
+def tapes(segments: Sequence[TapeSegment], order: int = 0) -> Iterator[bytes]:
+    """Yield the tapes of segments, up to the first gap, but for blocks that end before a number."""
+    for index, each in enumerate(segments):
+        if index and not each.joins(segments[index - 1]):
+            return
+        for block in each.blocks:
+            if block is None:
+                return
+            if block.kind == segment.TAPE and block.next >= order:
+                content = each.content(block)
+                if content is None:
+                    return
+                yield content
