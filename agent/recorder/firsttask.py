@@ -12,7 +12,7 @@ from typing import NamedTuple
 from agent.capture import memoryreader, memorytask
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.recorder import segment, tape
-from agent.recorder.facts import Instant
+from agent.recorder.facts import Gap, Instant
 from agent.recorder.recording import Recording
 from agent.recorder.tapesegment import TapeSegment
 from agent.table import wire
@@ -31,23 +31,25 @@ class FirstState(NamedTuple):
     ahead_ns: int
 
 
-def first_state(recording: Recording, behind: Instant, number: int, parents: Iterable[int]) -> FirstState | None:
+def first_state(recording: Recording, gap: Gap, number: int, parents: Iterable[int]) -> FirstState | None:
     """Return the first state behind a gap; None where what is there cannot be replayed.
 
     Args:
         recording: the recording.
-        behind: the instant at which it goes on behind the gap.
+        gap: the gap.
         number: the number of the task, in the initial namespace.
         parents: numbers of tasks that may be its parent.
 
     Raises:
         NoSuchInstantError: there is no whole keyframe.
     """
-    mine = [each for each in recording.segments if (each.run, each.facts.first) == (behind.run, behind.order)]
-    if mine and (found := _of_keyframe(mine[-1], number, parents)) is not None:
+    place = recording.place_behind(gap)
+    if place == len(recording.segments):
+        return None
+    if (found := _of_keyframe(recording.segments[place], number, parents)) is not None:
         return found
-    replay = recording.replayer(behind)
-    return FirstState(replay.table.task(number), replay.ahead_ns) if replay.order >= behind.order else None
+    replay = recording.replayer(Instant(gap.next_run, gap.next, gap.until_ns, 0, 0), place)
+    return FirstState(replay.table.task(number), replay.ahead_ns) if replay.order >= gap.next else None
 
 
 def _of_keyframe(of: TapeSegment, number: int, parents: Iterable[int]) -> FirstState | None:

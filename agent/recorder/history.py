@@ -101,7 +101,8 @@ class NumberHistory:
         seen_ones = records(self._recording, self._number, self._since, self._until, self._note_damage)
         found = [(run, seen.kept()) for run, seen in seen_ones if self._concerns(seen)]
         found.sort(key=lambda each: (each[0], each[1].order))  # neighbours may have come swapped
-        gaps = sorted([*self._recording.seams, *self._damaged], key=lambda gap: (gap.run, gap.first), reverse=True)
+        gaps = [*self._damaged, *self._recording.seams]
+        gaps = sorted(gaps, key=lambda gap: (gap.run, gap.first, gap.from_ns))[::-1]
         for run, seen in found:
             self._cross(gaps, run, seen.order)
             self._note(run, seen)
@@ -327,7 +328,7 @@ class NumberHistory:
         if same_boot:
             parents = [event["parent"] for life in lives for event in reversed(life) if "parent" in event][:1]
             try:
-                found = first_state(self._recording, behind, self._number, parents)
+                found = first_state(self._recording, gap, self._number, parents)
             except NoSuchTimeError:
                 return
             if found is None:

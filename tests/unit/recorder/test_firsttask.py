@@ -9,7 +9,7 @@ import pytest
 from agent.capture import memoryreader
 from agent.errors import CkptreeError
 from agent.recorder import answers, firsttask
-from agent.recorder.facts import Instant
+from agent.recorder.facts import Gap
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from tests.support.taped import Taped, a_recording
@@ -70,5 +70,6 @@ def test_a_point_behind_a_gap_that_cannot_be_replayed_has_no_state(tmp_path: Pat
     with_gaps(tmp_path)
     recording = Recording(tmp_path)
     end = recording.runs[-1].last
+    behind = Gap(end.run, end.order, end.run, end.order + 5, end.time_ns, end.time_ns, "no daemon ran")
 
-    assert firsttask.first_state(recording, Instant(end.run, end.order + 5, 0, 0, 0), 1, ()) is None
+    assert firsttask.first_state(recording, behind, 1, ()) is None

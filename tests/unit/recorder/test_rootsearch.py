@@ -111,6 +111,8 @@ def test_each_of_two_gaps_at_one_number_is_told(tmp_path: Path, root: int | None
     wanted = {} if root is None else {"root": root}
     found = [each for batch in answers.events(recording, wanted, Enquirer()) for each in batch]
     gaps = [(each["why"], each["order"], each["until_ns"]) for each in found if each["event"] == "gap"]
+    _, beside = answers.history(recording, {"pid": 4_000_000}, Enquirer())
 
     assert gaps == [(gap.why, gap.first, gap.until_ns) for gap in recording.gaps]
+    assert gaps == [(each["why"], each["order"], each["until_ns"]) for each in beside]
     assert len(gaps) == len({first for _, first, _ in gaps}) + 1
