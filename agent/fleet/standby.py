@@ -26,7 +26,7 @@ from agent.fleet.messages import Message
 from agent.fleet.relaysettings import RelaySettings
 from agent.fleet.standbyfacts import StandbyFacts
 from agent.fleet.staying import StayingConnection
-from agent.fleet.tapereader import StoredPiece, TapeReader
+from agent.fleet.tapereader import Rereadings, StoredPiece, TapeReader
 from agent.protocol import codec
 from agent.recorder.foldercopy import FolderCopy
 
@@ -89,6 +89,7 @@ class StandBy:
         self._mended: tuple[bytes, int] | None = (
             None  # segment and offset of the last hole for which the stream was asked
         )
+        self._rereadings = Rereadings()
         self._lacks_from = -1  # offset in the newest segment at which its reader finds it damaged
         self._unread = True
         self._presence = HostPresence(followed.host)
@@ -225,8 +226,7 @@ class StandBy:
         """
         reader = TapeReader(client, self._followed.host)
         origin, last = await reader.origin()
-        kept = self._copy.sequence_in(origin)
-        at = kept if kept <= last else 0
+        at = self._copy.enter(origin, last)
         checked_s = time.monotonic()
         while True:
             self._rung.clear()
@@ -263,11 +263,17 @@ class StandBy:
         return (self._copy.identity, min(found)) if found else None
 
     def _may_mend(self) -> bool:
-        """Return True if the stream is to be asked again for what the newest segment lacks: once for each hole."""
-        hole = self._hole()
+        """Return True if the stream is to be asked again for what the newest segment lacks: once for each hole.
+
+        Whoever makes the holes may be hostile: a hole waits for its time, and stays where a newer segment comes first.
+        """
+        hole, now_s = self._hole(), time.monotonic()
         if hole is None or hole == self._mended:
             self._mended = hole
             return False
+        if not self._rereadings.is_due(now_s):
+            return False
+        self._rereadings.take(now_s)
         self._mended = hole
         self._copy.mend(hole[1])
         self._log.notice(f"{self._copy.newest} lacks bytes from {hole[1]} on: the stream is asked for them again")
@@ -279,16 +285,17 @@ class StandBy:
             self._log.notice(f"{self._followed.host} is followed again")
 
     def _write(self, origin: str, taken: list[StoredPiece]) -> int:
-        """Write pieces, up to the first one in front of which others are missing, unless these were asked for again."""
+        """Write pieces, up to the first one in front of which others are missing and can be asked for again now."""
         last = taken[-1].sequence
+        may_mend = self._rereadings.is_due(time.monotonic())
         for message in taken:
             try:
                 piece = tapemessages.unpack_piece(message.data)
             except CkptreeError:
                 self._left_out += 1
                 continue
-            self._copy.add(piece)
-            if self._copy.lacks_from >= 0 and self._hole() != self._mended:
+            self._copy.add(piece, message.sequence)
+            if may_mend and self._copy.lacks_from >= 0 and self._hole() != self._mended:
                 last = message.sequence
                 break
         self._copy.sync(origin, last)

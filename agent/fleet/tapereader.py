@@ -18,6 +18,8 @@ _ANSWER_S: Final = 5.0
 _MOST_AT_ONCE: Final = 16
 """Questions on their way at most: their answers have 6 MB."""
 _NO_MESSAGE: Final = 10037  # err_code of JetStream
+_REST_S: Final = 60.0
+_MOST_REST_S: Final = 3600.0
 
 
 class StoredPiece(NamedTuple):
@@ -105,3 +107,25 @@ class TapeReader:
             return None
         own = tapemessages.is_published(message.headers)
         return StoredPiece(message.seq, message.data or b"" if own else b"")
+
+
+class Rereadings:
+    """The times at which a stream may be read from its beginning again. It takes the time as an argument, in seconds.
+
+    The first one is due at once. Between two is a minute, then twice as long each time, up to an hour. Where none was
+    needed for an hour behind the time at which it was due, it is a minute again.
+    """
+
+    def __init__(self) -> None:
+        self._rest_s = _REST_S
+        self._due_s: float | None = None
+
+    def is_due(self, now_s: float) -> bool:
+        """Return True if the stream may be read again."""
+        return self._due_s is None or now_s >= self._due_s
+
+    def take(self, now_s: float) -> None:
+        """Count a reading that begins."""
+        calm = self._due_s is None or now_s - self._due_s >= _MOST_REST_S
+        self._rest_s = _REST_S if calm else min(2 * self._rest_s, _MOST_REST_S)
+        self._due_s = now_s + self._rest_s

@@ -6,7 +6,9 @@ Theory
 A piece names its segment and its offset there, so one that comes twice changes nothing, and one that is missing is noticed:
 the rest of its segment is left out, and the recording goes on with the next segment. A reader then names the gap, as
 it does in the original. Pieces may come again, from any of them on, to mend the newest segment: what was left out is
-appended, and from a point on, where bytes of the copy are damaged, they are written over.
+appended, and from a point on, where bytes of the copy are damaged, they are written over. A stream is in order, so what
+comes again in front of that segment is older than it, and begins no segment: it was kept once, and dropped. Its clocks
+and numbers could not tell that, for it may be of another boot. The position stays where it was meanwhile.
 
 What counts as kept is what `sync` has written: bytes first, then how far they reach and where that is in the stream that
 brought them. Both lie in the file ``position``, in two slots that are written in turn, so that one of them is whole
@@ -60,6 +62,9 @@ class CopyPosition(NamedTuple):
     stream: bytes
 
 
+_NOTHING: Final = CopyPosition(0, 0, 0, bytes(16), bytes(16))
+
+
 class FolderCopy:
     """A folder to which pieces are appended, by one process.
 
@@ -83,6 +88,8 @@ class FolderCopy:
         self._file = self._slots = -1
         self._path, self._segment, self._size, self._broken = place, b"", 0, False
         self._facts: segment.SegmentFacts | None = None
+        self._again = -1  # number of the last message that came again; negative: none does
+        self._in_front = b""  # the segment in front of which they come; empty: they are not in front of it
         try:
             self._hold()
             folderrights.admit(place, None)
@@ -121,13 +128,26 @@ class FolderCopy:
         """Identity of the newest segment; empty where there is none."""
         return self._segment
 
-    def sequence_in(self, stream: str) -> int:
-        """Return the sequence number in a stream up to which everything is kept; 0: nothing, or of another stream.
+    def enter(self, stream: str, last: int = _LAST_NUMBER) -> int:
+        """Turn to a stream; return the number of the message behind which it is to be read; 0: from its beginning on.
 
         Args:
             stream: a text by which the stream is known.
+            last: number of its last message. A server that has lost some gives their numbers to others.
         """
-        return self._kept.sequence if self._kept is not None and self._kept.stream == _known_by(stream) else 0
+        kept = self._kept
+        if kept.stream != _known_by(stream):
+            self._kept = kept._replace(sequence=0, stream=_known_by(stream))
+            self._again, self._in_front = -1, b""
+        elif kept.sequence > last:
+            self._kept = kept._replace(sequence=last)
+            self._come_again()
+        return self._kept.sequence if self._again < 0 else self._again
+
+    def _come_again(self) -> None:
+        """Expect the stream from its beginning on."""
+        self._again = 0
+        self._in_front = self._segment
 
     @property
     def lacks_from(self) -> int:
@@ -137,13 +157,14 @@ class FolderCopy:
     def mend(self, at: int) -> None:
         """Have pieces written over the newest segment, or appended to it, that come again from an offset on.
 
-        Where they do not come, the segment stays as it is.
+        The stream comes from its beginning on. Where they do not come, the segment stays as it is.
 
         Args:
             at: the offset.
         """
         self.gaps -= self._broken
         self._broken = False
+        self._come_again()
         if self._file >= 0 and at < self._size:
             self._mended_to = max(self._mended_to, self._size)
             self._stand_at(at)
@@ -154,12 +175,18 @@ class FolderCopy:
 
     # ---- pieces ----------------------------------------------------------------------------------------------------
 
-    def add(self, piece: Piece) -> bool:
+    def add(self, piece: Piece, sequence: int = 0) -> bool:
         """Append a piece; return False where it is left out.
+
+        Args:
+            piece: the piece.
+            sequence: number of its message in the stream; 0: not known, and no larger than that of the position.
 
         Raises:
             OSError: it cannot be written. The folder is as before.
         """
+        if piece.segment == self._in_front or sequence > self._kept.sequence:
+            self._in_front = b""
         if self._file >= 0 and piece.segment == self._segment:
             if piece.offset > self._size:
                 self._leave_as_it_is()
@@ -170,7 +197,7 @@ class FolderCopy:
                 return False
             self._write(piece.data[-new:])
             return True
-        if piece.offset or piece.segment in self._names:
+        if piece.offset or piece.segment in self._names or self._is_dropped(piece):
             return False
         try:
             facts, length = segment.read_head(piece.data)
@@ -184,6 +211,13 @@ class FolderCopy:
         self._leave_as_it_is()
         self._begin(piece, facts)
         return True
+
+    def _is_dropped(self, piece: Piece) -> bool:
+        """Return True if a piece comes again in front of the newest segment, of one that the copy has no more.
+
+        The newest one itself is not in the copy where somebody has removed it; it comes in front of itself then.
+        """
+        return bool(self._in_front) and piece.segment != self._kept.segment
 
     def _leave_as_it_is(self) -> None:
         """Mend the newest segment no more: what it was to be mended with has not come."""
@@ -215,6 +249,7 @@ class FolderCopy:
         self._file, self._path, self._segment, self._size = file, path, piece.segment, len(piece.data)
         self._names[piece.segment] = path
         self._facts = facts
+        self._in_front = b""
         self._broken = False
         self._unsynced = self._renamed = True
         self._files.grew(path, max(_LEAST_BYTES, self._size), Clocks.now())
@@ -235,7 +270,7 @@ class FolderCopy:
         self._files.grew(self._path, max(_LEAST_BYTES, self._size, self._mended_to), Clocks.now())
 
     def sync(self, stream: str, sequence: int) -> None:
-        """Have everything so far survive a power cut, and note the position in the stream.
+        """Have everything so far survive a power cut, and note the position in the stream, if it is behind the last one.
 
         Args:
             stream: a text by which the stream is known.
@@ -245,16 +280,20 @@ class FolderCopy:
             OSError: it cannot be written.
         """
         self._sync_file()
+        if self._again >= 0 and self._kept.stream == _known_by(stream) and sequence < self._kept.sequence:
+            self._again = sequence
+            if self._in_front or self._kept.segment == self._segment:
+                return  # all of them come again after a crash, too
+        self._again = -1
         self._note(stream, sequence)
 
     def _note(self, stream: str, sequence: int) -> None:
         """Write a position."""
-        generation = 1 if self._kept is None else self._kept.generation + 1
         size, of = (max(self._size, self._mended_to), self._segment) if self._file >= 0 else (0, bytes(16))
-        kept = CopyPosition(generation, sequence, size, of, _known_by(stream))
+        kept = CopyPosition(self._kept.generation + 1, sequence, size, of, _known_by(stream))
         slot = _SLOT.pack(*kept, 0, 0)[:_BEFORE_CHECK]
         slot += struct.pack("<II", zlib.crc32(slot), 0)
-        if os.pwrite(self._slots, slot, generation % 2 * _SLOT.size) != len(slot):
+        if os.pwrite(self._slots, slot, kept.generation % 2 * _SLOT.size) != len(slot):
             raise OSError(f"{self._place}: the position could not be written")
         os.fdatasync(self._slots)
         self._kept = kept
@@ -290,26 +329,33 @@ class FolderCopy:
     def _take_back(self) -> None:
         """Open the newest segment that is kept, without what came behind the position."""
         stored = folder.stored(self._place)
-        if self._kept is None:
+        if self._kept is _NOTHING:
             if stored:
                 raise HostError(f"{self._place}: there is a recording that is no copy: name another folder")
             self._note("", 0)
         kept = self._kept
-        if kept is None or (path := self._names.get(kept.segment)) is None:
-            if kept is not None and not any(kept.segment):
-                _remove(stored)
-                self._names.clear()
-            elif kept is not None:  # somebody has removed it
-                self._kept = kept._replace(sequence=0)
-            return
-        _remove([each for each in stored if each.sequence > next(one.sequence for one in stored if one.path == path)])
-        self._names = {key: value for key, value in self._names.items() if value.exists()}
+        if not any(kept.segment):
+            _remove(stored)
+            self._names.clear()
+        elif (path := self._names.get(kept.segment)) is not None:
+            number = next(each.sequence for each in stored if each.path == path)
+            _remove([each for each in stored if each.sequence > number])
+            self._names = {key: value for key, value in self._names.items() if value.exists()}
+            self._open(kept.segment, path)
+            self._stand_at(min(kept.size, self._size))
+            os.ftruncate(self._file, self._size)
+            if self._size < kept.size:  # its end is lost: the stream may still have it
+                self._come_again()
+        else:  # somebody has removed it: the newest one that is left goes on
+            if self._names:
+                self._open(*next(reversed(self._names.items())))
+            self._come_again()
+
+    def _open(self, identity: bytes, path: Path) -> None:
+        """Open a segment as the newest one, at its end."""
         self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        self._stand_at(min(kept.size, os.fstat(self._file).st_size))
-        if self._size < kept.size:  # its end is lost: the stream may still have it
-            self._kept = kept._replace(sequence=0)
-        os.ftruncate(self._file, self._size)
-        self._path, self._segment = path, kept.segment
+        self._path, self._segment = path, identity
+        self._stand_at(os.fstat(self._file).st_size)
         with path.open("rb") as file:
             self._facts, _ = segment.read_head(file.read(segment.MOST_HEAD))
 
@@ -329,8 +375,8 @@ def _known_by(stream: str) -> bytes:
     return hashlib.sha256(stream.encode()).digest()[:16]
 
 
-def _read(data: bytes) -> CopyPosition | None:
-    """Return the newest position that is whole."""
+def _read(data: bytes) -> CopyPosition:
+    """Return the newest position that is whole, or `_NOTHING`."""
     found = []
     for at in (0, _SLOT.size):
         slot = data[at : at + _SLOT.size]
@@ -338,7 +384,7 @@ def _read(data: bytes) -> CopyPosition | None:
             *told, check, _ = _SLOT.unpack(slot)
             if zlib.crc32(slot[:_BEFORE_CHECK]) == check:
                 found.append(CopyPosition(*told))
-    return max(found, default=None)
+    return max(found, default=_NOTHING)
 
 
 def _identities(place: Path) -> dict[bytes, Path]:

@@ -118,7 +118,7 @@ def test_a_copy_that_was_broken_off_anywhere_goes_on(tmp_path: Path) -> None:
     at = 0
     while at < len(all_pieces):
         copy = FolderCopy(tmp_path / "copy", _MOST, 0)
-        at = copy.sequence_in(_STREAM)
+        at = copy.enter(_STREAM)
         for _ in range(chance.randrange(1, 8)):
             if at < len(all_pieces):
                 copy.add(all_pieces[at])
@@ -128,7 +128,7 @@ def test_a_copy_that_was_broken_off_anywhere_goes_on(tmp_path: Path) -> None:
                     copy.sync(_STREAM, at)
         copy.close()
     copy = FolderCopy(tmp_path / "copy", _MOST, 0)
-    for each in all_pieces[copy.sequence_in(_STREAM) :]:
+    for each in all_pieces[copy.enter(_STREAM) :]:
         copy.add(each)
     copy.sync(_STREAM, len(all_pieces))
 

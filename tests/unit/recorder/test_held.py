@@ -231,11 +231,11 @@ def test_a_copy_that_lost_its_end_asks_for_the_stream_again(tmp_path: Path, orig
     whole = newest.path.read_bytes()
     newest.path.write_bytes(whole[:-30])
     copy = FolderCopy(tmp_path / "copy", _MOST, 0)
-    assert copy.sequence_in(_STREAM) == 0
+    assert copy.enter(_STREAM) == 0
     for piece in came:
         copy.add(piece)
     copy.sync(_STREAM, 7)
-    assert copy.sequence_in(_STREAM) == 7
+    assert copy.enter(_STREAM) == 7
     copy.close()
 
     assert newest.path.read_bytes() == whole
