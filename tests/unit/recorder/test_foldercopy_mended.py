@@ -128,6 +128,24 @@ def test_an_older_boots_segment_does_not_come_back_behind_the_newest(
     assert (held.facts.boot_id, held.order, held.gap) == ("b" * 36, right.order, "")
 
 
+def test_a_standby_that_is_killed_while_it_mends_begins_with_that_again(tmp_path: Path) -> None:
+    """The end is lost; the stream has come up to a message in front of older segments, which the copy has dropped."""
+    stream, place = two_boots(tmp_path), tmp_path / "copy"
+    received(stream, place, len(stream))
+    remove_oldest(place)
+    remove_oldest(place)
+    before = contents(place)
+    cut_newest(place)
+    with closing(FolderCopy(place, _MOST, 0)) as copy:
+        assert copy.enter(_STREAM, len(stream)) == 0
+        copy.add(stream[0], 1)
+        copy.sync(_STREAM, 1)
+        assert copy.enter(_STREAM, len(stream)) == 1  # after the connection was cut
+    received(stream, place, len(stream))
+
+    assert contents(place) == before
+
+
 def test_a_copy_without_segments_is_filled_again(tmp_path: Path) -> None:
     """All that the stream has is wanted."""
     stream, place = two_boots(tmp_path), tmp_path / "copy"
