@@ -83,7 +83,8 @@ def tapes(segments: Sequence[TapeSegment], order: int = 0) -> Iterator[bytes]:
     for index, each in enumerate(segments):
         if index and not each.joins(segments[index - 1]):
             return
-        for block in each.blocks:
+        blocks = each.blocks[:-1] if each.blocks[-1:] == [None] else each.blocks  # nothing joins an end that breaks off
+        for block in blocks:
             if block is None:
                 return
             if block.kind == segment.TAPE and block.next >= order:

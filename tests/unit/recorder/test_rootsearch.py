@@ -116,3 +116,27 @@ def test_each_of_two_gaps_at_one_number_is_told(tmp_path: Path, root: int | None
     assert gaps == [(gap.why, gap.first, gap.until_ns) for gap in recording.gaps]
     assert gaps == [(each["why"], each["order"], each["until_ns"]) for each in beside]
     assert len(gaps) == len({first for _, first, _ in gaps}) + 1
+
+
+def test_a_damaged_place_of_an_index_hides_nothing_behind_it(tmp_path: Path) -> None:
+    """The tape in front of it is whole, and that of the next segment goes on from there."""
+    taped = Taped(tmp_path, 4)
+    taped.mark(continues=False, why="the daemon began")
+    taped.step()
+    taped.hear()
+    taped.mark(continues=True)
+    child = taped.kernel.fork(taped.kernel.init)
+    taped.hear()
+    taped.end()
+    told = list(answers.events(Recording(tmp_path), {}, Enquirer()))
+    first = Recording(tmp_path).segments[0]
+    place = first.blocks[-1]
+    assert place is not None
+    assert place.kind == segment.PLACE
+    data = bytearray(first.path.read_bytes())
+    data[place.begin + 20] ^= 1
+    first.path.write_bytes(data)
+    found = [each for batch in answers.events(Recording(tmp_path), {"root": child.tid}, Enquirer()) for each in batch]
+
+    assert [(each["event"], each["tid"]) for each in found] == [("birth", child.tid)]
+    assert list(answers.events(Recording(tmp_path), {}, Enquirer())) == told
