@@ -96,7 +96,7 @@ def test_a_checkpoint_of_podman_has_the_tree_beside_the_images(podman: Engine) -
         names = archive.getnames()
 
     assert "checkpoint/tree.ckpt" in names
-    assert len(tree) == 5
+    assert len(tree) in (4, 5)  # the sleep between two counts may have ended just then
     assert podman.counted() > before
     assert restart.code == RefusedError.exit_code
     for name in ("mnt", "net", "uts"):
