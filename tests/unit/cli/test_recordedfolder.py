@@ -136,9 +136,9 @@ def test_a_small_recording_that_would_fill_the_memory_is_refused_by_name(tmp_pat
     truths = a_recording(place, 5, runs=1)
     for each in folder.stored(place):
         data = each.path.read_bytes()
-        _, begin = segment.read_head(data)
-        bomb = a_bomb()
-        head, stored = segment.block(segment.KEYFRAME, bomb, _BOMB_BYTES, (each.first, each.first), (0, 0, 0))
+        facts, begin = segment.read_head(data)
+        numbers, times_ns = (facts.first, facts.first), (facts.boottime_ns, facts.boottime_ns, 0)
+        head, stored = segment.block(segment.KEYFRAME, a_bomb(), _BOMB_BYTES, numbers, times_ns)
         each.path.write_bytes(data[:begin] + head + bytes(stored) + data[begin:])
     ran = ckptree("tree", "1", "--at", f"#{truths[-1].order}", "--record", place)
 
