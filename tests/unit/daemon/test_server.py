@@ -7,7 +7,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -165,6 +165,20 @@ def _listening(served: Served, count: int) -> list[socket.socket]:
     return clients
 
 
+def _heard(*clients: socket.socket) -> tuple[dict[socket.socket, list[int]], Callable[[socket.socket], None]]:
+    """Return the births that each client has read, and a function that has one read on."""
+    heard: dict[socket.socket, list[int]] = {client: [] for client in clients}
+    decoders = {client: codec.Decoder(codec.MAX_ANSWER) for client in clients}
+
+    def read(client: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while data := client.recv(1 << 16):
+                for said in decoders[client].feed(data):
+                    heard[client] += [event["tid"] for event in said["events"] if event["event"] == "birth"]
+
+    return heard, read
+
+
 def test_events_that_come_soon_after_others_are_told_together(served: Served) -> None:
     """The loop wakes in time for them, however long it would have slept."""
     listening = _listening(served, 3)
@@ -212,14 +226,7 @@ def test_a_subscriber_whose_socket_is_full_gets_the_rest_once_it_reads(served: S
     slow, fast = _listening(served, 2)
     served.server._tell_s = 0.0
     births: list[int] = []
-    heard: dict[socket.socket, list[int]] = {slow: [], fast: []}
-    decoders = {client: codec.Decoder(codec.MAX_ANSWER) for client in heard}
-
-    def read(client: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while data := client.recv(1 << 16):
-                for said in decoders[client].feed(data):
-                    heard[client] += [event["tid"] for event in said["events"] if event["event"] == "birth"]
+    heard, read = _heard(slow, fast)
 
     def unsent() -> int:
         return sum(peer.talk.unsent_bytes for peer in served.server._peers)
@@ -336,14 +343,7 @@ def test_a_subscriber_far_behind_another_one_like_it_gets_all_that_the_other_got
     slow, fast = _listening(served, 2)
     served.server._tell_s = 0.0
     births: list[int] = []
-    heard: dict[socket.socket, list[int]] = {slow: [], fast: []}
-    decoders = {client: codec.Decoder(codec.MAX_ANSWER) for client in heard}
-
-    def read(client: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while data := client.recv(1 << 16):
-                for said in decoders[client].feed(data):
-                    heard[client] += [event["tid"] for event in said["events"] if event["event"] == "birth"]
+    heard, read = _heard(slow, fast)
 
     (behind,) = [peer for peer in served.server._peers if peer.connection.getpeername() == slow.getsockname()]
     while not behind.talk.unsent_bytes:
