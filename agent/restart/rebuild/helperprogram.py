@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from agent.restart.planning.plan import Op, Plan, Role, Step
+from agent.restart.planning.plan import Op, Plan, Role
 
 MAGIC: Final = 0x45525443  # "CTRE"
 VERSION: Final = 2
@@ -181,8 +181,3 @@ def _gaps(taken: list[int], pid_max: int) -> Iterator[tuple[int, int]]:
         yield first, number
         first = number + 1
     yield first, max(first, pid_max)
-
-
-def steps_of(plan: Plan, actor: int) -> tuple[Step, ...]:
-    """Return the steps of one actor, in order."""
-    return tuple(step for step in plan.steps if step.by == actor)
