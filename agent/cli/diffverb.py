@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from agent.cli import storefiles, terminal
 from agent.cli.declarations import Argument, Option
-from agent.cli.fileverbs import FILE_HELP, confine, load_file, read_named, shown_name
+from agent.cli.fileverbs import FILE_HELP, confine, load_file
+from agent.cli.namedfile import read_named, shown_name
 from agent.cli.options import TIME_HELP, AsJson, Folder, Nats, Socket, SourceName
 from agent.cli.terminal import say
 from agent.errors import DIFFERENT, INCOMPLETE, FormatError, UsageError

@@ -3,13 +3,12 @@
 daemon, no root and no kernel.
 """
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from agent import bounded
 from agent.cli import allowance, storefiles, terminal
 from agent.cli.declarations import Argument, Option
+from agent.cli.namedfile import read_named, shown_name
 from agent.cli.options import (
     AsJson,
     At,
@@ -22,9 +21,8 @@ from agent.cli.options import (
     SourceName,
 )
 from agent.cli.terminal import say
-from agent.errors import CkptreeError, FormatError, UsageError
-from agent.fleet.stores import address
-from exporters.criu import PREFIX, TREE
+from agent.errors import FormatError, UsageError
+from exporters.criu import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
 
 
 _NAMED_KINDS = 10  # types of unknown records that have a line each
-
-MOST_BYTES = 256 << 20
-"""Bound of a file. A task takes some 200 bytes in an image, and with its environment some thousands."""
 
 FILE_HELP = "A snapshot in any format that can be read, - for standard input, criu:DIR for a folder of CRIU images, or "
 FILE_HELP += "an address in a store: nats://BUCKET/NAME, s3://BUCKET/KEY, oci://REGISTRY/REPO:TAG, and criu:ADDRESS."
@@ -54,35 +49,6 @@ def confine(*files: str | None, pages: bool = False) -> None:
     from agent.cli.confinement import confine_root
 
     confine_root()
-
-
-def read_named(file: str) -> bytes:
-    """Return the bytes of a file, or of standard input."""
-    if isinstance(file, storefiles.StoredFile):
-        return storefiles.content(file)
-    try:
-        if file == "-":
-            if sys.stdin is None:
-                raise CkptreeError("cannot read standard input: it is closed")
-            return bounded.read(sys.stdin.buffer, MOST_BYTES)
-        with Path(file).open("rb") as opened:
-            return bounded.read(opened, MOST_BYTES)
-    except bounded.TooLargeError as error:
-        raise FormatError(shown_name(file), str(error)) from None
-    except IsADirectoryError:
-        raise CkptreeError(f"cannot read {file}: {_folder(file)}") from None
-    except FileNotFoundError as error:
-        address.check_file(file)
-        raise CkptreeError(f"cannot read {file or repr(file)}: {error.strerror}") from error
-    except OSError as error:
-        raise CkptreeError(f"cannot read {file or repr(file)}: {error.strerror or error}") from error
-
-
-def _folder(file: str) -> str:
-    """Return the reason why a folder is no snapshot."""
-    if any((Path(file) / name).exists() for name in (TREE, "pstree.img", "inventory.img")):
-        return f"it is a folder of CRIU images: name it as {PREFIX}{file}"
-    return f"it is a folder, and a snapshot is a file; a folder of CRIU images is named {PREFIX}{file}"
 
 
 def _load(shown: str, data: bytes) -> "Snapshot":
@@ -189,11 +155,6 @@ def load_file(file: str, *keys: Path, of_set: str | None = None) -> "Snapshot":
 
         say(signature.verify(signed, named, key, getattr(named, "signature", None)))
     return _load(shown, data)
-
-
-def shown_name(file: str) -> str:
-    """Return the name of a file, for people."""
-    return "standard input" if file == "-" else file
 
 
 def show(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 from agent.cli import setcontents, terminal
 from agent.cli.declarations import Option
 from agent.cli.options import AsJson, Nats
-from agent.cli.setverbs import Maps, Requester, SetName, targets
+from agent.cli.settargets import Maps, Requester, SetName, targets
 from agent.cli.terminal import say
 from agent.errors import CkptreeError, RefusedError, UsageError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import storefiles
-from agent.cli.fileverbs import read_named
+from agent.cli.namedfile import read_named
 from agent.cli.terminal import say
 from agent.errors import CkptreeError, FormatError, RefusedError, UsageError
 

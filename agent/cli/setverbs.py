@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from agent.cli import setcontents, terminal
 from agent.cli.declarations import Argument, Option
-from agent.cli.fileverbs import MOST_BYTES
 from agent.cli.fleetverbs import SET_HELP
+from agent.cli.namedfile import MOST_BYTES
 from agent.cli.options import AsJson, Nats
+from agent.cli.settargets import Maps, Requester, SetName, targets
 from agent.cli.terminal import say
-from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, RefusedError, UsageError
+from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from agent.fleet.manifest import FleetSet, HostImage
+    from agent.fleet.manifest import FleetSet
     from agent.model import Snapshot
 
-SetName = Annotated[str, Argument(metavar="SET", help=SET_HELP)]
 RANKS = ("SLURM_PROCID", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 """Variables with the rank of a process in its job: of Slurm, of PMIx, of Open MPI."""
 _ASKING_S = 10.0
@@ -244,42 +244,6 @@ def diff(
             terminal.tell_line(f"{host}: only in {b}")
     if not equal:
         raise SystemExit(DIFFERENT)
-
-
-Requester = Annotated[
-    str | None,
-    Option(
-        "--as",
-        metavar="NAME",
-        help="Ask as this requester, whom the server of NATS must know. Without it: the user.",
-    ),
-]
-Maps = Annotated[
-    list[str] | None,
-    Option("--map", metavar="OLD=NEW", help="Rebuild the tree of OLD on NEW; several times for several hosts."),
-]
-
-
-def targets(made: "FleetSet", maps: list[str] | None) -> "dict[str, HostImage]":
-    """Return for each host on which a tree is to be rebuilt the host of the set whose tree it is.
-
-    Raises:
-        UsageError: a map is none, or names a host that is not in the set, or a target twice.
-    """
-    from agent.fleet import messages
-
-    there = {each.host: each for each in made.hosts}
-    if maps is None:
-        return there
-    found: dict[str, HostImage] = {}
-    for each in maps:
-        old, sign, new = each.partition("=")
-        if not sign or old not in there:
-            raise UsageError(f"--map {each}: expected OLD=NEW; hosts of the set are {', '.join(there) or 'none'}")
-        if messages.checked_host(new) in found:
-            raise UsageError(f"--map {each}: {new} is the target of another host already")
-        found[new] = there[old]
-    return found
 
 
 def plan(

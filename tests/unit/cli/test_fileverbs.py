@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli import fileverbs
+from agent.cli import namedfile
 from agent.model import Completeness
 from agent.proc import users
 from agent.proc.host import boot_id
@@ -76,7 +76,7 @@ def test_a_file_without_an_end_is_refused_with_the_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], how: str
 ) -> None:
     """The bound is a smaller one here, which is met sooner."""
-    monkeypatch.setattr(fileverbs, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(namedfile, "MOST_BYTES", 1 << 20)
     words = reading(arguments, how, tmp_path, (1 << 20) + 1)
     with Path("/dev/zero").open("rb") as zeros:
         ran = commandline.here(*words, cwd=tmp_path, streams={0: zeros.fileno()})
@@ -90,7 +90,7 @@ def test_a_file_without_an_end_is_refused_with_the_bound(
 )
 def test_the_bound_of_a_file_fits_a_gigabyte_of_memory(tmp_path: Path, arguments: tuple[str, ...], how: str) -> None:
     """A limit of the memory must not end the program before the bound does."""
-    words = reading(arguments, how, tmp_path, fileverbs.MOST_BYTES + 1)
+    words = reading(arguments, how, tmp_path, namedfile.MOST_BYTES + 1)
     with Path("/dev/zero").open("rb") as zeros:
         ran = commandline.ckptree(
             *words,
@@ -100,7 +100,7 @@ def test_the_bound_of_a_file_fits_a_gigabyte_of_memory(tmp_path: Path, arguments
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)),
         )
 
-    assert (ran.returncode, ran.stderr.decode()) == (8, refusal(how, f"{fileverbs.MOST_BYTES} bytes (256 MiB)"))
+    assert (ran.returncode, ran.stderr.decode()) == (8, refusal(how, f"{namedfile.MOST_BYTES} bytes (256 MiB)"))
 
 
 def test_diff_of_equals_is_0_and_of_others_is_1(here: Run, tmp_path: Path) -> None:
