@@ -43,7 +43,7 @@ def filled(
         fds = tuple(
             info(id=identity, flags=0, type=by_id[identity].type, fd=3 + at) for at, identity in enumerate(have)
         )
-        image = ProcessImage(numbers[0], (numbers[0],), None, {}, None, None, None, fds)
+        image = ProcessImage(numbers[0], (numbers[0],), None, {}, {}, None, None, None, fds)
         holders.append(Holder(actor, len(numbers) - 1, numbers, image, program.process((actor,))))
     made = Descriptors(holders, by_id, kinds, {each.numbers[0]: each.numbers for each in holders})
     made.create()

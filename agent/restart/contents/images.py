@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from agent.errors import FormatError
 from agent.record import record
+from agent.restart.contents.alikecores import AlikeCores
 from agent.restart.contents.pageruns import PAGE, PageRun, PageRuns
 from agent.restart.contents.refusals import Refused
 from exporters.criu import imagefile, imagefolder
@@ -42,6 +43,7 @@ class ProcessImage:
         threads: the numbers of its threads, its own first.
         core: its core_entry.
         cores: the core_entry of each thread by its number, its own too.
+        alike: the number of the core of each thread, which alike ones have in common (alikecores.py).
         ids: the identities of what it may share.
         mm: its mm_entry; None for a zombie.
         fs: its fs_entry; None for a zombie.
@@ -53,6 +55,7 @@ class ProcessImage:
     threads: tuple[int, ...]
     core: Message
     cores: dict[int, Message]
+    alike: dict[int, int]
     ids: Message
     mm: Message
     fs: Message
@@ -68,13 +71,13 @@ class ProcessImage:
 
     @property
     def messages(self) -> tuple[int, ...] | None:
-        """Numbers that tell whether the messages of two processes are the same; None where they name its threads.
+        """Numbers that tell whether the messages of two processes are alike; None where they name its threads.
 
-        Of equal messages all is true that is true of one of them.
+        Of alike messages all is true that is true of one of them, but for what its general registers say.
         """
         if len(self.threads) > 1 or self.core.tc.timers.posix:
             return None
-        return id(self.core), id(self.mm), id(self.fds)
+        return self.alike[self.pid], id(self.mm), id(self.fds)
 
 
 class Images:
@@ -89,6 +92,7 @@ class Images:
         self.path = path
         self._folders: Sequence[PageFolder] = folders or list(_chain(path))
         self._known: dict[tuple[str, bytes], tuple[Message, ...]] = {}
+        self._alike_cores = AlikeCores()
 
     @cached_property
     def inventory(self) -> Message:
@@ -239,6 +243,7 @@ class Images:
             threads,
             core,
             cores,
+            {tid: self._alike_cores.number(each) for tid, each in cores.items()},
             ids,
             self._one(f"mm-{pid}.img") if lives else None,
             self._one(f"fs-{pid}.img") if lives else None,

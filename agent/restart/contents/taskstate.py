@@ -64,7 +64,7 @@ def restore_process(script: FillScript, program: ProcessProgram, image: ProcessI
     for bit in range(registered.bit_length()):
         if registered >> bit & 1:
             script.call("membarrier", 1 << bit, 0, 0)
-    script.alike(("actions", id(core)), lambda: _restore_actions(script, program, core))
+    script.alike(("actions", image.alike[image.pid]), lambda: _restore_actions(script, program, core))
 
 
 def restore_threads(
@@ -97,7 +97,7 @@ def restore_threads(
         script.post(begun, count)
     leader.wait(begun, count)
     _restore_timers(leader, program, image.core, numbers)
-    leader.alike(("limits", id(image.core)), lambda: _restore_limits(leader, program, image.core))
+    leader.alike(("limits", image.alike[image.pid]), lambda: _restore_limits(leader, program, image.core))
     leader.post(limited)
     for script in program.scripts:
         script.wait(limited, 1)
@@ -105,7 +105,9 @@ def restore_threads(
     for script, tid in zip(program.scripts, image.threads, strict=True):
         core = image.cores[tid]
         thread = core.thread_core
-        script.alike(("credentials", id(core)), partial(credentials.restore, script, program, thread.creds, host))
+        script.alike(
+            ("credentials", image.alike[tid]), partial(credentials.restore, script, program, thread.creds, host)
+        )
         # Other ids would clear it. The parent lives, and is the process whose end it is about.
         script.about = About("thread", str(tid))
         script.call("prctl", PR_SET_PDEATHSIG, int(thread.pdeath_sig), 0, 0, 0)

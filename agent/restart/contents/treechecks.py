@@ -136,12 +136,20 @@ def reach(images: Images, spaces: Mapping[int, tuple[int, ...]], kinds: Mapping[
 
 def unknown(processes: Mapping[int, ProcessImage]) -> Found:
     """Refuse processes whose messages have fields that are not known here: a newer CRIU may mean something by them."""
-    known: set[int] = set()  # messages of alike processes are the same ones
+    known: set[tuple[str, int]] = set()
     for pid, process in processes.items():
-        for message in (*process.cores.values(), *((process.mm, process.fs) if process.lives else ())):
-            found = [] if id(message) in known else list(criuschema.unknown_fields(message))
+        marked = [("core", process.alike[tid], core) for tid, core in process.cores.items()]
+        if process.lives:  # messages of alike processes are the same ones
+            marked += ("mm", id(process.mm), process.mm), ("fs", id(process.fs), process.fs)
+        for kind, mark, message in marked:
+            if (kind, mark) not in known:
+                found = list(criuschema.unknown_fields(message))
+            elif kind == "core":  # alike cores have general registers of their own
+                found = list(criuschema.unknown_fields(message.thread_info.gpregs))
+            else:
+                continue
             if not found:
-                known.add(id(message))
+                known.add((kind, mark))
             for name, number in found:
                 text = f"field {number} of {name} is not known here: use a newer ckptree"
                 yield pid, Refused("images", f"{name} {number}", "unknown", text)

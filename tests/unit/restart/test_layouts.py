@@ -48,7 +48,7 @@ def process(folder: Path, pid: int, mm: Any, runs: list[tuple[int, int]], flags:
     head = made["pagemap_head"](pages_id=pid)
     (folder / f"pagemap-{pid}.img").write_bytes(imagefile.image("pagemap", [head, *entries]))
     (folder / f"pages-{pid}.img").write_bytes(bytes(PAGE * sum(count for _, count in runs)))
-    return ProcessImage(pid, (pid,), None, {}, None, mm, None, ())
+    return ProcessImage(pid, (pid,), None, {}, {}, None, mm, None, ())
 
 
 RUNS = [(HEAP, 3), (HEAP + 5 * PAGE, 1), (VDSO, 2)]
