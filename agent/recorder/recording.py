@@ -234,7 +234,8 @@ class Recording:
         """
         for before, each in zip([None, *self.segments], self.segments, strict=False):
             facts = each.facts
-            if before is not None and facts.first == order and before.ends_whole and each.joins(before):
+            is_reached = each.run == run and facts.first <= order
+            if before is not None and is_reached and before.ends_whole and each.joins(before):
                 continue  # the replayer has passed over from one to the other
             if (each.run, facts.boottime_ns) > (run, boottime_ns) and each.keyframe() is not None:
                 ahead_ns = self._end_ahead_ns(run)

@@ -107,7 +107,7 @@ class Retelling:
                 yield self._taken()
                 if self._listener.ended:
                     return
-            self._feed.settle()
+            self._settle()
             yield self._taken()
             gap = None
             if self._replay.at_end and not self._listener.ended:
@@ -150,6 +150,9 @@ class Retelling:
         self._entries = replay.steps(self._limit())
         self._listen((found.task,), found.namespace)
         self._tell_first_gap()
+        for each in search.gaps:
+            if each is not found.gap:
+                self._tell_passed(each, goes_on=search.goes_on_behind(each))
         if not found.is_later:
             if span.present:
                 self._tell_present()
@@ -176,6 +179,19 @@ class Retelling:
         if gap is not None:
             self._say("gap", **self._of_gap(gap))
             self._say("resync")
+
+    def _tell_passed(self, gap: Gap, *, goes_on: bool) -> None:
+        """Tell a gap in front of a root that is found behind it: another process of its number may be within.
+
+        Args:
+            gap: the gap.
+            goes_on: True where the state behind it is known.
+        """
+        self._tell_gap(gap, self._recording.ahead_ns(gap.run, gap.first))
+        if goes_on:
+            ahead_ns = self._recording.ahead_ns(gap.next_run, gap.next)
+            times = {"time_ns": gap.until_ns, "boottime_ns": gap.until_ns - ahead_ns}
+            self._listener.say({"event": "resync", "order": gap.next, **times})
 
     def _tell_only(self, gaps: list[Gap]) -> bool:
         """Tell the gaps in which a root may have been that is not found elsewhere; return False where there is none."""
@@ -221,7 +237,12 @@ class Retelling:
             self._sweeping = False
         elif entry.kind == tape.CLOCK:
             self._compare_clocks(entry.ns - tape.MONOTONIC.unpack_from(entry.payload)[0])
-        elif entry.kind == tape.PART and (not self._sweeping or self._replay.stream.suspect):
+        elif entry.kind == tape.PART:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Tell the end of a loss, or of the roots, if no sweep is under way that repairs the table."""
+        if not self._sweeping or self._replay.stream.suspect:
             self._feed.settle()
 
     def _compare_clocks(self, asleep_ns: int) -> None:

@@ -81,6 +81,7 @@ class RootSearch:
         self._born: list[int] = []
         self._tried: set[int] = set()
         self._crossed: set[tuple[int, int, int]] = set()
+        self._begun: set[tuple[int, int, int]] = set()
         self._ahead_ns = 0
         self._begin_at(since, recording.place(since))
 
@@ -196,8 +197,13 @@ class RootSearch:
             except NoSuchTimeError:  # the keyframe there is damaged
                 gap = self._recording.gap(gap.next_run, gap.next, self._boottime_ns(gap))
             else:
+                self._begun.add(_behind(gap))
                 return gap
         return None
+
+    def goes_on_behind(self, gap: Gap) -> bool:
+        """Return True if the search has gone on behind one of its gaps, from a state that is known there."""
+        return _behind(gap) in self._begun
 
     def _next_gap(self) -> Gap | None:
         """Return the next gap, as the ends of segments tell it: a search that passes over records does not come to it."""

@@ -61,6 +61,7 @@ class TapeSegment:
         self._begin = begin
         self._data: FileBytes | None = None
         self._blocks: list[segment.Block | None] | None = None
+        self._end = begin  # offset behind the last whole block
         self._known_ns: int | None = None
         self._last_number: int | None = None
         self.idle: IdleBlock | None = None
@@ -92,7 +93,7 @@ class TapeSegment:
                 yield None
             if block is not None:
                 chain.take(block)
-                end = block.end
+                end = self._end = block.end
             last = block is not None
             yield block
 
@@ -267,15 +268,22 @@ class TapeSegment:
         return any(one is None and other is not None and other.kind == segment.INDEX for one, other in pairs)
 
     @property
+    def _is_unfinished(self) -> bool:
+        """True where it ends within a block, as its writer is at work, or was broken off; or behind the index."""
+        last = self.blocks[-2:]
+        is_behind = any(block is not None and block.kind == segment.INDEX for block in last)
+        return last[-1:] == [None] and (is_behind or not self.is_damaged_at(self._end))
+
+    @property
     def is_sound(self) -> bool:
         """True where no block of its tape is damaged; what a writer that was broken off left of a last one is none."""
-        blocks = self.blocks[:-1] if self.blocks[-1:] == [None] else self.blocks
+        blocks = self.blocks[:-1] if self._is_unfinished else self.blocks
         return all(block is not None and (block.kind != segment.TAPE or self.is_whole(block)) for block in blocks)
 
     @property
     def ends_whole(self) -> bool:
         """True where no block of its tape is missing, and none behind the last record is damaged."""
-        blocks = self.blocks[:-1] if self.blocks[-1:] == [None] else self.blocks
+        blocks = self.blocks[:-1] if self._is_unfinished else self.blocks
         if None in blocks:
             return False
         behind = takewhile(lambda block: block.next == block.first, reversed(self.all_tapes))

@@ -19,6 +19,7 @@ from agent.recorder.history import NumberHistory
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import NoSuchInstantError, Recording
 from agent.recorder.retelling import EventSpan, Retelling
+from agent.rootname import RootName
 from tests.support.examples import examples
 from tests.support.taped import a_recording, last_at_each, replayed, state_of
 
@@ -58,11 +59,14 @@ def are_alike(found: Any, expected: Any) -> bool:
     return all(one == other or (one.get("assumed") and one["event"] == other["event"]) for one, other in pairs)
 
 
-def events_of(recording: Recording) -> list[dict[str, Any]] | None:
-    """Return all events; None where they name a gap."""
-    span = EventSpan(recording.runs[0].first, recording.runs[-1].last)
+def events_of(recording: Recording, root: int | None = None) -> list[dict[str, Any]] | None:
+    """Return all events, or those of a root, none where it is not found; None where they name a gap."""
+    name = None if root is None else RootName(namespace=False, number=root)
+    span = EventSpan(recording.runs[0].first, recording.runs[-1].last, name)
     try:
         found = [event for batch in Retelling(recording, span, Enquirer()).batches() for event in batch]
+    except NoSuchRootError:
+        return []
     except NoSuchInstantError:  # no keyframe is whole
         return None
     return None if any(event["event"] == "gap" for event in found) else found
@@ -178,7 +182,7 @@ def test_an_answer_is_the_true_one_or_names_a_gap(tmp_path: Path, change: Change
         points = chance.sample(ends := last_at_each(truths), min(_ASKED, len(ends)))
         times = {each.time_ns: time_of(recording, each.time_ns) for each in points}
         lives = {each: lives_of(recording, each) for each in chance.sample(_NUMBERS, _ASKED)}
-        events = events_of(recording)
+        events = {root: events_of(recording, root) for root in (None, *lives)}
         change(chance.choice(folder.stored(place)).path, chance)
         if not folder.stored(place):
             continue
@@ -214,6 +218,7 @@ def test_an_answer_is_the_true_one_or_names_a_gap(tmp_path: Path, change: Change
         if not is_shorter and damaged.segments[0].facts.sequence == recording.segments[0].facts.sequence:
             for number_asked, expected in lives.items():
                 assert are_alike(lives_of(damaged, number_asked), expected), (what, number_asked)
-            assert events_of(damaged) in (None, events), what
+            for root, expected in events.items():
+                assert events_of(damaged, root) in (None, expected), (what, root)
         shutil.rmtree(place)
     assert told

@@ -36,6 +36,13 @@ def whole(recording: Recording) -> EventSpan:
     return EventSpan(recording.runs[0].first, recording.runs[-1].last, arguments=True, present=True)
 
 
+def gaps_among(events: list[Said]) -> list[tuple[Any, ...]]:
+    """Return the gaps among events: the numbers, and the time up to which they reach, which every answer tells alike."""
+    return [
+        tuple(each[key] for key in ("order", "next", "until_ns", "why")) for each in events if each["event"] == "gap"
+    ]
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_what_is_there_and_all_events_make_the_last_table(tmp_path: Path, seed: int) -> None:
     """Across gaps and losses, each task is told once, with the parent, group and session that it has at the end."""
@@ -119,24 +126,34 @@ def test_a_root_that_is_born_later_is_followed_from_its_birth_on(tmp_path: Path)
 
 
 def test_a_root_that_is_born_later_begins_with_its_birth(tmp_path: Path) -> None:
-    """As the events of all tasks have it; where it is told with what is there at the beginning, it is not among that."""
-    compared = 0
+    """As the events of all tasks have it, and with the gaps in front of it: an earlier one may have been in them.
+
+    Where it is told with what is there at the beginning, it is not among that.
+    """
+    compared = behind = 0
     for seed in range(6):
         (tmp_path / str(seed)).mkdir()
         recording = in_pieces(tmp_path / str(seed), seed)
         span = whole(recording)
-        births = [each for each in told(recording, span) if each["event"] == "birth" and each["tid"] == each["pid"]]
+        everything = told(recording, span)
+        births = [each for each in everything if each["event"] == "birth" and each["tid"] == each["pid"]]
         first = {each["tid"]: each for each in reversed(births)}
         for number, birth in first.items():
             if birth.get("assumed"):
                 continue
             root = RootName(namespace=False, number=number)
+            gaps = gaps_among(everything[: everything.index(birth)])
             for present in (False, True):
-                assert told(recording, EventSpan(span.since, span.until, root, present=present))[0] == birth
+                events = told(recording, EventSpan(span.since, span.until, root, present=present))
+                before = events[: events.index(birth)]
+                assert gaps_among(before) == gaps
+                assert [each["event"] for each in before] == ["gap", "resync"] * len(gaps)
+            behind += bool(gaps)
             kinds = told(recording, EventSpan(span.since, span.until, root, ("exec", "death")))
             assert "birth" not in {each["event"] for each in kinds}
             compared += 1
     assert compared > 30
+    assert behind
 
 
 def test_a_root_whose_life_is_read_from_the_ring_at_once_is_found(tmp_path: Path) -> None:
@@ -157,7 +174,7 @@ def test_a_root_whose_life_is_read_from_the_ring_at_once_is_found(tmp_path: Path
 
 
 def test_a_root_that_begins_within_a_gap_is_told_behind_it(tmp_path: Path) -> None:
-    """The gap comes first, then what there is behind it, as assumed births; each number of the recording is found."""
+    """Earlier gaps come first, then its own, then what is there, as assumed births; each number is found."""
     begun = 0
     for seed in range(6):
         (tmp_path / str(seed)).mkdir()
@@ -171,6 +188,9 @@ def test_a_root_that_begins_within_a_gap_is_told_behind_it(tmp_path: Path) -> No
                 continue
             gap = gaps[birth["order"]]
             events = told(recording, EventSpan(span.since, span.until, RootName(namespace=False, number=number)))
+            earlier = 2 * recording.gaps.index(gap)
+            assert [each["event"] for each in events[:earlier]] == ["gap", "resync"] * (earlier // 2)
+            events = events[earlier:]
             assert [each["event"] for each in events[:2]] == ["gap", "birth"]
             assert (events[0]["why"], events[0]["until_ns"], events[0]["reboot"]) == (gap.why, gap.until_ns, False)
             assert events[1] == birth

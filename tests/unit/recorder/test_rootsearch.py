@@ -88,7 +88,12 @@ def test_a_root_that_was_born_behind_a_gap_in_which_nothing_happened_is_found(tm
 
     assert [each.joins(one) for one, each in pairwise(segments)] == [True, False, False]
     assert len({each.facts.first for each in segments[1:]}) == 1
-    assert [(each["event"], each["tid"]) for each in found] == [("birth", child.tid)]
+    assert [(each["event"], each.get("why")) for each in found[:-1]] == [
+        *(("gap", "the writer ended"), ("resync", None)),
+        *(("gap", "the writer ended again"), ("resync", None)),
+    ]
+    assert (found[-1]["event"], found[-1]["tid"]) == ("birth", child.tid)
+    assert [each["order"] for each in found] == sorted(each["order"] for each in found)
 
 
 @pytest.mark.parametrize("root", [None, 4_000_000])
