@@ -1,15 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Immutable records: the classes that ``dataclass(frozen=True, slots=True)`` makes, at a tenth of its time at import.
+"""Immutable records: the classes that ``dataclass(frozen=True, slots=True)`` and `typing.NamedTuple` make, in a tenth and
+a fifth of their time at import.
 
 The standard library's module imports `inspect`, and compiles several functions for each class: with ten classes that
 takes a short verb longer than its work. A record has the same constructor, comparison, hash, text and pickle, and the
 functions of `dataclasses` (replace, fields, asdict) take one, too. Its fields have plain defaults: a record is
 immutable, so they are. A method that the class defines itself stays.
+
+A `NamedTuple` is the same class as that of `typing`, with the same speed. There Python compiles a function for each
+class, looks at each annotation, and has the finished class set each method. Modules that mypyc compiles take that of
+`typing`: in them it is no class of Python's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, dataclass_transform
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, dataclass_transform
+
+try:  # as the standard library's named tuples have it: the field's place, read without a call of Python's
+    from _collections import _tuplegetter as _place  # type: ignore[import-not-found]  # typeshed has no private modules
+except ImportError:
+
+    def _place(place: int, doc: str | None) -> property:
+        return property(itemgetter(place), doc=doc)
+
 
 T = TypeVar("T")
 
@@ -137,3 +151,102 @@ class _Fields:
             for name, kind in cls.__annotations__.items()
         ]
         return vars(make_dataclass(cls.__name__, declared))["__dataclass_fields__"]
+
+
+_new: Final = tuple.__new__
+
+
+def _made(cls: Any, values: Iterable[Any]) -> Any:
+    made = _new(cls, values)
+    if len(made) != len(cls._fields):
+        raise TypeError(f"Expected {len(cls._fields)} arguments, got {len(made)}")
+    return made
+
+
+def _replaced(self: Any, /, **changes: Any) -> Any:
+    made = _new(type(self), map(changes.pop, self._fields, self))
+    if changes:
+        raise ValueError(f"Got unexpected field names: {[*changes]!r}")
+    return made
+
+
+def _tuple_text(self: Any) -> str:
+    said = ", ".join([f"{name}={value!r}" for name, value in zip(self._fields, self, strict=True)])
+    return f"{type(self).__name__}({said})"
+
+
+def _by_name(self: Any) -> dict[str, Any]:
+    return dict(zip(self._fields, self, strict=True))
+
+
+def _as_plain(self: Any) -> tuple[Any, ...]:
+    return tuple(self)
+
+
+_TUPLE: Final[dict[str, Any]] = {
+    "_make": classmethod(_made),
+    "_replace": _replaced,
+    "__replace__": _replaced,
+    "_asdict": _by_name,
+    "__repr__": _tuple_text,
+    "__getnewargs__": _as_plain,
+    "__slots__": (),
+}
+"""The attributes that all tuples with names have."""
+_FIXED: Final = {*_TUPLE, "__new__", "__init__", "_fields", "_field_defaults"} - {"__repr__"}
+"""Those that no class defines itself."""
+
+# __new__ of a tuple with so many fields. Each class has a copy with the names of its own: to compile one takes longer.
+_NEW: Final[tuple[Any, ...]] = (
+    lambda _class: _new(_class, ()),
+    lambda _class, a: _new(_class, (a,)),
+    lambda _class, a, b: _new(_class, (a, b)),
+    lambda _class, a, b, c: _new(_class, (a, b, c)),
+    lambda _class, a, b, c, d: _new(_class, (a, b, c, d)),
+    lambda _class, a, b, c, d, e: _new(_class, (a, b, c, d, e)),
+    lambda _class, a, b, c, d, e, f: _new(_class, (a, b, c, d, e, f)),
+    lambda _class, a, b, c, d, e, f, g: _new(_class, (a, b, c, d, e, f, g)),
+    lambda _class, a, b, c, d, e, f, g, h: _new(_class, (a, b, c, d, e, f, g, h)),
+)
+
+
+def _constructor_of_tuple(called: str, names: tuple[str, ...], defaults: tuple[Any, ...]) -> Callable[..., Any]:
+    """Return __new__ of a class that is called so."""
+    if len(names) < len(_NEW):
+        code = _NEW[len(names)].__code__
+    else:
+        given = ", ".join(names)
+        code = eval(f"lambda _class, {given}: _new(_class, ({given}))", {}).__code__  # noqa: S307 - of names in this code
+    code = code.replace(co_varnames=("_class", *names), co_name="__new__", co_qualname=f"{called}.__new__")
+    return FunctionType(code, {"_new": _new, "__builtins__": {}}, "__new__", defaults)
+
+
+class _Naming(type):
+    """The making of a tuple with names; `NamedTuple` itself is the only class of this type."""
+
+    def __new__(cls, name: str, _bases: tuple[type, ...], body: dict[str, Any]) -> Any:
+        """Make the class in one step: for each attribute that is set later, Python looks through the whole of it.
+
+        Raises:
+            TypeError: the class is none of a tuple.
+        """
+        kinds = body.get("__annotations__")
+        if kinds is None:  # from Python 3.14 on a function makes them; 1 has it return the values
+            annotate = body.get("__annotate_func__")
+            kinds = annotate(1) if annotate is not None else {}
+        names = tuple(kinds)
+        defaults = {each: body.pop(each) for each in names if each in body}
+        if tuple(defaults) != names[len(names) - len(defaults) :]:
+            raise TypeError(f"{name}: a field without a default follows one with a default")
+        if wrong := [each for each in names if each[0] == "_"] or [each for each in body if each in _FIXED]:
+            raise TypeError(f"{name}: a tuple with names cannot have {wrong[0]} of its own")
+        own = {each: _place(place, None) for place, each in enumerate(names)}
+        own |= {"_fields": names, "_field_defaults": defaults, "__match_args__": names}
+        own["__new__"] = _constructor_of_tuple(body["__qualname__"], names, tuple(defaults.values()))
+        return type(name, (tuple,), _TUPLE | own | body)
+
+
+if TYPE_CHECKING:
+    from typing import NamedTuple as NamedTuple
+else:
+    NamedTuple = type.__new__(_Naming, "NamedTuple", (), {})

@@ -17,9 +17,9 @@ import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from agent.errors import HostError
+from agent.record import NamedTuple
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 

@@ -5,9 +5,10 @@ Only an attempt tells the truth: some kernels report support for fentry and refu
 """
 
 import os
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from agent.errors import UsageError
+from agent.record import NamedTuple
 from bpf.layout import OPTIONAL
 
 Kind = Literal["typed_tracepoint", "raw_tracepoint", "tracepoint", "fentry", "fexit", "kprobe"]

@@ -10,7 +10,8 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+
+from agent.record import NamedTuple
 
 _ARM = os.uname().machine == "aarch64"
 _SYS_BPF = 280 if _ARM else 321

@@ -11,9 +11,9 @@ costs other users no time. A package that cannot be used is reported by name and
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from agent.record import record
+from agent.record import NamedTuple, record
 
 if TYPE_CHECKING:  # the registry needs no snapshot
     from agent.model import Snapshot

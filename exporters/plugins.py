@@ -7,11 +7,11 @@ package. A broken package does not hide the others.
 
 from collections.abc import Callable, Container
 from importlib import metadata
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from agent.errors import CkptreeError
 from agent.model import Snapshot
-from agent.record import replace
+from agent.record import NamedTuple, replace
 from exporters.format import ENTRY_POINTS, Dump, Format, Reader
 
 _Arguments = ParamSpec("_Arguments")

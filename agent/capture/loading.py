@@ -7,11 +7,11 @@ import select
 import socket
 import sys
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from agent import interpreter
 from agent.errors import HostError
 from agent.proc import host
+from agent.record import NamedTuple
 from bpf.hooks import left_out
 
 _MAX_DESCRIPTORS = 128

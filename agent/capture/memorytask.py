@@ -8,12 +8,13 @@ over (agent.capture.memorywriter has the grammar). So references are checked as 
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgpack
 
 from agent.capture.memoryreader import UnusableMemoryError, body_of
 from agent.model import WaitStatus
+from agent.record import NamedTuple
 from agent.table.objects import NOBODY, Pid, PidNamespace, TaskStruct
 
 _INITIAL: Final = PidNamespace(0, 0, None)

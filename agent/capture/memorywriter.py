@@ -43,11 +43,11 @@ import struct
 import zlib
 from collections.abc import Callable
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import msgpack
 
-from agent.record import record
+from agent.record import NamedTuple, record
 from agent.table.counters import Cause, Surprise
 from agent.table.objects import NOBODY, Deed, DeedName, Pid, PidNamespace, Strings, TaskStruct
 from agent.table.processtable import ProcessTable

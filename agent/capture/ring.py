@@ -13,8 +13,8 @@ read in place, one aligned word each, and never copied first. The hooks wake the
 import mmap
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
 
+from agent.record import NamedTuple
 from agent.table import wire
 
 _BUSY = 1 << 31

@@ -13,8 +13,9 @@ a row is one whose last row is missing now, or that was touched or doubted since
 """
 
 import struct
-from typing import NamedTuple, cast
+from typing import cast
 
+from agent.record import NamedTuple
 from agent.table import wire
 from agent.table.objects import EXITED, EXITING, MOVING, PTRACED, STOPPED, SUBREAPER, UNDER_SUBREAPER, TaskStruct
 from agent.table.processtable import ProcessTable

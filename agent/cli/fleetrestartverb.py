@@ -3,7 +3,7 @@
 
 import signal
 import time
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final
 
 from agent.cli import setcontents, terminal
 from agent.cli.declarations import Option
@@ -11,6 +11,7 @@ from agent.cli.options import AsJson, Nats
 from agent.cli.settargets import Maps, Requester, SetName, targets
 from agent.cli.terminal import say
 from agent.errors import CkptreeError, RefusedError, UsageError
+from agent.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

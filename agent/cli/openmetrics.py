@@ -12,7 +12,9 @@ Figures of a daemon that this version does not know are left out, and so is a fa
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from agent.record import NamedTuple
 
 CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 

@@ -2,7 +2,7 @@
 """The verbs that work on sets: show, check, diff, plan. A set is fetched first; then the rights to fetch are given up."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 from agent.cli import setcontents, terminal
 from agent.cli.declarations import Argument, Option
@@ -12,6 +12,7 @@ from agent.cli.options import AsJson, Nats
 from agent.cli.settargets import Maps, Requester, SetName, targets
 from agent.cli.terminal import say
 from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, RefusedError
+from agent.record import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

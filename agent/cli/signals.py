@@ -6,7 +6,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NamedTuple
+
+from agent.record import NamedTuple
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 

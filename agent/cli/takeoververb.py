@@ -4,13 +4,14 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 from agent.cli.declarations import Argument, Option
 from agent.cli.options import AsJson, DropDying, Mode, ModeName, Nats
 from agent.cli.terminal import say
 from agent.environment import STANDBYS, SYSTEM_FILE
 from agent.errors import INCOMPLETE, CkptreeError, RefusedError, UsageError
+from agent.record import NamedTuple
 
 if TYPE_CHECKING:
     from agent.fleet.messages import Message

@@ -12,11 +12,12 @@ Otherwise it closes all of them, and the manager drops them too: no program of a
 import json
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from agent.capture.loading import Loaded
 from agent.daemon.servicemanager import Manager
 from agent.errors import CkptreeError
+from agent.record import NamedTuple
 from bpf import syscall
 from bpf.edition import edition
 

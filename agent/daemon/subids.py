@@ -11,7 +11,9 @@ Two users may have an id in common; the first line that has it counts.
 import os
 import pwd
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
+
+from agent.record import NamedTuple
 
 SUBUID: Final = Path("/etc/subuid")
 _MAX_BYTES: Final = 1 << 20

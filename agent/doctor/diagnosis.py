@@ -6,7 +6,9 @@ the commands that mend them. The kernel's version decides nothing: kernels of on
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from agent.record import NamedTuple
 
 State = Literal["ok", "warn", "no"]
 

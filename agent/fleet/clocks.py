@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The offset of another host's clock, from the times of a request and its answer, as NTP (RFC 5905) has it."""
 
-from typing import NamedTuple, Self
+from typing import Self
+
+from agent.record import NamedTuple
 
 
 class Offset(NamedTuple):

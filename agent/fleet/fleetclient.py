@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from agent import foreignjson
 from agent.errors import CkptreeError
@@ -19,6 +19,7 @@ from agent.fleet.answers import Answers
 from agent.fleet.clocks import Offset
 from agent.fleet.gathering import Ask, Gathered, Gathering, Wanted
 from agent.fleet.messages import Message
+from agent.record import NamedTuple
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

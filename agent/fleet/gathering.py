@@ -17,13 +17,14 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.fleet import hostanswers, messages
 from agent.fleet.clocks import Offset
 from agent.fleet.hostanswers import CutAnswer
 from agent.fleet.manifest import FleetSet, HostImage, Missing, hash_of
 from agent.fleet.messages import Message
+from agent.record import NamedTuple
 
 MS: Final = 1_000_000
 _AGAIN_NS: Final = 250 * MS

@@ -12,11 +12,12 @@ An error is answered as agent.protocol.codec has it.
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.errors import CkptreeError
 from agent.fleet.messages import Message
 from agent.protocol import codec
+from agent.record import NamedTuple
 
 _MOST_BYTES: Final = 256 << 20
 _ANSWER_S: Final = 120.0

@@ -6,12 +6,13 @@ has its type and bounds, and a relay's word about time counts as far as the requ
 """
 
 import math
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agent.fleet.clocks import Offset
 from agent.fleet.manifest import HASH, HostContents, read_contents
 from agent.fleet.messages import Message
 from agent.protocol.replies import Event, event_of
+from agent.record import NamedTuple
 
 MOST_IMAGE: Final = 256 << 20
 _MOST_TEXT: Final = 4096  # characters

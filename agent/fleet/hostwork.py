@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from agent import rootname
 from agent.errors import CkptreeError, HostError, NoSuchRootError, UsageError
@@ -16,6 +16,7 @@ from agent.proc import topmost
 from agent.proc.host import boot_id
 from agent.protocol.client import Answer, Client, Event, Subscription
 from agent.protocol.codec import Message
+from agent.record import NamedTuple
 
 _COUNT_S = 2.0
 _ANSWER_S = 10.0

@@ -2,10 +2,11 @@
 """The distance of a stand-by from its host: what it has, and how far that is behind. It takes the time as an argument."""
 
 from collections import deque
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agent.fleet.holder import Held
 from agent.fleet.tapemessages import Pulse
+from agent.record import NamedTuple
 
 _MOST_PULSES: Final = 4096
 _NONE: Final = type(None)

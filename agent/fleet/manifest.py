@@ -11,11 +11,12 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agent import foreignjson
 from agent.errors import FormatError
 from agent.fleet.clocks import Offset
+from agent.record import NamedTuple
 
 FORMAT: Final = "ckptree-set"
 VERSION: Final = 1

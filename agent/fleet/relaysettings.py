@@ -37,12 +37,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agent import configfile
 from agent.errors import NotPermittedError, UsageError
 from agent.fleet import messages
 from agent.fleet.stores import folders
+from agent.record import NamedTuple
 
 SYSTEM_FILE: Final = Path("/etc/ckptree/relay.toml")
 RESTART_SOCKET: Final = Path("/run/ckptree/restart.sock")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from agent.errors import CkptreeError, FormatError, UsageError
 from agent.fleet import manifest
@@ -24,6 +24,7 @@ from agent.fleet.manifest import FleetSet, HostImage
 from agent.fleet.stores import address as addresses
 from agent.fleet.stores import opening
 from agent.fleet.stores.store import MOST_BYTES, Closing, ExistsError, MissingError, Stored, StoreError, bound
+from agent.record import NamedTuple
 
 if TYPE_CHECKING:
     from agent.fleet.stores.address import Address

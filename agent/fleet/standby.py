@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.daemon import audit
 from agent.daemon.journal import Journal
@@ -28,6 +28,7 @@ from agent.fleet.standbyfacts import StandbyFacts
 from agent.fleet.staying import StayingConnection
 from agent.fleet.tapereader import Rereadings, StoredPiece, TapeReader
 from agent.protocol import codec
+from agent.record import NamedTuple
 from agent.recorder.foldercopy import FolderCopy
 
 if TYPE_CHECKING:

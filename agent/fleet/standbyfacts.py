@@ -4,9 +4,10 @@
 import json
 import os
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.errors import HostError
+from agent.record import NamedTuple
 
 _NAME: Final = "standby.json"
 

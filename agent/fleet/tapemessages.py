@@ -16,10 +16,11 @@ server drops one that is sent twice.
 """
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.fleet import messages
 from agent.fleet.messages import Message, ProtocolError
+from agent.record import NamedTuple
 from agent.recorder.foldertail import PIECE, CopyPlace, Piece
 
 TAPE: Final = "tape"

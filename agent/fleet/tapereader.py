@@ -6,10 +6,11 @@ so the permissions of docs/fleet.md allow none. An answer to a question for a me
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from agent.errors import HostError
 from agent.fleet import tapemessages
+from agent.record import NamedTuple
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Births of tasks, and the ancestors through which they run."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from agent.model.pids import PidRef, Tag
+from agent.record import NamedTuple
 
 
 class Creator(NamedTuple):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pid objects and namespaces, and references to them."""
 
-from typing import NamedTuple, NewType
+from typing import NewType
+
+from agent.record import NamedTuple
 
 Tag = NewType("Tag", int)
 """The number by which an image refers to a pid object, or one of the special values; it is not a pid."""

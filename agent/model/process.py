@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The belongings of a process: terminal, owners of files, shared objects, and all that a new start of it needs."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from agent.model.pids import PidRef
+from agent.record import NamedTuple
 
 OwnerType = Literal["tid", "pid", "pgrp"]
 """The kinds of owner that fcntl(2) calls F_OWNER_TID, F_OWNER_PID and F_OWNER_PGRP."""

@@ -3,12 +3,12 @@
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 from agent.model.birth import Ancestor
 from agent.model.pids import Namespace, PidObject, Tag
 from agent.model.task import Task
-from agent.record import record
+from agent.record import NamedTuple, record
 
 Mode = Literal["container", "subtree"]
 

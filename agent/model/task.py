@@ -2,11 +2,12 @@
 """Tasks: the rows of the tree."""
 
 from enum import StrEnum
-from typing import NamedTuple, NewType
+from typing import NewType
 
 from agent.model.birth import Birth
 from agent.model.pids import Tag
 from agent.model.process import FileOwner, ProcessDetails, Shares, Terminal
+from agent.record import NamedTuple
 
 WaitStatus = NewType("WaitStatus", int)
 """A raw status as wait4(2) gives it: the exit code in bits 8 to 15, or the signal in bits 0 to 6."""

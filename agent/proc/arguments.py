@@ -19,8 +19,9 @@ of the last exec():
 
 import os
 import struct
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.record import NamedTuple
 from agent.table.areas import HASHED_BYTES, Area, AtExec
 
 MOVED: Final = "it is not where exec had put it: moved by prctl(PR_SET_MM), or of an exec that was not seen"

@@ -22,9 +22,10 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.errors import CkptreeError, HostError, NoSuchRootError, UsageError
+from agent.record import NamedTuple
 from agent.rootname import CgroupName, UnitName
 
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")

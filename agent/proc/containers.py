@@ -38,11 +38,12 @@ import stat
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agent.errors import HostError, NoSuchRootError, RefusedError
 from agent.proc.cgroups import hierarchies, owner, walk
 from agent.proc.nearnames import offered
+from agent.record import NamedTuple
 from agent.rootname import ContainerName, Engine
 
 _CGROUP: Final[dict[Engine, re.Pattern[str]]] = {

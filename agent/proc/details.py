@@ -16,12 +16,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.model import Capabilities, ProcessDetails
 from agent.proc import arguments, surroundings
 from agent.proc.host import start_ticks
 from agent.proc.statfile import UNREADABLE, note, opened, program_file, read_at, stat_fields
+from agent.record import NamedTuple
 from agent.table.areas import AtExec
 
 _FLAGS, _STARTTIME = 9 - 3, 22 - 3  # fields 9 and 22 of stat; the first one after comm is field 3

@@ -18,11 +18,12 @@ The kubelet and its runtimes are root, so only cgroups that the owner of the top
 import os
 import re
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.errors import HostError, NoSuchRootError, RefusedError
 from agent.proc.cgroups import folders, hierarchies, owner, walk
 from agent.proc.nearnames import offered
+from agent.record import NamedTuple
 from agent.rootname import PodName
 
 _LOGS: Final = "var/log/pods"

@@ -23,9 +23,10 @@ import fcntl
 import os
 import sys
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.model import Surroundings
+from agent.record import NamedTuple
 
 _DIGEST_BYTES: Final = 16
 # The options of a mount that change what a path may be used for; see show_mnt_opts() in the kernel's

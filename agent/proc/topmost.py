@@ -15,10 +15,11 @@ import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 from agent.errors import CkptreeError, HostError, NoSuchRootError, RefusedError
 from agent.proc.statfile import UNREADABLE, stat_fields
+from agent.record import NamedTuple
 from agent.rootname import CgroupsName, ContainerName, JobName, PodName, RootName, Target
 
 _ATTEMPTS: Final = 5

@@ -25,8 +25,9 @@ import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.record import NamedTuple
 from agent.recorder import tape
 from agent.recorder.tape import Data
 from agent.table import wire

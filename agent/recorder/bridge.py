@@ -6,12 +6,13 @@ assumed, for its moment is within the gap.
 """
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from agent.events import eventpack
 from agent.events.eventfacts import ASSUMED, Facts, number, thread
 from agent.events.eventpack import Details
 from agent.events.subscriber import Subscriber
+from agent.record import NamedTuple
 from agent.table.objects import PidNamespace, TaskStruct
 
 Key: TypeAlias = tuple[tuple[int, ...], int]

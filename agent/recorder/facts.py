@@ -6,8 +6,8 @@ each boot, and after an end of the daemon that left no kernel side behind. So an
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from agent.record import NamedTuple
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 

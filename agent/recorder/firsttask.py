@@ -7,10 +7,10 @@ replayed.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from agent.capture import memoryreader, memorytask
 from agent.capture.memoryreader import UnusableMemoryError
+from agent.record import NamedTuple
 from agent.recorder import segment, tape
 from agent.recorder.facts import Gap, Instant
 from agent.recorder.recording import Recording

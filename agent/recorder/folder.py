@@ -8,9 +8,10 @@ record that it may have, sixteen hexadecimal digits. So the folder alone is an i
 import os
 import re
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.errors import HostError
+from agent.record import NamedTuple
 
 _NAME: Final = re.compile(r"(\d{8,})-([0-9a-f]{16})\.tape")
 

@@ -29,9 +29,10 @@ import struct
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.errors import HostError
+from agent.record import NamedTuple
 from agent.recorder import folder, folderlock, folderrights, segment
 from agent.recorder.folder import SegmentFile
 from agent.recorder.foldertail import Piece
@@ -51,8 +52,7 @@ class CopyPosition(NamedTuple):
         generation: count of positions written.
         sequence: of the last message of the stream that is kept, or needed no keeping.
         size: bytes of the newest segment.
-        segment: identity of the newest segment.
-        stream: identity of the stream.
+        segment, stream: identities of the newest segment, and of the stream.
     """
 
     generation: int

@@ -11,9 +11,10 @@ bytes at the same offsets, so it is as good as the original for every reader. It
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.errors import HostError
+from agent.record import NamedTuple
 from agent.recorder import folder, segment
 from agent.recorder.folder import SegmentFile
 

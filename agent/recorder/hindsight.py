@@ -16,8 +16,9 @@ An answer that shows another state does not tell since when: the doubt stays. Th
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.record import NamedTuple
 from agent.recorder import tape
 from agent.table import answers, departure, rules, wire
 from agent.table.objects import EXITED, TaskStruct

@@ -23,8 +23,9 @@ import stat
 import struct
 import zlib
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.record import NamedTuple
 from agent.recorder import folder, folderrights, segment, tape
 from agent.recorder.tape import Data
 

@@ -12,9 +12,10 @@ offset    = "Z" | ("+" | "-") hh [[":"] mm]
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from agent.errors import UsageError
+from agent.record import NamedTuple
 
 NS_PER_S: Final = 1_000_000_000
 MOST_NS: Final = 2**63 - 1

@@ -7,8 +7,9 @@ block is none of these: its writer has begun it this moment, or was broken off.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.record import NamedTuple
 from agent.recorder import filebytes, segment
 
 _MOST_NAMED: Final = 3

@@ -4,8 +4,9 @@
 import struct
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.record import NamedTuple
 from agent.recorder import tape
 from agent.recorder.facts import Instant
 from agent.recorder.recording import Recording

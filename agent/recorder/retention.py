@@ -11,8 +11,9 @@ is mostly set right by then. A segment whose last write is in the future is as o
 
 import time
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.record import NamedTuple
 from agent.recorder import folder
 
 _STANDS_S: Final = 600.0

@@ -41,7 +41,9 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
+
+from agent.record import NamedTuple
 
 VERSION: Final = 1
 MAGIC: Final = b"ckptape\0"

@@ -4,8 +4,8 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from agent.record import NamedTuple
 from agent.recorder import folder, idleblock, lostsegment, segment, tapesegment
 from agent.recorder.filebytes import DroppedError
 from agent.recorder.lostsegment import LostSegment

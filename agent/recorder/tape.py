@@ -25,9 +25,10 @@ good. 0: that is not known yet. An older program did not write it.
 
 import struct
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.errors import CkptreeError
+from agent.record import NamedTuple
 
 PART: Final = 64
 CLOCK: Final = 65

@@ -5,10 +5,11 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import zstandard
 
+from agent.record import NamedTuple
 from agent.recorder import blockindex, segment, tape
 from agent.recorder.blockchain import BlockChain
 from agent.recorder.filebytes import FileBytes

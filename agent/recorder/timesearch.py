@@ -15,8 +15,9 @@ and a sweep that has mended the table since may tell of a later state: so the in
 """
 
 from itertools import zip_longest
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.record import NamedTuple
 from agent.recorder import tape
 from agent.recorder.facts import Instant
 from agent.recorder.replay import times

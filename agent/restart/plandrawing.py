@@ -13,9 +13,10 @@ edge leads to the node, so its children are born one after the other, in the sam
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.model import Snapshot
+from agent.record import NamedTuple
 from agent.restart.planning.plan import NOBODY, Actor, CloneBits, Op, Plan, Role
 from agent.restart.planview import PlanView
 from exporters.content.fields import escape

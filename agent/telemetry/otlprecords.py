@@ -8,9 +8,10 @@ OpenTelemetry's semantic conventions (registry of attributes, version 1.40 and l
 
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from agent.protocol.replies import Event, EventTask
+from agent.record import NamedTuple
 from agent.telemetry.lives import Life, Lives, exit_code
 from agent.telemetry.thishost import ThisHost
 from exporters.content.fields import escape

@@ -3,11 +3,12 @@
 
 import os
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.proc import host
 from agent.proc.statfile import UNREADABLE, opened, read_at, stat_fields
 from agent.protocol.replies import EventTask
+from agent.record import NamedTuple
 
 _STARTTIME: Final = 22 - 3  # proc(5) counts from 1, and the first field after the name is the third
 _DELETED: Final = " (deleted)"

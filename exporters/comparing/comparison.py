@@ -28,10 +28,10 @@ the session that the root inherited. Against such an image 0 and the inherited s
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 from agent.model import PidObject, Snapshot, Tag, Task
-from agent.record import record, replace
+from agent.record import NamedTuple, record, replace
 from exporters.comparing import renumbering
 from exporters.content.wording import CORE_DUMPED, is_bare, path, plain
 

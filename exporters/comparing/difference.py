@@ -24,9 +24,9 @@ threads are counted unless something else happened to them. exporters.comparing.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from agent.model import CKPT_PID_ROOT, Snapshot, Task
+from agent.record import NamedTuple
 from exporters.comparing.comparison import Change, Changed, Difference, Numbers, Stray, difference
 from exporters.content.facts import Document
 from exporters.content.fields import escape

@@ -12,10 +12,10 @@ user-space companion (``ckpt_*``), or "ours" if neither of them checked it, with
 """
 
 from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from agent.errors import FormatError
-from agent.record import record
+from agent.record import NamedTuple, record
 
 Severity = Literal["error", "warning"]
 

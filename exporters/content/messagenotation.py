@@ -11,9 +11,10 @@ ckptree does not depend on the protobuf library: a user of formats that need it 
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import HostError
+from agent.record import NamedTuple
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

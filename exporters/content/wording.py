@@ -18,9 +18,9 @@ import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import NamedTuple
 
 from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, OUTSIDE, Namespace, PidRef, Snapshot, Tag, Task, TaskState
+from agent.record import NamedTuple
 from exporters.content.fields import escape
 
 CORE_DUMPED = 0x80

@@ -16,7 +16,7 @@ which pstree.img was written, for CRIU tells none.
 import os
 from contextlib import closing
 from io import UnsupportedOperation
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agent.errors import FormatError
 from agent.model import (
@@ -31,6 +31,7 @@ from agent.model import (
     TaskState,
     WaitStatus,
 )
+from agent.record import NamedTuple
 from exporters.content.soundness import PID_NUMBER_MAX
 from exporters.criu import imagefile, imagefolder
 from exporters.criu.criuschema import ALIVE, DEAD, MACHINES, STOPPED, ZOMBIE

@@ -17,9 +17,10 @@ import re
 import struct
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from agent.errors import FormatError
+from agent.record import NamedTuple
 from exporters.criu import bounds, criuschema, messagelist
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ combining ones none.
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
-from agent.record import record
+from agent.record import NamedTuple, record
 from exporters.content.wording import Tint
 
 BOLD = "1"

@@ -21,8 +21,9 @@ from functools import cache
 from hashlib import sha256
 from html import escape as escape_html
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.record import NamedTuple
 from exporters.content.identity import word
 
 LONGEST: Final = 4096

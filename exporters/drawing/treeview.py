@@ -26,9 +26,10 @@ continue in the next line, and fewer generations are indented.
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 from agent.model import Snapshot, Task, TaskState
+from agent.record import NamedTuple
 from exporters.content.identity import UserName, age, command, nameless, user
 from exporters.content.wording import ALARM, Remark, Remarks, Subject, count, cut, is_bare, name, plain
 from exporters.drawing.colours import BOLD, Ink, Phrase, Span, columns, fold, shortened, width

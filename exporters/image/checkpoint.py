@@ -23,10 +23,10 @@ report it.
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT, Dialect, PidObject, Snapshot, Task
+from agent.record import NamedTuple
 from exporters import gcpause
 from exporters.content.facts import Document, facts, task_facts
 from exporters.content.unknown import Unknown, put

@@ -18,9 +18,9 @@ defaults, and the keys for foreign values.
 import re
 import struct
 from functools import lru_cache
-from typing import NamedTuple
 
 from agent.model import Header, Mode
+from agent.record import NamedTuple
 from exporters.content.facts import TIME_NS_MAX
 from exporters.content.fields import escape
 from exporters.content.findings import Finding

@@ -15,11 +15,12 @@ from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate, compress, count
 from operator import is_not
-from typing import NamedTuple, cast
+from typing import cast
 
 import msgpack
 
 from agent.model import Birth, Creator, PidObject, Task, TaskState
+from agent.record import NamedTuple
 from exporters.content.facts import Document, creator_facts, task_facts
 from exporters.image.packed import pack, pack_map_head, pack_pairs
 

@@ -11,11 +11,10 @@ import struct
 import zlib
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
 
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT, Dialect, Header, PidObject, Snapshot, Tag, Task
-from agent.record import record
+from agent.record import NamedTuple, record
 from exporters import gcpause
 from exporters.content.factsreader import Base, assemble, wrongs
 from exporters.content.fields import U32_MAX, Fields

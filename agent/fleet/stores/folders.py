@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from agent import foreignjson
 from agent.errors import CkptreeError, FormatError
@@ -20,6 +20,7 @@ from agent.fleet.stores import address as addresses
 from agent.fleet.stores import plainfolder
 from agent.fleet.stores.address import Address
 from agent.fleet.stores.store import bound, sha256
+from agent.record import NamedTuple
 
 if TYPE_CHECKING:
     from agent.fleet.stores.store import ObjectStore

@@ -17,7 +17,7 @@ import json
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from agent import foreignjson
 from agent.errors import FormatError
@@ -33,6 +33,7 @@ from agent.fleet.stores.store import (
     sha256,
     verified,
 )
+from agent.record import NamedTuple
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

@@ -8,10 +8,11 @@ each reading.
 import hashlib
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Final, Protocol, Self
 
 from agent import bounded
 from agent.errors import CkptreeError, FormatError
+from agent.record import NamedTuple
 
 MOST_BYTES: Final = 256 << 20
 """Bound of an object that is read, where the caller names no other."""

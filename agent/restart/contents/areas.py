@@ -6,8 +6,9 @@ messages, of which the areas are made once (`Images.areas`).
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from agent.record import NamedTuple
 from agent.restart.contents.addresses import TASK_END, AddressRange
 from agent.restart.contents.pageruns import PAGE
 from agent.restart.contents.privateareas import PrivateArea

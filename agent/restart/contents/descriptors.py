@@ -9,8 +9,9 @@ puts each at its descriptors' numbers. When every process has fetched, the high 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
+from agent.record import NamedTuple
 from agent.restart.contents import fileowners
 from agent.restart.contents.fillprogram import About, Argument, Data, FillScript
 from agent.restart.contents.holder import LOWEST_SERVICE, O_CLOEXEC, Holder, keep_high

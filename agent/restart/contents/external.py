@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objects outside of a tree that it can get only if its caller says so: a terminal, the peers of connections."""
 
-from typing import Final, NamedTuple
+from typing import Final
+
+from agent.record import NamedTuple
 
 
 class External(NamedTuple):

@@ -4,8 +4,9 @@
 import struct
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.record import NamedTuple
 from agent.restart.contents.syscalls import CALLS
 
 # (field, struct code), in the order of the headers.

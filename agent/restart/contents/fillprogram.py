@@ -4,17 +4,17 @@
     part of a program = START of a thread * | OPERATION of all its threads * | slot * | data, padded to a page
 
 A task runs the operations of its own script. An argument is a number, the value of a slot, or the address of data.
-Processes wait for each other by words that all share. A program is written part by part, while the tasks are at work on
-earlier ones; a slot and data belong to the part that they are made in.
+Processes wait for each other by shared words. A program is written in parts with slots and data of their own, as tasks run.
 """
 
 import bisect
 import struct
 from array import array
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Final, NamedTuple, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from agent.errors import CkptreeError
+from agent.record import NamedTuple
 from agent.restart.contents import fillabi
 from agent.restart.contents.fillabi import Demand, Special
 from agent.restart.contents.passages import Passage, Passages

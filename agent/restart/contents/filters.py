@@ -7,8 +7,9 @@ CAP_SYS_ADMIN where no_new_privs is not set: filters go before the credentials.
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from agent.record import NamedTuple
 from agent.restart.contents.fillprogram import About, FillScript, ProcessProgram
 from agent.restart.contents.images import ProcessImage
 from agent.restart.contents.refusals import Refused

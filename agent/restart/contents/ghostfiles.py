@@ -9,9 +9,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agent.errors import CkptreeError
+from agent.record import NamedTuple
 from agent.restart.contents.ghostmaking import MadeFiles, Maker, opened_folder
 from agent.restart.contents.images import Images
 from agent.restart.contents.refusals import Refused

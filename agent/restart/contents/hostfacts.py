@@ -7,9 +7,10 @@ import os
 import resource
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.proc.host import own_status
+from agent.record import NamedTuple
 from agent.restart.rebuild import rights
 
 NAMESPACES: Final = ("net", "ipc", "uts", "mnt", "user", "cgroup", "time")

@@ -7,8 +7,9 @@ all but the file that their pages are in.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from agent.record import NamedTuple
 from agent.restart.contents.areas import MemoryAreas
 from agent.restart.contents.images import Images, ProcessImage
 from agent.restart.contents.pageruns import PageRun, PageRuns

@@ -3,8 +3,9 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, Self
 
+from agent.record import NamedTuple
 from agent.restart.contents.fillabi import MOST_HELPERS
 from agent.restart.contents.fillprogram import Argument, FillScript
 from agent.restart.contents.pageruns import PAGE, PageRun

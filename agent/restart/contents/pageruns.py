@@ -5,8 +5,9 @@ import bisect
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, overload
+from typing import Final, overload
 
+from agent.record import NamedTuple
 from agent.restart.contents.addresses import AddressRange
 
 PAGE: Final = 4096

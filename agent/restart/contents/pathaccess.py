@@ -13,8 +13,9 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.record import NamedTuple
 from agent.restart.contents import credentials
 from agent.restart.contents.holder import AT_FDCWD, O_CLOEXEC, Holder, keep_high, open_high
 from agent.restart.contents.images import ProcessImage

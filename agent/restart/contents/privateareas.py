@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Areas of private memory, and what a process has of one from the stage, before it has its own pages."""
 
-from typing import NamedTuple
-
+from agent.record import NamedTuple
 from agent.restart.contents.addresses import AddressRange
 
 

@@ -6,9 +6,9 @@ is in Python's memory only until it is written, and the first processes read the
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from agent.model import Snapshot
+from agent.record import NamedTuple
 from agent.restart.contents import filters, issuedcall, pathaccess, registers, taskstate
 from agent.restart.contents.addresses import AddressRange, Specials, hole
 from agent.restart.contents.descriptors import Descriptors, FileKind

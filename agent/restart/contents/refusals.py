@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objects of an image that cannot be restored, each with its reason."""
 
-from typing import NamedTuple
-
 from agent.model import Tag
+from agent.record import NamedTuple
 
 
 class ContentRefusal(NamedTuple):

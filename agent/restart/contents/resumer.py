@@ -12,9 +12,10 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from agent.errors import CkptreeError, HostError
+from agent.record import NamedTuple
 from agent.restart.contents import fillabi
 from agent.restart.contents.fillabi import ResumeMessage
 from agent.restart.contents.registers import Registers

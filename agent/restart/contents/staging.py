@@ -16,8 +16,9 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.record import NamedTuple
 from agent.restart.contents.addresses import AddressRange, hole
 from agent.restart.contents.memory import AddressSpace
 from agent.restart.contents.openfiles import open_flags

@@ -13,8 +13,9 @@ import socket as sockets
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv6Address
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from agent.record import NamedTuple
 from agent.restart.contents import socketoptions, tcppackets
 from agent.restart.contents.descriptors import OpenFile
 from agent.restart.contents.fileowners import F_SETFL, O_NONBLOCK

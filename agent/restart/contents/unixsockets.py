@@ -14,8 +14,9 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from agent.record import NamedTuple
 from agent.restart.contents import socketoptions
 from agent.restart.contents.descriptors import FileKind, OpenFile
 from agent.restart.contents.fillabi import Demand

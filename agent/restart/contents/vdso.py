@@ -11,8 +11,9 @@ This is true for calls that begin after the restart. A thread within a function 
 import struct
 from array import array
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.record import NamedTuple
 from agent.restart.contents.addresses import AddressRange
 from agent.restart.contents.refusals import Refused
 from agent.restart.contents.syscalls import CALLS

@@ -11,9 +11,10 @@ import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.model import Capabilities, ProgramFile
+from agent.record import NamedTuple
 
 # (field, struct code), in the order of the header.
 MESSAGE_FIELDS = (

@@ -15,8 +15,9 @@ import pwd
 import stat
 from collections.abc import Collection
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 
+from agent.record import NamedTuple
 from agent.restart.rebuild.coordinator import HELPER
 
 _MOST_LINKS: Final = 40  # the kernel's bound, MAXSYMLINKS

@@ -14,13 +14,14 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.errors import RefusedError
 from agent.model import Capabilities, ProcessDetails, ProgramFile, Surroundings, Task, TaskState
 from agent.proc import surroundings
 from agent.proc.host import boot_id, own_status
 from agent.proc.statfile import program_file
+from agent.record import NamedTuple
 from agent.restart.rebuild import programpath
 from agent.restart.rebuild.helperabi import Program, Rights
 from agent.restart.rebuild.programpath import ProgramWay, way
@@ -67,8 +68,7 @@ def this_host(*, pidns: bool, runs: bool = True, proc: Path = Path("/proc")) -> 
     here = (boot_id(proc), surroundings.SurroundingsReader(proc).own) if runs else ("", Surroundings())
     if int(lines["CapEff"], 16) >> _SYS_ADMIN & 1:
         return Host(_ranges(proc / "self/uid_map"), _ranges(proc / "self/gid_map"), None, bounding, no_new_privs, *here)
-    uid, gid = os.geteuid(), os.getegid()
-    own = range(uid, uid + 1), range(gid, gid + 1)
+    own = [range(each, each + 1) for each in (os.geteuid(), os.getegid())]
     groups = frozenset(os.getgroups())
     return Host((own[0],), (own[1],), groups, _ALL if pidns else bounding, no_new_privs, *here, ids_made=pidns)
 

@@ -2,7 +2,9 @@
 """The kernel's answers about one task, from /proc."""
 
 import os
-from typing import Final, NamedTuple
+from typing import Final
+
+from agent.record import NamedTuple
 
 PROC: Final = "/proc"
 LAST_FIELD: Final = b"\nNSsid:"

@@ -10,10 +10,11 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from agent.proc.host import own_status
 from agent.proc.statfile import stat_fields
+from agent.record import NamedTuple
 from agent.restart.rebuild.helperabi import Rights
 
 if TYPE_CHECKING:

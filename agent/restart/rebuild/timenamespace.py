@@ -6,9 +6,10 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.errors import HostError
+from agent.record import NamedTuple
 
 OFFSETS: Final = "timens_offsets"
 _CLONE_NEWTIME: Final = 0x80
