@@ -103,7 +103,7 @@ def span(recording: Recording, question: Question) -> tuple[Recording, Instant, 
         since = past.find(recording, moments["since"])
     if "until" in moments:
         until = past.find(recording, moments["until"])
-    if (since.run, since.order) > (until.run, until.order):
+    if (*since[:2], recording.place(since)) > (*until[:2], recording.place(until)):
         times = " is behind until ".join(f"{instant.written(each.time_ns)} (#{each.order})" for each in (since, until))
         raise UsageError(f"since {times}: exchange them")
     return recording, since, until

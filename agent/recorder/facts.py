@@ -19,7 +19,8 @@ class Instant(NamedTuple):
         run: index in `Recording.runs`.
         order: the number of the first record that has not happened.
         time_ns: CLOCK_REALTIME of the last record that has happened, ns.
-        boottime_ns: the same by CLOCK_BOOTTIME of that boot, ns.
+        boottime_ns: the same by CLOCK_BOOTTIME of that boot, ns. Where gaps without records are at the number, it tells on
+            which side of them the instant is; 0: behind them.
         uncertain_ns: bound of the error of both, ns.
         missing: a sentence, where records of before it are missing: then all of this is of the last one that is there.
     """

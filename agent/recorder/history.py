@@ -13,6 +13,7 @@ one life, with a ``gap`` in it where records are missing.
 from typing import Any, Final
 
 from agent.errors import NoSuchRootError, NoSuchTimeError, NotPermittedError
+from agent.recorder import spanends
 from agent.recorder.facts import Gap, Instant
 from agent.recorder.firsttask import first_state
 from agent.recorder.instant import written
@@ -106,9 +107,7 @@ class NumberHistory:
         for run, seen in found:
             self._cross(gaps, run, seen.order)
             self._note(run, seen)
-        ends_behind_gap = any((gap.next_run, gap.next) == self._until[:2] for gap in gaps)  # nothing has happened since
-        ends_behind_gap |= bool(self._until.missing)
-        self._cross(gaps, self._until.run, self._until.order - (not ends_behind_gap))
+        self._cross_last(gaps)
         self._end()
         told = [self._told(life) for life in self._lives.values()]
         lives = [life for life in told if life]
@@ -302,16 +301,28 @@ class NumberHistory:
             run, order: of the record.
         """
         while gaps and (gaps[-1].run, gaps[-1].first) <= (run, order):
+            self._cross_one(gaps.pop())
+
+    def _cross_last(self, gaps: list[Gap]) -> None:
+        """Cross the gaps in front of the end of the span, and the one in which it ends."""
+        recording, until = self._recording, self._until
+        while gaps and (gaps[-1].run, gaps[-1].first) <= until[:2] and spanends.is_begun(recording, gaps[-1], until):
             gap = gaps.pop()
-            lives = self._unended(gap.run)
-            if (gap.next_run, gap.next) <= (self._since.run, self._since.order):
-                continue
-            boots = [each.boot_id for each in self._recording.runs[gap.run : gap.next_run + 1]]
-            same_boot = boots[0] == boots[-1]  # nothing is known of a run behind the last one
-            self._mark(lives, gap, reboot=not same_boot)
-            is_within = (gap.next_run, gap.next) <= (self._until.run, self._until.order)
-            if gap.why != _DAMAGED_BLOCK and is_within:
-                self._meet(lives, gap, same_boot=same_boot)
+            self._cross_one(gap)
+            if gap.why != _DAMAGED_BLOCK and not spanends.is_behind(recording, until, gap):
+                break
+
+    def _cross_one(self, gap: Gap) -> None:
+        """Cross a gap, if it is not in front of the span."""
+        recording = self._recording
+        if spanends.is_behind(recording, self._since, gap):
+            return
+        lives = self._unended(gap.run)
+        boots = [each.boot_id for each in recording.runs[gap.run : gap.next_run + 1]]
+        same_boot = boots[0] == boots[-1]  # nothing is known of a run behind the last one
+        self._mark(lives, gap, reboot=not same_boot)
+        if gap.why != _DAMAGED_BLOCK and spanends.is_behind(recording, self._until, gap):
+            self._meet(lives, gap, same_boot=same_boot)
 
     def _mark(self, lives: list[list[Said]], gap: Gap, *, reboot: bool) -> None:
         """Mark a gap in the lives that go on; where none does, it stands apart: a life may be in it."""

@@ -97,7 +97,7 @@ def find(recording: Recording, time: Time) -> Instant:
     if isinstance(time, RecordNumber):
         return recording.at_order(time.order)
     found = recording.at_time(time.realtime_ns)
-    since_ns = time.realtime_ns - found.time_ns  # since the last record before
+    since_ns = 0 if found.missing else max(0, time.realtime_ns - found.time_ns)  # since the last record before
     return found._replace(time_ns=time.realtime_ns, boottime_ns=found.boottime_ns + since_ns)
 
 

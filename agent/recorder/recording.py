@@ -56,7 +56,7 @@ class Recording:
 
     def __init__(self, place: Path) -> None:
         self.folder = place
-        self._standing: tuple[tuple[int, int], Replayer] | None = None
+        self._standing: tuple[tuple[int, int, int], Replayer] | None = None
         self.segments, self._lost_first, self._lost = storedsegments.opened(place)
         if not self.segments:
             also = f" that can be read: {lostsegment.named(self._lost)}" if self._lost else ""
@@ -97,8 +97,9 @@ class Recording:
 
     def _at_order(self, run: NumberRun, order: int) -> Instant:
         stands = self.replayer(Instant(run.first.run, order, 0, 0, 0))
-        self._standing = (run.first.run, order), stands  # whoever asks for the state next has it already
-        return Instant(run.first.run, order, stands.time_ns, stands.boottime_ns, stands.uncertain_ns)
+        found = Instant(run.first.run, order, stands.time_ns, stands.boottime_ns, stands.uncertain_ns)
+        self._standing = (found.run, order, self.place(found)), stands  # whoever asks for the state next has it already
+        return found
 
     def _ambiguous(self, order: int, having: list[NumberRun]) -> str:
         """Return the times of a number that several runs have, the last ones where there are many."""
@@ -205,9 +206,7 @@ class Recording:
 
     @cached_property
     def seams(self) -> tuple[Gap, ...]:
-        """The gaps between segments, by time, as far as their ends tell: no block is looked for within those that have an
-        index.
-        """
+        """The gaps between segments, by time, as their ends tell: no block is looked for where there is an index."""
         return self._gaps([each.sealed_next or each.end_next for each in self.segments])
 
     def _gaps(self, nexts: list[int]) -> tuple[Gap, ...]:
@@ -274,7 +273,7 @@ class Recording:
         return max(mine, key=lambda each: (each.facts.first <= order, each.facts.first)).end_ahead_ns
 
     def _end_ahead_ns(self, run: int) -> int:
-        return [each.end_ahead_ns for each in self.segments if each.run == run][-1]
+        return next(each.end_ahead_ns for each in reversed(self.segments) if each.run == run)
 
     def _said(self) -> str:
         runs = (
@@ -288,8 +287,17 @@ class Recording:
     # ---- replays ---------------------------------------------------------------------------------------------------
 
     def place(self, instant: Instant) -> int:
-        """Return the index of the segment that has an instant: the last one, where several begin at its number."""
-        return bisect_right([(each.run, each.facts.first) for each in self.segments], instant[:2]) - 1
+        """Return the index of the segment that has an instant.
+
+        Several may begin at its number, with gaps between them: the one of its time has it then, and of a number the last.
+        """
+        begins = [(each.run, each.facts.first) for each in self.segments]
+        place = bisect_right(begins, instant[:2]) - 1
+        while place > 0 and begins[place] == instant[:2] and begins[place - 1][0] == instant.run:
+            if not 0 < instant.boottime_ns < self.segments[place].facts.boottime_ns:
+                break
+            place -= 1
+        return place
 
     def place_behind(self, gap: Gap) -> int:
         """Return the index of the segment that is behind a gap; their number where none is."""
@@ -304,14 +312,16 @@ class Recording:
 
         Args:
             instant: the instant.
-            place: the index of its segment, where several begin at its number, with gaps between them; None: the last one.
+            place: the index of its segment, where several begin at its number, with gaps between them; None: as of `place`.
 
         Raises:
             NoSuchInstantError: there is no whole keyframe before it.
         """
         standing, self._standing = self._standing, None
-        if place is None and standing is not None and standing[0] == (instant.run, instant.order):
-            return standing[1]
+        if place is None:
+            place = self.place(instant)
+            if standing is not None and standing[0] == (*instant[:2], place):
+                return standing[1]
         for index in range(self._last_joined(instant, place), -1, -1):
             begin = self.segments[index]
             if begin.run != instant.run:
@@ -337,12 +347,10 @@ class Recording:
                 break
         raise NoSuchInstantError(f"#{instant.order}: no keyframe before it is whole; the recording has {self._said()}")
 
-    def _last_joined(self, instant: Instant, place: int | None) -> int:
+    def _last_joined(self, instant: Instant, place: int) -> int:
         """Return the index of the last segment that begins at or before an instant, with no gap behind a place."""
-        if place is None:
-            return self.place(instant)
         for one, other in pairwise(self.segments[place:]):
-            if other.facts.first > instant.order or not other.joins(one):
+            if other.run != instant.run or other.facts.first > instant.order or not other.joins(one):
                 break
             place += 1
         return place

@@ -23,12 +23,12 @@ from agent.events import eventpack
 from agent.events.eventfacts import ASSUMED
 from agent.events.feed import Feed
 from agent.events.subscriber import ARGUMENTS, KINDS, Subscriber
-from agent.recorder import bridge, tape
+from agent.recorder import bridge, spanends, tape
 from agent.recorder.facts import Gap, Instant
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.recorder.replay import NO_RECORDS
-from agent.recorder.rootsearch import RootSearch, is_begun
+from agent.recorder.rootsearch import RootSearch
 from agent.rootname import RootName
 from agent.table.inputs import Input
 from agent.table.objects import PidNamespace, TaskStruct
@@ -112,7 +112,7 @@ class Retelling:
             gap = None
             if self._replay.at_end and not self._listener.ended:
                 gap = self._recording.gap(self._run, self._replay.order, self._replay.boottime_ns)
-            if gap is None or not is_begun(gap, self._span.until):
+            if gap is None or not spanends.is_begun(self._recording, gap, self._span.until):
                 return
             if gap in self._crossed:  # its keyframe is none, so that no replay gets behind it
                 raise tape.TornError(f"what the recording has behind #{gap.first} cannot be read")
@@ -273,8 +273,7 @@ class Retelling:
         self._say("gap", **self._of_gap(gap))
         same_boot = self._is_one_boot(gap)
         yield self._taken()
-        until = self._span.until
-        if (gap.next_run, gap.next) > (until.run, until.order):
+        if not spanends.is_behind(self._recording, self._span.until, gap):
             self._over = True
             return
         listener = self._listener

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.errors import NoSuchRootError, NoSuchTimeError, NotPermittedError
-from agent.recorder import tape
+from agent.recorder import spanends, tape
 from agent.recorder.facts import Gap, Instant
 from agent.recorder.numberrecords import NumberPlace, places
 from agent.recorder.past import Enquirer
@@ -183,9 +183,9 @@ class RootSearch:
     def _cross(self) -> Gap | None:
         """Go on behind the next gap, and return it; None where there is none that ends within the span."""
         gap = self._next_gap()
-        while gap is not None and is_begun(gap, self._until):
+        while gap is not None and spanends.is_begun(self._recording, gap, self._until):
             self.gaps.append(gap)
-            if (gap.next_run, gap.next) > (self._until.run, self._until.order):
+            if not spanends.is_behind(self._recording, self._until, gap):
                 return None
             if _behind(gap) in self._crossed:
                 raise tape.TornError(f"what the recording has behind #{gap.first} cannot be read")
@@ -218,15 +218,6 @@ class RootSearch:
     def _boottime_ns(self, gap: Gap) -> int:
         """Return the CLOCK_BOOTTIME of the first state behind a gap, ns."""
         return self._recording.segments[self._recording.place_behind(gap)].facts.boottime_ns
-
-
-def is_begun(gap: Gap, until: Instant) -> bool:
-    """Return True if a gap begins before the end of a span, as it does where the time of the end is one of a gap.
-
-    A gap without records is between two states of the same number.
-    """
-    begin, end = (gap.run, gap.first), (until.run, until.order)
-    return bool(until.missing) or begin < end or (begin == end and gap.until_ns <= until.time_ns)
 
 
 def _behind(gap: Gap) -> tuple[int, int, int]:

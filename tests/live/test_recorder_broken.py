@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from agent.protocol.client import Client
+from agent.recorder.facts import Instant
 from agent.recorder.recording import NoSuchInstantError, Recording
 from tests.bench.storm import Storm
 from tests.live.daemons import PATIENCE_S, Daemon, a_daemon, ckptree
@@ -41,7 +42,7 @@ def untrue(recording: Recording, snapshots: list[Taken], run: int = -1) -> list[
     found = []
     for each in snapshots:
         try:
-            replayed = recording.table_at(recording.runs[run].first._replace(order=each.order))
+            replayed = recording.table_at(Instant(recording.runs[run].first.run, each.order, 0, 0, 0))
         except NoSuchInstantError:
             continue
         if each.complete and not replayed.reasons and differs(replayed.table, each):

@@ -20,6 +20,7 @@ from agent import rootname
 from agent.model import Snapshot
 from agent.protocol.client import Client
 from agent.recorder import past
+from agent.recorder.facts import Instant
 from agent.recorder.past import Enquirer, WantedTree
 from agent.recorder.recording import Recording
 from tests.bench.judge import Capture, Judge
@@ -123,7 +124,7 @@ def taken_over(standby: StandbyProcess, folder: Path, *words: str) -> TakenOver:
 def tree_at(recording: Recording, root: int, order: int) -> Snapshot:
     """Return the tree behind a record, as the host's own recording has it."""
     run = len(recording.runs) - 1
-    instant = recording.runs[run].first._replace(order=order + 1)
+    instant = Instant(recording.runs[run].first.run, order + 1, 0, 0, 0)
     wanted = WantedTree(rootname.parse(str(root)), "subtree")
     return past.snapshot(recording, instant, wanted, Enquirer())[0]
 
@@ -208,7 +209,7 @@ def test_nothing_that_was_said_to_be_there_is_missing(tmp_path: Path) -> None:
             recording = Recording(host.recording)
             truth = tree_at(recording, storm.root, taken.order)
             run = len(recording.runs) - 1
-            begin_ns = recording.replayer(recording.runs[run].first._replace(order=said + 1)).boottime_ns
+            begin_ns = recording.replayer(Instant(recording.runs[run].first.run, said + 1, 0, 0, 0)).boottime_ns
             captures.append((Capture(rows_of(truth), begin_ns, died_ns, closed=True), number))
             stands = taken.ran.code in (0, 6) and taken.numbers == numbers_of(truth)
             refused = taken.ran.code == 7 and _LIMIT in taken.ran.err

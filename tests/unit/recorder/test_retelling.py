@@ -12,6 +12,7 @@ import pytest
 from agent.access import Viewer
 from agent.errors import CkptreeError, NoSuchRootError, UsageError
 from agent.recorder import answers
+from agent.recorder.facts import Instant
 from agent.recorder.history import NumberHistory
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
@@ -285,7 +286,7 @@ def test_a_life_that_begins_within_a_gap_is_there_behind_it(tmp_path: Path) -> N
         births = [each for each in told(recording, whole(recording)) if each["event"] == "birth"]
         known = {(each["tid"], each["start_ns"]) for each in births if not each.get("assumed") or "present" in each}
         for place, gap in enumerate(recording.gaps):
-            there = recording.table_at(span[0]._replace(order=gap.next)).table.tasks()
+            there = recording.table_at(Instant(gap.next_run, gap.next, 0, 0, 0)).table.tasks()
             for number, start_ns in {(task.pid.numbers[0], task.start_ns) for task in there} - known:
                 known.add((number, start_ns))
                 lives = NumberHistory(recording, span, number, Enquirer()).lives()
