@@ -215,10 +215,11 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
     begin = beginning(snapshot, pidns=wish.pidns, apart=wish.detach)
     # Tasks that hold must not keep the caller's streams, least of all its input.
     no_stdio = wish.detach or wish.run == "hold"
+    endings = taskrights.endings(snapshot, plan)
     with (
         Rebuild(
             plan,
-            ids=taskrights.ending(snapshot, plan),
+            ids=endings.ids if endings is not None else {},
             any_numbers=wish.any_numbers,
             no_stdio=no_stdio,
             begin=begin,
@@ -232,7 +233,8 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
         rebuild.build(meanwhile=partial(_prepare, asked))
         from agent.restart.rebuild.verify import Standing
 
-        standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
+        strangers = endings.refused if endings is not None else ()
+        standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard, strangers)
         if words is not None:
             programs = _commands(words, standing, wish)
         _prove(standing, wish, rebuild)
@@ -243,8 +245,9 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
         if fill is not None:
             release = partial(run_on, fill, given.file, given.contents)
         else:
+            held = taskrights.holding(snapshot, plan, programs or {})
             release = partial(
-                rebuild.release, {**taskrights.holding(snapshot, plan, programs or {}), **(programs or {})}
+                taskrights.release, rebuild, standing, held, programs or {}, compared=not wish.keep_rights
             )
         if wish.detach:
             release()
@@ -341,7 +344,7 @@ def _prove(standing: "Standing", wish: RestartWish, rebuild: "Rebuild") -> None:
 
     A tree with contents is announced later, when its tasks are filled and before they run.
     """
-    from agent.restart.rebuild.failure import RebuildError
+    from agent.restart.rebuild.failure import differs
     from agent.restart.rebuild.verify import verify, verify_active
 
     found = verify(standing)
@@ -349,9 +352,9 @@ def _prove(standing: "Standing", wish: RestartWish, rebuild: "Rebuild") -> None:
         if wish.images is None:
             _announce(standing, rebuild, wish)
         rebuild.activate()
-        found = verify_active(standing, stopped=False)
+        found = verify_active(standing, stopped=False, unread=say)
     if found:
-        raise RebuildError("the kernel says of the rebuilt tree:\n  " + "\n  ".join(found))
+        raise differs(found)
 
 
 def _announce(standing: "Standing", rebuild: "Rebuild", wish: RestartWish) -> None:

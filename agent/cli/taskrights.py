@@ -7,12 +7,12 @@ from agent.cli.restartwish import RestartWish
 from agent.cli.terminal import say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from agent.model import Snapshot
     from agent.restart.planning.plan import Plan
+    from agent.restart.rebuild.commands import Endings
+    from agent.restart.rebuild.coordinator import Rebuild
     from agent.restart.rebuild.helperabi import Program
-    from agent.restart.rebuild.helperprogram import Ids
+    from agent.restart.rebuild.verify import Standing
 
 
 def without_terminal(
@@ -32,15 +32,16 @@ def without_terminal(
     return fewer
 
 
-def ending(snapshot: "Snapshot", plan: "Plan") -> "Mapping[int, Ids]":
-    """Return the ids that tasks take before they exit; say which ones cannot have theirs."""
+def endings(snapshot: "Snapshot", plan: "Plan") -> "Endings | None":
+    """Return the ids that tasks take before they exit, and say which ones cannot have theirs; None if no task exits."""
     if all(actor.status is None for actor in plan.actors):
-        return {}
+        return None
     from agent.restart.rebuild import commands
+    from agent.restart.rebuild.failure import name_of
 
-    found, without = commands.ending(snapshot, plan)
-    for line in without:
-        say(line)
+    found = commands.endings(snapshot, plan)
+    for index, text in found.refused.items():
+        say(f"{name_of(plan.actors[index])} has the ids of the caller: {text}")
     return found
 
 
@@ -52,3 +53,32 @@ def holding(snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program]") 
     for line in without:
         say(line)
     return found
+
+
+def release(
+    rebuild: "Rebuild",
+    standing: "Standing",
+    held: "dict[int, Program]",
+    programs: "dict[int, Program]",
+    *,
+    compared: bool,
+) -> None:
+    """Let the tasks hold or run their programs.
+
+    Args:
+        rebuild, standing: the tree.
+        held: the entries of tasks that hold under their own ids.
+        programs: of the others.
+        compared: True: compare these ids with the kernel's answers. A task that keeps rights may have been given others.
+
+    Raises:
+        RebuildError: a task has other ids; the tree must be taken down.
+    """
+    rebuild.release({**held, **programs})
+    if not held or not compared:
+        return
+    from agent.restart.rebuild.failure import differs
+    from agent.restart.rebuild.verifyheld import verify_held
+
+    if found := verify_held(standing, held):
+        raise differs(found)

@@ -169,7 +169,8 @@ class Contents:
         """Refuse what this host, or the caller, cannot give to processes."""
         self._host = host
         of_criu = self._images.inventory.root_ids
-        for pid, refused in treechecks.namespaces(self._images.processes, of_criu, host):
+        spaces = treechecks.namespaces(self._images.processes, of_criu, host)
+        for pid, refused in (*spaces, *treechecks.zombies(self._snapshot, host)):
             self.refuse(pid, refused)
         self.namespaces = self.namespaces._replace(ipc=self._systemv.needed(host))
         fault = clocks.fault(self.namespaces.clocks, host)

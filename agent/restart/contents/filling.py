@@ -16,10 +16,13 @@ from agent.restart.contents.addresses import Specials, mapped, special_areas
 from agent.restart.contents.contents import Contents
 from agent.restart.contents.fillabi import Resumed, ResumeMessage
 from agent.restart.contents.fillsection import FillProgram
+from agent.restart.contents.programs import Programs
 from agent.restart.contents.publishing import Publisher
 from agent.restart.contents.refusals import Refused
 from agent.restart.contents.resumer import Resumer, ThreadState
+from agent.restart.contents.verifycredentials import verify_credentials
 from agent.restart.rebuild.coordinator import Rebuild
+from agent.restart.rebuild.failure import differs
 from agent.restart.rebuild.progress import Progress
 from exporters import gcpause
 
@@ -84,7 +87,21 @@ class Filling:
                     publisher.publish(word, *process.part())
             self._resumer.complete(programs.states())
         self._expect(Resumed.READY)
+        self._verify(programs)
         self._contents.ghosts.remove(links=False)
+
+    def _verify(self, programs: Programs) -> None:
+        """Compare the credentials of all threads with those of the images.
+
+        Raises:
+            RebuildError: a thread has other ones; the tree must be taken down.
+        """
+        pids = self._rebuild.pids
+        with gcpause.paused():
+            threads = [(actor, pids[actor], creds) for actor, creds in programs.credentials()]
+            found = verify_credentials(threads, self._named)
+        if found:
+            raise differs(found)
 
     def run(self) -> None:
         """Let all tasks run at once.

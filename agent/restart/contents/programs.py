@@ -156,6 +156,14 @@ class Programs:
         """Return what the resumer sets in all threads, once the programs are whole."""
         return [state for each in self._exchanges for state in self._states(each.holder)]
 
+    def credentials(self) -> list[tuple[int, Message]]:
+        """Return the actor and the creds_entry of each thread."""
+        return [
+            (actor, image.cores[tid].thread_core.creds)
+            for image, program in ((each.holder.image, each.holder.program) for each in self._exchanges)
+            for actor, tid in zip(program.actors, image.threads, strict=True)
+        ]
+
     def _room(self, pid: int, memory: AddressSpace, mapped: Sequence[AddressRange]) -> Room:
         """Return a process with its free addresses, and begin its program."""
         leader = self._source.leaders[pid]

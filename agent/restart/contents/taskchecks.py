@@ -204,6 +204,19 @@ def _signals(signals: Iterable[Any]) -> Iterator[Refused]:
             yield Refused("signal", str(number), "signal", "it cannot be pending")
 
 
+def ids_of_host(tid: int, ids: Iterable[tuple[str, Iterable[int], tuple[range, ...]]]) -> Iterator[Refused]:
+    """Check whether a thread can have its ids here.
+
+    Args:
+        tid: its number.
+        ids: a word for each kind, those of the thread, and the ranges that there are here.
+    """
+    for what, those, there in ids:
+        for each in sorted({int(one) for one in those}):
+            if not any(each in ids_here for ids_here in there):
+                yield Refused("credentials", str(tid), what, f"there is no {what} {each} here")
+
+
 def _thread_of_host(process: ProcessImage, tid: int, host: HostFacts) -> Iterator[Refused]:
     core = process.cores[tid]
     thread, creds = core.thread_core, core.thread_core.creds
@@ -219,13 +232,9 @@ def _thread_of_host(process: ProcessImage, tid: int, host: HostFacts) -> Iterato
         text = "the caller lacks CAP_SYS_ADMIN, which it takes to fill a task behind its filter"
         yield Refused("seccomp", str(tid), "seccomp", text)
     place = "credentials", str(tid)
-    for what, ids, there in (
-        ("user", (creds.uid, creds.euid, creds.suid, creds.fsuid), host.uids),
-        ("group", (creds.gid, creds.egid, creds.sgid, creds.fsgid, *creds.groups), host.gids),
-    ):
-        for each in sorted({int(one) for one in ids}):
-            if not any(each in ids_here for ids_here in there):
-                yield Refused(*place, what, f"there is no {what} {each} here")
+    users = creds.uid, creds.euid, creds.suid, creds.fsuid
+    groups = creds.gid, creds.egid, creds.sgid, creds.fsgid, *creds.groups
+    yield from ids_of_host(tid, (("user", users, host.uids), ("group", groups, host.gids)))
     if host.groups is not None and frozenset(map(int, creds.groups)) != host.groups:
         yield Refused(*place, "groups", "the caller may give no other groups than its own")
     wanted = mask(creds.cap_prm) | mask(creds.cap_inh)

@@ -9,6 +9,7 @@ from agent.restart.contents.descriptors import KINDS, FileKind, unseen
 from agent.restart.contents.hostfacts import NAMESPACES, HostFacts
 from agent.restart.contents.images import Images, ProcessImage
 from agent.restart.contents.refusals import Refused
+from agent.restart.contents.taskchecks import ids_of_host
 from exporters.criu import criuschema
 from exporters.criu.criuschema import DEAD, STOPPED
 
@@ -115,6 +116,20 @@ def namespaces(processes: Mapping[int, ProcessImage], of_criu: Any, host: HostFa
                     "a container runtime makes it"
                 )
                 yield pid, Refused("namespace", f"{kind} {identity}", "namespace", text)
+
+
+def zombies(snapshot: Snapshot, host: HostFacts) -> Found:
+    """Check whether zombies can have their users and groups here.
+
+    The tree tells them as ids of the initial user namespace. So nothing is refused to a caller in another one.
+    """
+    if "user" not in host.initial:
+        return
+    for task in snapshot.tasks:
+        if task.state is TaskState.ZOMBIE and task.uid is not None and task.gid is not None:
+            number = snapshot.number(task.pid)
+            ids = ("user", (task.uid,), host.uids), ("group", (task.gid,), host.gids)
+            yield from ((number, refused) for refused in ids_of_host(number, ids))
 
 
 def reach(images: Images, spaces: Mapping[int, tuple[int, ...]], kinds: Mapping[int, FileKind]) -> Found:

@@ -195,8 +195,10 @@ _Noreturn void actor_run(void *index)
 	const struct fill_head *contents;
 	struct robust robust;
 	char *section;
+	int reopens;
 
 	come_to_life(me, &robust);
+	reopens = dumpable_beside(me);
 	for (; at < end_at; at++) {
 		const struct program_step *step = &program.steps[at];
 		long answer;
@@ -213,6 +215,8 @@ _Noreturn void actor_run(void *index)
 			fail(REASON_STEP, me, step->place, (int)-answer);
 		mark_done(at);
 	}
+	if (reopens)
+		reopen_memory();
 	wait_at_least(&program.state->release, 1);
 	contents = fill_section(me);
 	if (contents && fill_entry_of(contents, me)) {

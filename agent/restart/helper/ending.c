@@ -23,14 +23,14 @@ static int threads(void)
 	return count;
 }
 
-/* Return 1 if this process's leader is a zombie. The name in parentheses may contain ')', so the last one ends it. */
+/* Return 1 if this process's leader is a zombie; -1 without /proc. The name in parentheses may contain ')': the last one ends it. */
 static int leader_is_dead(void)
 {
 	char text[256], *at;
 	long fd = CALL4(openat, AT_FDCWD, "/proc/self/stat", O_RDONLY | O_CLOEXEC, 0), size;
 
 	if (fd < 0)
-		return 0;
+		return -1;
 	size = CALL3(read, fd, text, sizeof(text));
 	CALL1(close, fd);
 	for (at = text + size - 3; size > 2 && at > text && *at != ')'; at--)
@@ -47,8 +47,29 @@ static void await_the_others(uint32_t me)
 	const struct timespec64 pause = {0, LOOK_AGAIN_NS};
 	int is_thread = (program.actors[me].flags & ACTOR_THREAD) != 0, count;
 
-	while ((count = threads()) > 1 && !(is_thread && count == 2 && leader_is_dead()))
+	while ((count = threads()) > 1 && !(is_thread && count == 2 && leader_is_dead() > 0))
 		CALL5(ppoll, 0, 0, &pause, 0, 0);
+}
+
+int dumpable_beside(uint32_t me)
+{
+	uint32_t leader = program.actors[me].leader;
+
+	if (leader == me || (program.actors[leader].flags & (ACTOR_IDS | ACTOR_LINGERS)) != ACTOR_IDS)
+		return 0;
+	return CALL5(prctl, PR_GET_DUMPABLE, 0, 0, 0, 0) == 1;
+}
+
+void reopen_memory(void)
+{
+	const struct timespec64 pause = {0, LOOK_AGAIN_NS};
+	int dead;
+
+	wait_at_least(&program.state->gate, PHASE_LEAVE);
+	while (!(dead = leader_is_dead()))
+		CALL5(ppoll, 0, 0, &pause, 0, 0);
+	if (dead > 0)
+		CALL5(prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
 }
 
 static void part(uint32_t me, struct robust *robust)

@@ -68,6 +68,7 @@
 #define AT_EMPTY_PATH 0x1000
 
 #define PR_SET_PDEATHSIG 1
+#define PR_GET_DUMPABLE 3
 #define PR_SET_DUMPABLE 4
 #define PR_SET_KEEPCAPS 8
 #define PR_SET_SECCOMP 22

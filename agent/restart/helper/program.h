@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #define PROGRAM_MAGIC 0x45525443u
-#define PROGRAM_VERSION 2u
+#define PROGRAM_VERSION 3u
 #define NO_ACTOR 0xffffffffu
 #define MAX_LEVELS 33 /* pid namespaces nest 32 deep, so a process has so many numbers at most */
 
@@ -101,10 +101,8 @@ struct program_actor {
 	int32_t exit_signal;
 	uint32_t tag; /* of its pid object in the image; 0: none */
 	char comm[16];
-	uint32_t uid;
-	uint32_t euid;
-	uint32_t gid;
-	uint32_t egid;
+	uint32_t users[4];  /* real, effective and saved id, and that for files */
+	uint32_t groups[4]; /* likewise */
 };
 
 struct program_step {

@@ -157,9 +157,14 @@ long take_last_ids(uint32_t me)
 	long answer = CALL2(setgroups, 0, 0);
 
 	if (answer >= 0)
-		answer = CALL3(setresgid, actor->gid, actor->egid, actor->egid);
+		answer = CALL3(setresgid, actor->groups[0], actor->groups[1], actor->groups[2]);
 	if (answer >= 0)
-		answer = CALL3(setresuid, actor->uid, actor->euid, actor->euid);
+		CALL1(setfsgid,
+		      actor->groups[3]); /* the ids for files have no answer; the comparison of the tree sees them */
+	if (answer >= 0)
+		answer = CALL3(setresuid, actor->users[0], actor->users[1], actor->users[2]);
+	if (answer >= 0)
+		CALL1(setfsuid, actor->users[3]);
 	return answer < 0 ? answer : CALL2(prctl, PR_SET_DUMPABLE, 0);
 }
 

@@ -8,7 +8,7 @@ leader back. exec() ends all other threads, so CKPTREE_THREADS names the threads
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
@@ -16,8 +16,8 @@ from agent.record import replace
 from agent.restart.planning.plan import Plan
 from agent.restart.rebuild.failure import name_of
 from agent.restart.rebuild.helperabi import Program, Rights
-from agent.restart.rebuild.helperprogram import Ids
-from agent.restart.rebuild.rights import HELD, Host, bounds, doubts, held, obstacles, recorded, this_host
+from agent.restart.rebuild.rights import HELD, Host, bounds, doubts, obstacles, recorded, this_host
+from agent.restart.rebuild.userids import UserIds, held, of_image, to_take
 
 _EXITED: Final = TaskState.ZOMBIE, TaskState.DEAD_LEADER
 
@@ -198,31 +198,39 @@ def holding(
     return found, without
 
 
-def ending(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> tuple[dict[int, Ids], list[str]]:
-    """Return the ids of tasks that have exited, as zombies and dead leaders have; they take these before they exit.
+class Endings(NamedTuple):
+    """The ids of the tasks of a tree that have exited: zombies and dead leaders. They take their ids before they exit.
+
+    Attributes:
+        ids: by actor, where they are not those of this process.
+        refused: by actor that cannot have its ids here, the text that says so.
+    """
+
+    ids: dict[int, UserIds]
+    refused: dict[int, str]
+
+
+def endings(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> Endings:
+    """Return the ids of the tasks that have exited.
 
     Args:
         snapshot, plan: the snapshot to be rebuilt, and its plan.
         host: as in own_arguments().
-
-    Returns:
-        The ids by actor, where they are not those of this process; and lines for the user, about each task that cannot
-        have its ids here.
     """
-    host = host or this_host(pidns=plan.pidns, runs=False)
-    found, without = {}, []
+    found = Endings({}, {})
     for index, task in zip(plan.tasks, snapshot.tasks, strict=True):
-        if task.state not in _EXITED:
+        known = of_image(task) if task.state in _EXITED else None
+        if known is None:
             continue
+        host = host or this_host(pidns=plan.pidns, runs=False)
         try:
-            program = held(task, host)
+            ids = to_take(known, host)
         except RefusedError as error:
-            without.append(f"{name_of(plan.actors[index])} has the ids of the caller: {error} cannot be had here")
+            found.refused[index] = f"{error} cannot be had here"
         else:
-            if program is not None and program.rights is not None:
-                rights = program.rights
-                found[index] = Ids(rights.uid, rights.euid, rights.gid, rights.egid)
-    return found, without
+            if ids is not None:
+                found.ids[index] = ids
+    return found
 
 
 def at_their_beginning(snapshot: Snapshot) -> Snapshot:

@@ -28,6 +28,7 @@ from agent.restart.rebuild.failure import RebuildError, failure
 from agent.restart.rebuild.helperabi import Message, Program, Run, Said
 from agent.restart.rebuild.progress import LOOK_S, Progress
 from agent.restart.rebuild.timenamespace import NO_NAMESPACES, ClockOffsets, MadeNamespaces
+from agent.restart.rebuild.userids import UserIds
 
 HELPER: Final = Path(__file__).parents[1] / "helper" / "ckptree-rebuild"
 
@@ -61,7 +62,7 @@ class Rebuild:
         self,
         plan: Plan,
         *,
-        ids: Mapping[int, helperprogram.Ids] = helperprogram.NO_IDS,
+        ids: Mapping[int, UserIds] = helperprogram.NO_IDS,
         any_numbers: bool = False,
         no_stdio: bool = False,
         begin: Begin = Begin.HERE,

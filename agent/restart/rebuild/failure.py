@@ -3,6 +3,7 @@
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,11 @@ class RebuildError(CkptreeError):
         super().__init__(message)
         self.step = step
         self.error = error
+
+
+def differs(found: Sequence[str]) -> RebuildError:
+    """Make the error for differences of a tree from its image; the tree must be taken down."""
+    return RebuildError("the kernel says of the rebuilt tree:\n  " + "\n  ".join(found))
 
 
 def failure(message: Message, plan: Plan, helper: Path) -> CkptreeError:

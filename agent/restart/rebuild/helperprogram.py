@@ -12,12 +12,13 @@ import signal
 import struct
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.restart.planning.plan import Op, Plan, Role
+from agent.restart.rebuild.userids import UserIds
 
 MAGIC: Final = 0x45525443  # "CTRE"
-VERSION: Final = 2
+VERSION: Final = 3
 
 # (field, struct code), in the order of the header.
 PROGRAM_HEAD = (
@@ -28,7 +29,7 @@ STAGE_HEAD = (("bytes", "Q"), ("address", "Q"), ("size", "Q"), ("reads", "I"), (
 STAGE_READ = (("address", "Q"), ("size", "Q"), ("offset", "Q"), ("path", "I"), ("flags", "I"))
 PROGRAM_ACTOR = (
     *(("first_step", "I"), ("step_count", "I"), ("first_number", "I"), ("depth", "I"), ("leader", "I"), ("flags", "I")),
-    *(("exit_signal", "i"), ("tag", "I"), ("comm", "16s"), ("uid", "I"), ("euid", "I"), ("gid", "I"), ("egid", "I")),
+    *(("exit_signal", "i"), ("tag", "I"), ("comm", "16s"), ("users", "4I"), ("groups", "4I")),
 )
 PROGRAM_STEP = (
     *(("op", "I"), ("by", "I"), ("target", "I"), ("value", "i"), ("phase", "I"), ("first_dependency", "I")),
@@ -61,24 +62,15 @@ RESERVED_PIDS: Final = 300
 NO_ACTOR: Final = 0xFFFFFFFF
 
 
-class Ids(NamedTuple):
-    """The real and effective ids of a task."""
-
-    uid: int
-    euid: int
-    gid: int
-    egid: int
-
-
-_ROOT: Final = Ids(0, 0, 0, 0)
-NO_IDS: Final[Mapping[int, Ids]] = MappingProxyType({})
+_ROOT: Final = UserIds((0, 0, 0, 0), (0, 0, 0, 0))
+NO_IDS: Final[Mapping[int, UserIds]] = MappingProxyType({})
 """Every task that exits has the ids of the caller."""
 
 
 def encode(
     plan: Plan,
     *,
-    ids: Mapping[int, Ids] = NO_IDS,
+    ids: Mapping[int, UserIds] = NO_IDS,
     any_numbers: bool = False,
     no_stdio: bool = False,
     new_session: bool = False,
@@ -139,7 +131,11 @@ def encode(
         )
         count = counts[index]
         own_ids = ids.get(index, _ROOT)
-        actors.append(pack_actor(start, count, len(numbers), depth, leader, bits, exit_signal, tag, comm, *own_ids))
+        actors.append(
+            pack_actor(
+                start, count, len(numbers), depth, leader, bits, exit_signal, tag, comm, *own_ids.users, *own_ids.groups
+            )
+        )
         start += count
         known = () if any_numbers else own_numbers
         numbers += known or (0,) * (depth + 1)

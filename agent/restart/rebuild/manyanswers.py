@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from agent.restart.rebuild import taskanswers
@@ -32,30 +33,32 @@ def needed(_place: int, status: bytes) -> bytes:
     return status[max(0, status.find(_FIRST_FIELD)) : end + 1 or None]
 
 
-def answers(questions: Sequence[Question], kept: Kept = needed) -> list[Answer]:
+def answers(questions: Sequence[Question], kept: Kept = needed, last: bytes = taskanswers.LAST_FIELD) -> list[Answer]:
     """Return the answer to each question, in their order.
 
     Args:
         questions: about the tasks.
         kept: called by the process that has asked, for each task that is there.
+        last: the beginning of the last line of a status that is needed.
     """
     every = range(len(questions))
+    ask = partial(_asked, questions, kept=kept, last=last)
     if len(questions) < LEAST or len(os.sched_getaffinity(0)) < 2 or _has_threads():
-        return _asked(questions, every, kept)
-    return _asked_twice(questions, every, kept)
+        return ask(every)
+    return _asked_twice(ask, every)
 
 
-def _asked(questions: Sequence[Question], places: range, kept: Kept) -> list[Answer]:
+def _asked(questions: Sequence[Question], places: range, kept: Kept, last: bytes) -> list[Answer]:
     found: list[Answer] = []
     for place in places:
         pid, wants_signal = questions[place]
-        status = taskanswers.read(f"{taskanswers.PROC}/{pid}/status", taskanswers.LAST_FIELD)
+        status = taskanswers.read(f"{taskanswers.PROC}/{pid}/status", last)
         exit_signal = taskanswers.exit_signal(pid) if wants_signal else 0
         found.append((None if status is None else kept(place, status), exit_signal))
     return found
 
 
-def _asked_twice(questions: Sequence[Question], places: range, kept: Kept) -> list[Answer]:
+def _asked_twice(ask: Callable[[range], list[Answer]], places: range) -> list[Answer]:
     """Ask one half in this process, and the other one in a child; in this one, too, if the child fails."""
     middle = len(places) // 2
     here, aside = places[:middle], places[middle:]
@@ -66,11 +69,11 @@ def _asked_twice(questions: Sequence[Question], places: range, kept: Kept) -> li
     except OSError:  # the limit of processes
         child = -1
     if not child:
-        _tell(theirs, questions, aside, kept)
+        _tell(theirs, ask, aside)
     os.close(theirs)
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
-        found = _asked(questions, here, kept)
+        found = ask(here)
         with open(ours, "rb", closefd=False) as told:
             data = told.read()
     finally:
@@ -81,14 +84,14 @@ def _asked_twice(questions: Sequence[Question], places: range, kept: Kept) -> li
     try:
         told_aside: list[Answer] = marshal.loads(data)  # noqa: S302 - the child is this program
     except (EOFError, ValueError, TypeError):
-        told_aside = _asked(questions, aside, kept)
+        told_aside = ask(aside)
     return found + told_aside
 
 
-def _tell(out: int, questions: Sequence[Question], places: range, kept: Kept) -> None:
+def _tell(out: int, ask: Callable[[range], list[Answer]], places: range) -> None:
     """Write the answers, and end the process, whatever happens."""
     try:
-        data = marshal.dumps(_asked(questions, places, kept))
+        data = marshal.dumps(ask(places))
         with open(out, "wb") as told:
             told.write(data)
     finally:

@@ -25,12 +25,12 @@ from agent.record import NamedTuple
 from agent.restart.rebuild import programpath
 from agent.restart.rebuild.helperabi import Program, Rights
 from agent.restart.rebuild.programpath import ProgramWay, way
+from agent.restart.rebuild.userids import NO_CAPABILITIES
 
 _ALL: Final = (1 << 64) - 1
 _SYS_ADMIN: Final = 21
 _DELETED: Final = b" (deleted)"  # a folder's own name may end so, too: it is refused, and never mistaken for another
-_NO_CAPABILITIES: Final = Capabilities(0, 0, 0, 0, 0)
-HELD: Final = Rights(0, 0, 0, 0, None, _NO_CAPABILITIES, no_new_privs=True, umask=0, bound_only=True)
+HELD: Final = Rights(0, 0, 0, 0, None, NO_CAPABILITIES, no_new_privs=True, umask=0, bound_only=True)
 """The rights of a task that holds, beside its ids."""
 
 
@@ -372,29 +372,3 @@ def bounds(task: Task) -> Rights | None:
     caps = details.caps or Capabilities(0, 0, 0, _ALL, 0)
     fixed = bool(details.no_new_privs)
     return Rights(0, 0, 0, 0, None, caps, no_new_privs=fixed, umask=0, bound_only=True)
-
-
-def held(task: Task, host: Host) -> Program | None:
-    """Return the entry of a task that runs no program, with its own ids.
-
-    Returns:
-        None if the task has the ids of this process, or the image has none.
-
-    Raises:
-        RefusedError: the task cannot have its ids here; the message names the ids.
-    """
-    details = task.details
-    uids, gids, groups = (details.uids, details.gids, details.groups) if details is not None else (None, None, None)
-    if task.uid is None or task.gid is None:
-        return None
-    uid, euid = uids[:2] if uids is not None else (task.uid, task.uid)
-    gid, egid = gids[:2] if gids is not None else (task.gid, task.gid)
-    if os.getresuid() == (uid, euid, euid) and os.getresgid() == (gid, egid, egid):
-        return None
-    strange = [f"user {one}" for one in {uid, euid} if not any(one in each for each in host.uids)]
-    strange += [f"group {one}" for one in {gid, egid} if not any(one in each for each in host.gids)]
-    if strange or host.groups is not None:
-        raise RefusedError(", ".join(strange) or "its ids")
-    known = [one for one in groups or () if any(one in each for each in host.gids)]
-    rights = Rights(uid, euid, gid, egid, tuple(known), _NO_CAPABILITIES, no_new_privs=False, umask=0, ids_only=True)
-    return Program(b"", (), (), None, rights)

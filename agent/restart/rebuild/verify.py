@@ -9,10 +9,11 @@ that of the procfs inward. The last `depth + 1` of them are those from the root'
 While all stand, ghosts too, these are compared: numbers at every level, thread group, parent, session, group, exit
 signal, and pid namespace: two tasks share one if and only if they share one in the image.
 
-When the tree is active, these are compared: zombies and their wait statuses; stopped tasks; the pid namespace of each
-process's next child; that ghosts have gone; that an init that waits within its exit does so. The image has a zombie for
-such an init, for it has exited; /proc shows another state, PF_EXITING, and the status. The link to the namespace of the
-next child leads nowhere before that has an init, and to a namespace without a task once it is dead.
+When the tree is active, these are compared: zombies, their wait statuses, users and groups, and those of leaders that
+have exited; stopped tasks; the pid namespace of each process's next child; that ghosts have gone; that an init that waits
+within its exit does so. The image has a zombie for such an init, for it has exited; /proc shows another state, PF_EXITING,
+and the status. The link to the namespace of the next child leads nowhere before that has an init, and to a namespace
+without a task once it is dead. A link that this process may not read is told.
 
 /proc cannot show *which thread* of its parent a task is a child of (PPid names the process), the session and group of a
 zombie's dead parent, and the subreaper flag.
@@ -20,13 +21,13 @@ zombie's dead parent, and the subreaper flag.
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
 from agent.model import CKPT_PID_ROOT, Snapshot, Tag, Task, TaskState
 from agent.restart.planning.plan import Actor, Plan, Role
-from agent.restart.rebuild import manyanswers, taskanswers
+from agent.restart.rebuild import manyanswers, taskanswers, userids
 from agent.restart.rebuild.failure import name_of
 from agent.restart.rebuild.taskanswers import Status, read_status
 
@@ -43,6 +44,7 @@ _EXIT_CODE: Final = 52 - 3  # field 52 of stat; the first one after comm is fiel
 _FLAGS: Final = 9 - 3
 _PF_EXITING: Final = 4
 _CORE: Final = 0x80
+_EXITED: Final = TaskState.ZOMBIE, TaskState.DEAD_LEADER
 
 
 class Standing(NamedTuple):
@@ -53,6 +55,7 @@ class Standing(NamedTuple):
         pids: for each actor the pid as this process sees it.
         numbers: for each actor its numbers, from the root's namespace inward.
         guard: the pid of the guard, the parent of actor 0.
+        strangers: the actors that keep the ids of the caller, because they cannot have their own here.
     """
 
     snapshot: Snapshot
@@ -60,6 +63,7 @@ class Standing(NamedTuple):
     pids: Sequence[int]
     numbers: Sequence[tuple[int, ...]]
     guard: int
+    strangers: Collection[int] = frozenset()
 
 
 def verify(standing: Standing) -> list[str]:
@@ -276,22 +280,34 @@ def _list(numbers: Sequence[int]) -> str:
     return "/".join(map(str, numbers))
 
 
-def verify_active(standing: Standing, *, stopped: bool) -> list[str]:
+class _Unread(NamedTuple):
+    """A fact of an active tree that this process may not read yet, or not at all."""
+
+    text: str
+
+
+def verify_active(
+    standing: Standing, *, stopped: bool, unread: Callable[[str], None] = lambda _line: None
+) -> list[str]:
     """Return all differences of the tasks' states, once every task has had its turn; wait for them for 2 seconds.
 
     Args:
         standing: the tree.
         stopped: True once the tree has been released: the tasks that were stopped are stopped again.
+        unread: is told each fact that this process may not read, and so has not compared.
     """
     deadline = time.monotonic() + _SETTLING
     while True:
         found = list(_states(standing, stopped=stopped))
         if not found or time.monotonic() > deadline:
-            return found
+            for each in found:
+                if isinstance(each, _Unread):
+                    unread(each.text)
+            return [each for each in found if isinstance(each, str)]
         time.sleep(0.005)
 
 
-def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
+def _states(standing: Standing, *, stopped: bool) -> Iterator[str | _Unread]:
     plan = standing.plan
     lingering = plan.lingering()
     links = {} if stopped else _links(standing)
@@ -305,14 +321,14 @@ def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
             continue
         state = fields[0].decode()
         exits = index in lingering
-        wrong = (task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER)) != (state in "ZX" or exits)
+        wrong = (task.state in _EXITED) != (state in "ZX" or exits)
         if exits and (state in "ZX" or not int(fields[_FLAGS]) & _PF_EXITING):
             yield f"{name_of(who)}: is in state {state}, and is to wait within its exit"
         if stopped:
             wrong |= (task.state is TaskState.STOPPED) != (state == "T")
         if wrong:
             yield f"{name_of(who)}: is in state {state}, and was {task.state}"
-        if not stopped and task.state not in (TaskState.ZOMBIE, TaskState.DEAD_LEADER) and pid:
+        if not stopped and task.state not in _EXITED and pid:
             yield from _next_namespace(
                 who, task, pid, living, links[index] if index in links else taskanswers.link(pid, "pid")
             )
@@ -321,6 +337,10 @@ def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
             # /proc also shows 0 to a reader without the right to see the status
             if code and (code & ~_CORE) != (task.exit_code & ~_CORE):
                 yield f"{name_of(who)}: has the wait status {code} instead of {task.exit_code}"
+        if task.state in _EXITED and index not in standing.strangers:
+            ids = userids.of_image(task)
+            if ids is not None and (found := userids.read_difference(pid, ids)):
+                yield f"{name_of(who)}: has {found}"
     for index, actor in enumerate(plan.actors):
         if actor.role is Role.GHOST and _is(standing, index):
             yield f"{name_of(actor)}: is still there"
@@ -347,11 +367,14 @@ def _living_namespaces(standing: Standing, links: Mapping[int, str | None]) -> d
     return spaces
 
 
-def _next_namespace(who: Actor, task: Task, pid: int, living: Mapping[str, int], own: str | None) -> Iterator[str]:
+def _next_namespace(
+    who: Actor, task: Task, pid: int, living: Mapping[str, int], own: str | None
+) -> Iterator[str | _Unread]:
     """Yield the difference of the namespace of a task's next child from the image's; `own` is the link to the task's."""
     found = taskanswers.link(pid, "pid_for_children")
     if not own or found is None:
-        return  # it has exited, or its links are not for this process to read
+        yield _Unread(f"{name_of(who)}: its pid namespaces are not compared, for they cannot be read here")
+        return
     is_dead = found != own and bool(found) and found not in living
     have = living.get(found, task.child_namespace) if found else -1
     if (task.child_namespace is None) != (found == own):

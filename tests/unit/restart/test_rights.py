@@ -14,9 +14,9 @@ from agent.model import Capabilities, ProcessDetails, Surroundings, Task, TaskSt
 from agent.proc.statfile import program_file
 from agent.restart.planning.search import make_plan
 from agent.restart.rebuild import programpath
-from agent.restart.rebuild.commands import ending, own_arguments
-from agent.restart.rebuild.helperprogram import Ids
+from agent.restart.rebuild.commands import endings, own_arguments
 from agent.restart.rebuild.rights import Host, doubts, obstacles, recorded, this_host
+from agent.restart.rebuild.userids import UserIds
 from tests.support.builders import a_snapshot, a_task
 
 FULL = (1 << 41) - 1
@@ -377,11 +377,8 @@ def test_a_task_that_has_exited_takes_the_ids_that_it_can_have_and_others_are_to
     plan = make_plan(snapshot)
     index = plan.tasks[1]
 
-    assert ending(snapshot, plan, ANY) == ({index: Ids(NOBODY, NOBODY, 7, 7)}, [])
-    assert ending(snapshot, plan, OWN) == (
-        {},
-        [f"task 2 (20) has the ids of the caller: user {NOBODY}, group 7 cannot be had here"],
-    )
+    assert endings(snapshot, plan, ANY) == ({index: UserIds((NOBODY,) * 4, (7,) * 4)}, {})
+    assert endings(snapshot, plan, OWN) == ({}, {index: f"user {NOBODY}, group 7 cannot be had here"})
 
 
 def test_an_image_that_does_not_say_what_ran_is_refused_with_advice_for_held_trees_too() -> None:

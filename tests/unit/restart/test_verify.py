@@ -147,3 +147,17 @@ def test_a_state_that_differs_is_told(standing: Standing) -> None:
     """A living task of the image is a zombie."""
     change(5003, "(a) S", "(a) Z", "stat")
     assert ["is in state Z" in line for line in verify_active(standing, stopped=False)] == [True]
+
+
+def test_a_link_that_cannot_be_read_is_told_and_is_no_difference(
+    standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller lacks CAP_SYS_PTRACE, say, and the task has closed its memory."""
+    monkeypatch.setattr("agent.restart.rebuild.verify._SETTLING", 0.05)
+    link = Path(taskanswers.PROC, str(standing.pids[1]), "ns", "pid_for_children")
+    link.unlink()
+    link.touch()
+    told: list[str] = []
+
+    assert verify_active(standing, stopped=False, unread=told.append) == []
+    assert told == ["task 2 (2): its pid namespaces are not compared, for they cannot be read here"]

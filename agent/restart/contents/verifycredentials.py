@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verification of filled tasks: the kernel's answers compared with the credentials of the images, before any task runs.
+
+Compared are ids, groups, capabilities and no_new_privs of each thread. /proc does not show the secure bits.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from agent.restart.contents.credentials import mask
+from agent.restart.rebuild import manyanswers
+from agent.restart.rebuild.userids import UserIds, difference
+
+_LAST: Final = b"\nNoNewPrivs:"
+_SETS: Final = (
+    ("CapInh", "cap_inh", "inheritable"),
+    ("CapPrm", "cap_prm", "permitted"),
+    ("CapEff", "cap_eff", "effective"),
+    ("CapBnd", "cap_bnd", "bounding"),
+    ("CapAmb", "cap_amb", "ambient"),
+)
+"""The lines of a status, the fields of a creds_entry, and the names of the sets."""
+
+
+class _Required(NamedTuple):
+    """The credentials that a thread must have, as /proc/PID/status has them."""
+
+    ids: UserIds
+    groups: bytes
+    rights: bytes
+
+    def differences(self, status: bytes) -> Iterator[str]:
+        if found := difference(status, self.ids):
+            yield found
+        if self.groups not in status:
+            yield f"the groups {_value(status, 'Groups')} instead of {_value(self.groups, 'Groups')}"
+        if self.rights not in status:
+            for name, _, words in _SETS:
+                if _value(status, name) != _value(self.rights, name):
+                    yield f"the {words} capabilities {_value(status, name)} instead of {_value(self.rights, name)}"
+            if _value(status, "NoNewPrivs") != _value(self.rights, "NoNewPrivs"):
+                yield f"no_new_privs {_value(status, 'NoNewPrivs')} instead of {_value(self.rights, 'NoNewPrivs')}"
+
+
+def _required(creds: Any) -> _Required:
+    ids = UserIds(
+        (int(creds.uid), int(creds.euid), int(creds.suid), int(creds.fsuid)),
+        (int(creds.gid), int(creds.egid), int(creds.sgid), int(creds.fsgid)),
+    )
+    sets = b"".join(b"%s:\t%016x\n" % (name.encode(), mask(getattr(creds, field))) for name, field, _ in _SETS)
+    return _Required(
+        ids,
+        b"\nGroups:\t%s \n" % b" ".join(b"%d" % one for one in sorted(map(int, creds.groups))),
+        b"\n%sNoNewPrivs:\t%d\n" % (sets, bool(creds.no_new_privs)),
+    )
+
+
+def _value(status: bytes, name: str) -> str:
+    text = status.partition(b"\n%s:" % name.encode())[2].partition(b"\n")[0]
+    return text.decode(errors="replace").strip() or "none"
+
+
+def verify_credentials(threads: Sequence[tuple[int, int, Any]], named: Callable[[int], str]) -> list[str]:
+    """Return all differences of threads that stand, filled, from their images.
+
+    Args:
+        threads: of each its actor, its pid as this process sees it, 0 where /proc does not show it, and its creds_entry.
+        named: returns the name of an actor.
+    """
+    shown = [each for each in threads if each[1]]
+    known: dict[int, _Required] = {}  # the messages of alike processes are the same ones
+    for *_, creds in shown:
+        if id(creds) not in known:
+            known[id(creds)] = _required(creds)
+
+    def kept(place: int, status: bytes) -> bytes:
+        ids, groups, rights = required = known[id(shown[place][2])]
+        if ids.lines() in status and groups in status and rights in status:
+            return b""
+        return " and ".join(required.differences(status)).encode()
+
+    answers = manyanswers.answers([(pid, False) for _, pid, _ in shown], kept, _LAST)
+    return [
+        f"{named(actor)}: {'there is no such task' if found is None else f'has {found.decode()}'}"
+        for (actor, *_), (found, _) in zip(shown, answers, strict=True)
+        if found != b""
+    ]
