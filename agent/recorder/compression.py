@@ -60,5 +60,18 @@ def fast() -> zstandard.ZstdCompressor:
     return zstandard.ZstdCompressor(compression_params=parameters)
 
 
+def content(stored: Data, of: segment.Block) -> bytes | None:
+    """Return the content of a block; None where its stored bytes are not those that were written, or no such content."""
+    if not segment.is_whole(stored, of):
+        return None
+    if of.codec == segment.PLAIN:
+        return bytes(stored)
+    try:
+        found: bytes = zstandard.ZstdDecompressor().decompress(stored, max_output_size=of.size)
+    except zstandard.ZstdError:
+        return None
+    return found if len(found) == of.size else None
+
+
 def _is_fast(size: int, elapsed_s: float) -> bool:
     return size > _LEISURE * max(OPEN_S, elapsed_s)

@@ -8,7 +8,8 @@ some 120 bytes, ten megabytes a day, of which the last one alone counts. So it i
 over the one before it, in the file ``idle`` beside the segments, for a minute at most. Then, and in front of all else that
 comes, it is appended. A reader takes it for the last block of the segment, if the segment ends where the block begins.
 
-A file that was written half, or belongs to a segment that has grown meanwhile, is as none: then less is stated. Where power
+A file that was written half, that has anything but such a block, or that belongs to a segment that has grown meanwhile,
+is as none: then less is stated. Where power
 is cut, it may be lost. The copy of a recording that a stand-by keeps has none.
 
 Grammar (little endian)::
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.record import NamedTuple
-from agent.recorder import folder, folderrights, segment, tape
+from agent.recorder import compression, folder, folderrights, segment, tape
 from agent.recorder.tape import Data
 
 NAME: Final = "idle"
@@ -36,6 +37,7 @@ _MAGIC: Final = b"ckptidl\0"
 _HEAD: Final = struct.Struct("<8sIIQII")
 _BEFORE_CHECK: Final = _HEAD.size - 4
 _MOST: Final = 1 << 12  # bytes of the file that are looked at
+_LOOK_BYTES: Final = tape.ENTRY.size + tape.CLOCKS.size
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -55,7 +57,7 @@ class IdleBlock(NamedTuple):
 
 
 def read(place: Path) -> IdleBlock | None:
-    """Return the block that waits in a folder, which may come from anywhere; None: none is whole."""
+    """Return the block that waits in a folder, which may come from anywhere; None: none is whole, or as a writer's."""
     data = b""
     with contextlib.suppress(OSError):
         file = os.open(place / NAME, _READ)
@@ -69,7 +71,7 @@ def read(place: Path) -> IdleBlock | None:
     magic, facts_check, size, offset, check, own = _HEAD.unpack_from(data)
     block = data[_HEAD.size : _HEAD.size + size]
     is_whole = magic == _MAGIC and zlib.crc32(data[:_BEFORE_CHECK]) == own and zlib.crc32(block) == check
-    return IdleBlock(facts_check, offset, block) if is_whole else None
+    return IdleBlock(facts_check, offset, block) if is_whole and _is_statement(block) else None
 
 
 def adopt(place: Path) -> None:
@@ -85,7 +87,22 @@ def adopt(place: Path) -> None:
         begun = file.read(segment.MOST_HEAD)
         segment.read_head(begun)
         if segment.facts_check(begun) == waiting.facts_check and os.fstat(file.fileno()).st_size == waiting.offset:
-            os.pwrite(file.fileno(), waiting.data, waiting.offset)
+            _append(file.fileno(), waiting)
+
+
+def _append(file: int, waiting: IdleBlock) -> None:
+    """Append a block to its segment, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    done = 0
+    try:
+        while done < len(waiting.data):
+            done += os.pwrite(file, waiting.data[done:], waiting.offset + done)
+    except OSError:
+        os.ftruncate(file, waiting.offset)
+        raise
 
 
 class IdleFile:
@@ -162,6 +179,15 @@ class IdleFile:
         if looked is not None:
             self._looked_ns, *clocks = looked
             self._clocks = clocks[0], clocks[1]
+
+
+def _is_statement(block: bytes) -> bool:
+    """Return True if a block has one look at the clocks and nothing else."""
+    head = segment.block_at(block, 0)
+    if head is None or (head.kind, head.end) != (segment.TAPE, len(block)) or head.size > _LOOK_BYTES:
+        return False
+    found = compression.content(block[head.at :], head)
+    return found is not None and len(found) == _LOOK_BYTES and _look(found) is not None and head.first == head.next
 
 
 def _look(entry: Data) -> tuple[int, int, int] | None:

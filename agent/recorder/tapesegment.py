@@ -7,10 +7,8 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import zstandard
-
 from agent.record import NamedTuple
-from agent.recorder import blockindex, segment, tape
+from agent.recorder import blockindex, compression, segment, tape
 from agent.recorder.blockchain import BlockChain
 from agent.recorder.filebytes import FileBytes
 from agent.recorder.replay import times
@@ -300,16 +298,7 @@ class TapeSegment:
 
     def content(self, block: segment.Block) -> bytes | None:
         """Return the content of a block; None where it is damaged."""
-        stored = self.stored(block)
-        if not segment.is_whole(stored, block):
-            return None
-        if block.codec == segment.PLAIN:
-            return stored
-        try:
-            content: bytes = zstandard.ZstdDecompressor().decompress(stored, max_output_size=block.size)
-        except zstandard.ZstdError:
-            return None
-        return content if len(content) == block.size else None
+        return compression.content(self.stored(block), block)
 
     def keyframe(self) -> bytes | None:
         """Return its keyframe; None where there is none, or it is damaged."""

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recording of an idle host grows by a block a minute, and states each second that nothing has happened."""
 
+import errno
 import os
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from agent.recorder import answers, folder, folderrights, idleblock, segment
+from agent.recorder import answers, folder, folderrights, idleblock, segment, tape
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import NoSuchInstantError, Recording
+from agent.table.inputs import Input
 from tests.support.taped import Taped
 
 _SECOND_NS = 1_000_000_000
@@ -165,3 +169,74 @@ def test_a_clock_that_was_set_or_a_suspend_is_synced_and_a_mere_statement_is_not
             break
 
     assert taped._writer._output.unsynced == bool(moved)
+
+
+def a_file(waiting: idleblock.IdleBlock, content: bytes, **told: int) -> bytes:
+    """Return a file whose check sums are right, with a block of some content in place of the one that waits."""
+    was = segment.block_at(waiting.data, 0)
+    assert was is not None
+    told = {"kind": segment.TAPE, "codec": segment.PLAIN, "size": len(content), "next": was.next} | told
+    numbers, times_ns = (was.first, told["next"]), (was.first_ns, was.last_ns, was.ahead_ns)
+    block = b"".join(
+        segment.block(told["kind"], content, told["size"], numbers, times_ns, told["codec"], number=was.number)
+    )
+    facts = (b"ckptidl\0", waiting.facts_check, len(block), waiting.offset, zlib.crc32(block))
+    head = struct.pack("<8sIIQI", *facts)
+    return head + struct.pack("<I", zlib.crc32(head)) + block
+
+
+def test_a_file_that_has_anything_but_a_look_at_the_clocks_does_not_count(tmp_path: Path, taped: Taped) -> None:
+    """Whatever its check sums say: each question is answered as without it, and the next writer appends nothing."""
+    idle(taped, 1)
+    appended_ns = Recording(tmp_path).until_ns
+    idle(taped, 5)
+    waiting = idleblock.read(tmp_path)
+    assert waiting is not None
+    place, newest = tmp_path / idleblock.NAME, folder.stored(tmp_path)[-1].path
+    before = newest.read_bytes()
+    look = tape.pack(tape.CLOCK, taped.time_ns, taped.time_ns - taped.ahead_ns, tape.CLOCKS.pack(1, 1))
+    place.write_bytes(a_file(waiting, look))
+    assert idleblock.read(tmp_path) is not None
+    for content, told in (
+        (b"torn", {}),
+        (b"", {}),
+        (look[:-8], {}),
+        (tape.pack(tape.CLOCK, 1, 1), {}),
+        (look + look, {}),
+        (tape.pack(tape.END, 3, 0, b"\1"), {}),
+        (tape.pack(Input.QUESTION, 1), {}),
+        (look, {"kind": segment.PLACE}),
+        (look, {"kind": segment.KEYFRAME}),
+        (look, {"codec": segment.ZSTD}),
+        (look, {"size": 1 << 30}),
+        (look, {"next": 1 << 40}),
+    ):
+        place.write_bytes(a_file(waiting, content, **told))
+        recording = Recording(tmp_path)
+        assert (recording.until_ns, recording.runs[-1].last.missing) == (appended_ns, "")
+        assert all(event["event"] != "gap" for batch in answers.events(recording, {}, Enquirer()) for event in batch)
+        idleblock.adopt(tmp_path)
+        assert newest.read_bytes() == before
+
+
+def test_a_block_that_is_adopted_is_appended_whole_or_not_at_all(
+    tmp_path: Path, taped: Taped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system may take a part of it, and no more where it is full."""
+    idle(taped, 5)
+    waiting = idleblock.read(tmp_path)
+    assert waiting is not None
+    newest = folder.stored(tmp_path)[-1].path
+    before = newest.read_bytes()
+    write = os.pwrite
+    room = 0
+
+    def in_parts(file: int, data: bytes, at: int) -> int:
+        if at >= len(before) + room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data[:7], at)
+
+    monkeypatch.setattr(os, "pwrite", in_parts)
+    for room in (0, 8, len(waiting.data) - 1):
+        idleblock.adopt(tmp_path)
+        assert newest.read_bytes() == (before if room < len(waiting.data) - 1 else before + waiting.data)
