@@ -236,8 +236,8 @@ void sleeping(void)
 	tell_to("after", sleeping_facts);
 }
 
-/* timers: interval timers, and POSIX timers with holes in their numbers, one for a thread. */
-static timer_t timers_of[6];
+/* timers: interval timers, and POSIX timers with holes in their numbers, one for a thread; some off, with an interval. */
+static timer_t timers_of[7];
 static volatile int fired[65];
 static volatile pid_t fired_in;
 
@@ -267,16 +267,19 @@ static void timer_facts(void)
 	struct itimerspec spec;
 	struct itimerval value;
 
-	for (int n = 0; n < 6; n++) {
+	for (int n = 0; n < 7; n++) {
 		int error = timer_gettime(timers_of[n], &spec) ? errno : 0;
 
 		tell("timer %d error %d interval %ld.%09ld soon %d", (int)(intptr_t)timers_of[n], error,
 		     error ? 0 : spec.it_interval.tv_sec, error ? 0 : spec.it_interval.tv_nsec,
 		     error ? 0 : spec.it_value.tv_sec < 1000);
+		if (n == 6)
+			tell("timer of a processor's clock is on %d", spec.it_value.tv_sec || spec.it_value.tv_nsec);
 	}
 	for (int which = ITIMER_REAL; which <= ITIMER_PROF; which++) {
 		getitimer(which, &value);
-		tell("itimer %d interval %ld.%06ld", which, value.it_interval.tv_sec, value.it_interval.tv_usec);
+		tell("itimer %d interval %ld.%06ld on %d", which, value.it_interval.tv_sec, value.it_interval.tv_usec,
+		     which != ITIMER_REAL && timerisset(&value.it_value));
 	}
 	memset((void *)fired, 0, sizeof(fired));
 	fired_in = 0;
@@ -291,7 +294,9 @@ void timers(void)
 {
 	struct sigaction action = {.sa_sigaction = on_timer, .sa_flags = SA_SIGINFO | SA_RESTART};
 	struct itimerspec fast = {{0, 20000000}, {0, 20000000}}, slow = {{5000, 0}, {7000, 0}};
+	struct itimerspec off = {{0, 20000000}, {0, 0}};
 	struct itimerval real = {{0, 30000}, {0, 30000}}, virtual = {{0, 40000}, {0, 40000}};
+	struct itimerval disarmed = {{0, 50000}, {0, 0}}; /* its signal would kill: there is no handler */
 	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
 	pthread_t thread;
 
@@ -317,11 +322,15 @@ void timers(void)
 	event.sigev_notify = SIGEV_SIGNAL;
 	timer_create(CLOCK_PROCESS_CPUTIME_ID, &event, &timers_of[4]);
 	timer_create(CLOCK_MONOTONIC, &event, &timers_of[5]);
+	event.sigev_signo = SIGPROF;
+	timer_create(CLOCK_PROCESS_CPUTIME_ID, &event, &timers_of[6]);
 	timer_settime(timers_of[1], 0, &fast, NULL);
 	timer_settime(timers_of[2], 0, &slow, NULL);
 	timer_settime(timers_of[3], 0, &fast, NULL);
 	timer_settime(timers_of[4], 0, &slow, NULL);
 	setitimer(ITIMER_REAL, &real, NULL);
 	setitimer(ITIMER_VIRTUAL, &virtual, NULL);
+	setitimer(ITIMER_PROF, &disarmed, NULL);
+	timer_settime(timers_of[6], 0, &off, NULL);
 	before_and_after(timer_facts);
 }

@@ -25,7 +25,8 @@ NEVER_CAUGHT: Final = (SIGKILL, SIGSTOP)
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 SIG_SET: Final = 8
 SIGINFO: Final = 128
-_ITIMERS: Final = (("real", 0), ("virt", 1), ("prof", 2))
+ITIMER_REAL: Final = 0
+_ITIMERS: Final = (("real", ITIMER_REAL), ("virt", 1), ("prof", 2))
 RELATIVE: Final = 0
 SIGEV_THREAD_ID: Final = 4
 PRIO_PROCESS: Final = 0
@@ -96,7 +97,7 @@ def restore_threads(
         _restore_thread(script, program, image, tid, numbers, host)
         script.post(begun, count)
     leader.wait(begun, count)
-    _restore_timers(leader, program, image.core, numbers)
+    restore_timers(leader, program, image.core, numbers)
     leader.alike(("limits", image.alike[image.pid]), lambda: _restore_limits(leader, program, image.core))
     leader.post(limited)
     for script in program.scripts:
@@ -179,10 +180,19 @@ def _restore_limits(script: FillScript, program: ProcessProgram, core: Any) -> N
         script.call("prlimit64", 0, resource, program.data(struct.pack("<2Q", limit.cur, limit.max)), 0)
 
 
-def _restore_timers(script: FillScript, program: ProcessProgram, core: Any, numbers: Mapping[int, int]) -> None:
+def restore_timers(script: FillScript, program: ProcessProgram, core: Any, numbers: Mapping[int, int]) -> None:
     """Set the interval timers, and create the POSIX timers by their numbers.
 
+    A timer without time left is off, and may have an interval all the same: clocks of a processor keep it
+    (set_cpu_itimer() and posix_cpu_timer_set() of the kernel). ITIMER_REAL alone loses its interval when it is set off
+    (do_setitimer()): one that has an interval and no time left has fired, and goes on once its signal is taken.
     How often a timer has overrun since its last signal cannot be set: a program that asks gets 0.
+
+    Args:
+        script: of the first thread.
+        program: of the process.
+        core: the core_entry of the process.
+        numbers: of its threads as they see them, by those in the root's namespace.
     """
     if not core.tc.HasField("timers"):
         return
@@ -191,19 +201,17 @@ def _restore_timers(script: FillScript, program: ProcessProgram, core: Any, numb
         thread = numbers.get(int(timer.notify_thread_id), int(timer.notify_thread_id))
         event = struct.pack("<QIIi44x", timer.sival_ptr, timer.si_signo, timer.it_sigev_notify, thread)
         script.timer(_signed(int(timer.clock_id)), program.data(event), int(timer.it_id))
-        # A timer that repeats and has no time left was about to fire.
-        value = (timer.vsec, timer.vnsec) if timer.vsec or timer.vnsec else (timer.isec, timer.insec)
-        if any(value):
-            setting = program.data(struct.pack("<4Q", timer.isec, timer.insec, *value))
-            script.call("timer_settime", int(timer.it_id), RELATIVE, setting, 0)
+        setting = timer.isec, timer.insec, timer.vsec, timer.vnsec
+        if any(setting):
+            script.call("timer_settime", int(timer.it_id), RELATIVE, program.data(struct.pack("<4Q", *setting)), 0)
     for name, number in _ITIMERS:
         timer = getattr(core.tc.timers, name)
-        # A timer that repeats and whose signal is pending has no time left before the signal is taken.
-        value = (timer.vsec, timer.vusec) if timer.vsec or timer.vusec else (timer.isec, timer.iusec)
-        if any(value):
+        setting = timer.isec, timer.iusec, timer.vsec, timer.vusec
+        if number == ITIMER_REAL and not any(setting[2:]):
+            setting = (*setting[:2], *setting[:2])
+        if any(setting):
             script.about = About("timer", name)
-            setting = program.data(struct.pack("<4Q", timer.isec, timer.iusec, *value))
-            script.call("setitimer", number, setting, 0)
+            script.call("setitimer", number, program.data(struct.pack("<4Q", *setting)), 0)
 
 
 def rseq_bytes(size: int, host: HostFacts) -> int:
