@@ -369,9 +369,8 @@ class Server:
                     talk.receive(data, time.monotonic())
                 else:
                     talk.hang_up()
-        blocks = talk.unsent_bytes and self._in_debt(
-            peer
-        )  # the socket would stay ready, for as long as it may not be told
+        # With unsent bytes its socket would stay ready, for as long as its user's debt keeps it from being told.
+        blocks = talk.unsent_bytes and self._in_debt(peer)
         if talk.subscribed and not talk.closing and not self.worker.busy and not blocks:
             self._queue(peer, always=True)  # so that the bound of a turn holds for all that can be sent to
         else:
