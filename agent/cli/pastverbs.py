@@ -103,7 +103,7 @@ def events(
     if record is None or output == "-":
         missing = written(lambda parts: writing.write_stream(output, parts))
     else:
-        made, missing = recorded.made_apart(lambda: _joined_parts(written))
+        made, missing = recorded.made_apart(record, lambda: _joined_parts(written))
         writing.write_stream(output, [made] if isinstance(made, bytes) else [])
     if missing and not allow_incomplete:
         raise SystemExit(INCOMPLETE)

@@ -58,7 +58,6 @@ def open_folder(folder: Path) -> "Iterator[Recording]":
         FormatError: it takes more memory than a recording may.
     """
     try:
-        from agent.recorder import folderlock
         from agent.recorder.recording import Recording
     except ImportError as error:
         raise HostError(
@@ -72,16 +71,24 @@ def open_folder(folder: Path) -> "Iterator[Recording]":
         raise CkptreeError(f"cannot read {folder}: there is no such folder")
     if not folder.is_dir():
         raise CkptreeError(f"cannot read {folder}: it is no folder: name the one that the recording's files are in")
-    folderlock.is_written(folder)  # what is asked for later, when no lock may be taken
+    _look_for_writer(folder)
     confine_root()
     with allowance.bounded(os.fspath(folder), _stored_bytes(folder), allowance.RECORDING, "recording"):
         yield Recording(folder)
 
 
-def made_apart(work: "Callable[[], tuple[Made, bool]]") -> "tuple[Made, bool]":
+def _look_for_writer(folder: Path) -> None:
+    """Note whether a writer has a folder: it is asked for later, in a process that may take no lock."""
+    from agent.recorder import folderlock
+
+    folderlock.is_written(folder)
+
+
+def made_apart(folder: Path, work: "Callable[[], tuple[Made, bool]]") -> "tuple[Made, bool]":
     """Do some work on an untrusted folder in a confined child, for a verb that writes what comes of it.
 
     Args:
+        folder: of the recording.
         work: returns what is to be written, bytes or files by their names, and a truth about it.
 
     Returns:
@@ -93,6 +100,8 @@ def made_apart(work: "Callable[[], tuple[Made, bool]]") -> "tuple[Made, bool]":
     """
     from agent.cli import apart
     from agent.cli.terminal import say
+
+    _look_for_writer(folder)
 
     def packed() -> apart.Made:
         made, truth = work()

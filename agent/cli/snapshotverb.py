@@ -113,7 +113,7 @@ def snapshot(
         return data, taken.complete
 
     if record is not None:
-        data, complete = recorded.made_apart(told)
+        data, complete = recorded.made_apart(record, told)
         target.write_made(data)
     else:
         data, taken = made()

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs that ask a recording alone, over a recording of a simulated kernel."""
 
+import fcntl
 import json
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 
+from agent.recorder import newest
 from agent.recorder.instant import written
 from agent.recorder.recording import Recording
-from tests.support.commandline import here
+from tests.support.commandline import ckptree, here
 from tests.support.taped import Taped
 
 
@@ -135,3 +139,21 @@ def test_no_file_is_written_that_is_called_as_an_address_is(place: Path, name: s
     assert ran.stderr.startswith(f"ckptree: {name}".encode())
     assert here(*told, "./nats:x", cwd=tmp_path).returncode == 0
     assert (tmp_path / "nats:x").is_file()
+
+
+def test_a_time_of_day_is_the_last_one_before_now_where_a_daemon_writes_and_an_answer_goes_to_a_file(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the last one before the end of what was written: the child that makes the file may look at no lock."""
+    monkeypatch.setattr(newest, "_PATIENCE_S", 0.0)
+    time_of_day = written(time.time_ns() - 1_000_000_000)[11:23]
+    question = ("1", "--at", time_of_day, "--record", place)
+    lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ran = ckptree("snapshot", *question, "-o", tmp_path / "file")
+        told = here("tree", *question)
+    finally:
+        os.close(lock)
+    assert (ran.returncode, told.returncode) == (4, 4)
+    assert ran.stderr == told.stderr
