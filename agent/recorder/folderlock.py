@@ -17,6 +17,7 @@ _LOCK: Final = "lock"
 _PATIENCE_S: Final = 30.0
 _USUAL_S: Final = 2.0  # the writer of a daemon that has ended writes its end in that time
 _POLL_S: Final = 0.05
+_LOCKS: Final = Path("/proc/locks")
 _written: Final[set[Path]] = set()  # folders that had a writer when they were looked at
 
 
@@ -41,22 +42,30 @@ def hold(descriptor: int) -> bool:
     return True
 
 
-def holder(descriptor: int, locks: Path = Path("/proc/locks")) -> int:
-    """Return the pid of the process that has taken a lock; 0 where the kernel does not tell.
+def holder(lock: int | Path, locks: Path = _LOCKS) -> int:
+    """Return the pid of the process that has taken a lock; 0 where none has, or the kernel does not tell.
+
+    Args:
+        lock: its descriptor or its file.
+        locks: the kernel's list.
+    """
+    return next((max(0, int(words[4])) for words in _holds(lock, locks)), 0)
+
+
+def _holds(lock: int | Path, locks: Path) -> list[list[str]]:
+    """Return the words of the kernel's lines about those that hold a lock alone, without having to open it.
 
     The kernel's lock_get_status() (fs/locks.c) prints the numbers of device and inode, and the pid in the reader's pid
     namespace. Some file systems, btrfs for one, have another device there than stat(2) tells.
     """
-    facts = os.fstat(descriptor)
-    file = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
     try:
+        facts = os.stat(lock)
         lines = locks.read_text().splitlines()
     except OSError:
-        return 0
+        return []
+    file = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
     words = (line.split() for line in lines)
-    return next(
-        (max(0, int(each[4])) for each in words if each[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and each[5] == file), 0
-    )
+    return [each for each in words if each[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and each[5] == file]
 
 
 def is_in(folder: Path, descriptor: int) -> bool:
@@ -69,9 +78,15 @@ def is_in(folder: Path, descriptor: int) -> bool:
 
 
 def is_written(folder: Path) -> bool:
-    """Return True if a writer holds the lock of a folder; in a process that may take none, if it did at the last look."""
+    """Return True if a writer holds the lock of a folder; in a process that may take none, if it did at the last look.
+
+    The lock is its owner's alone: others, who may read the folder, could keep a daemon from recording.
+    """
+    path = folder / _LOCK
     try:
-        descriptor = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except PermissionError:
+        return bool(_holds(path, _LOCKS)) or folder in _written
     except OSError:
         return False
     try:

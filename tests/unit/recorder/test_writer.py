@@ -71,6 +71,23 @@ def test_a_lock_tells_the_process_that_holds_it(place: Path) -> None:
     os.close(lock)
 
 
+def test_a_reader_who_may_not_open_the_lock_knows_that_a_daemon_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member of the group that may read is one."""
+
+    def refuse(_path: Path, _flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    lock = folderlock.lock(tmp_path)
+    monkeypatch.setattr(os, "open", refuse)
+    assert not folderlock.is_written(tmp_path)
+    assert folderlock.hold(lock)
+    assert folderlock.is_written(tmp_path)
+    os.close(lock)
+    assert not folderlock.is_written(tmp_path)
+
+
 def test_a_writer_that_waits_for_the_folder_is_not_said_to_record(place: Path, tmp_path: Path) -> None:
     """Status has the reason at once, the log after the time that a daemon's end takes; this daemon's end does not wait."""
     log = tmp_path / "log"
