@@ -129,6 +129,37 @@ def test_a_port_that_another_program_has_taken_is_refused_by_name(tmp_path: Path
             pass
 
 
+def _beside(port: int, kind: socket.SocketKind, option: int) -> bool:
+    """Return True if a socket with an option gets a port of 127.0.0.1."""
+    with socket.socket(type=kind) as other:
+        other.setsockopt(socket.SOL_SOCKET, option, 1)
+        try:
+            other.bind(("127.0.0.1", port))
+            if kind == socket.SOCK_STREAM:
+                other.listen()
+        except OSError:
+            return False
+    return True
+
+
+def test_nobody_gets_an_address_beside_a_restored_socket_that_does_not_share_it(
+    tmp_path: Path, daemon_socket: Path
+) -> None:
+    """Nor does a second restart of the same dump; the two listeners that share a port share it again."""
+    with program([sys.executable, "-c", INET], tmp_path) as pid:
+        eventually((tmp_path / "begun").exists, "it has begun")
+        images = dump(pid, tmp_path / "images", daemon_socket, suite=NEWER)
+    four, _, shared, _, bound, _ = (each[1] for each in ast.literal_eval((tmp_path / "ports").read_text()))
+    with restarted(images):
+        for option in (socket.SO_REUSEPORT, socket.SO_REUSEADDR):
+            assert not _beside(four, socket.SOCK_STREAM, option)
+            assert not _beside(bound, socket.SOCK_DGRAM, option)
+        assert _beside(shared, socket.SOCK_STREAM, socket.SO_REUSEPORT)
+        second = rf"ended with 7(.*\n)*.*inet-socket .*127.0.0.1 port {four}: Address already in use"
+        with pytest.raises(AssertionError, match=second), restarted(images):
+            pass
+
+
 FILTERED = """
 import ctypes, os, socket, struct, time
 a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sockets of IPv4 and IPv6: listeners, connections, datagrams, raw sockets.
 
-Several sockets may have one address, so all are bound with SO_REUSEADDR and SO_REUSEPORT, and lose the ones that they did
-not have when all processes have made theirs.
+Several sockets of a tree may have one address. Sockets of TCP, and those that share one, are bound with SO_REUSEADDR; it is
+taken from those that did not have it when all processes have made theirs. SO_REUSEPORT has only a socket that had it, or a
+listener that shares its address within the tree: the kernel remembers of a port that a socket was bound, or listened, with
+it, and lets others have the port beside a socket that has lost it since (inet_csk_update_fastreuse()).
 """
 
 import os
 import socket as sockets
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, Final
@@ -33,6 +35,8 @@ _FREEBIND: Final[dict[int, tuple[int, int]]] = {
     sockets.AF_INET: (SOL_IP, IP_FREEBIND),
     sockets.AF_INET6: (SOL_IPV6, IPV6_FREEBIND),
 }
+_MAPPED: Final = [0, 0, 0xFFFF0000]
+"""The first words, as the images have them, of an IPv4 address as one of IPv6."""
 _PROTOCOLS: Final = 1 << 16
 """A bound of the numbers of protocols; the highest is 262, of MPTCP."""
 _TYPES: Final = (sockets.SOCK_STREAM, sockets.SOCK_DGRAM, sockets.SOCK_RAW)
@@ -68,6 +72,7 @@ class InetSockets(FileKind):
         self._stream = stream
         self._blocked = blocked
         self._streams: dict[int, TcpStream] = {}
+        self._at_port: dict[tuple[int, int], list[Any]] = {}
 
     def check(self, entry: Any, _numbers: AbstractSet[int]) -> None:
         """Refuse a connection, and a socket whose address this host does not have, or has given away."""
@@ -92,8 +97,8 @@ class InetSockets(FileKind):
         here = file._replace(number=number)
         if socket.v6only:
             set_option(here, SOL_IPV6, IPV6_V6ONLY, 1)
-        set_option(here, SOL_SOCKET, SO_REUSEADDR, 1)
-        set_option(here, SOL_SOCKET, SO_REUSEPORT, 1)
+        for option in _binding_options(socket, shares=self._shares(socket, file.everything.files)):
+            set_option(here, SOL_SOCKET, option, 1)
         if self._closed and _is_connection(socket):
             file.script.call("shutdown", number, sockets.SHUT_RDWR, demand=Demand.ANY)  # the kernel says: not connected
             return number
@@ -154,6 +159,14 @@ class InetSockets(FileKind):
             if not had or repaired:  # the kernel takes SO_REUSEADDR from a socket that leaves repair mode
                 set_option(file, SOL_SOCKET, option, int(had))
 
+    def _shares(self, socket: Any, files: Mapping[int, Any]) -> bool:
+        """Return True if a socket and another one of the tree may have an address in common."""
+        if not self._at_port:
+            for other in (each.isk for each in files.values() if each.HasField("isk")):
+                self._at_port.setdefault((int(other.proto), int(other.src_port)), []).append(other)
+        beside = self._at_port[int(socket.proto), int(socket.src_port)]
+        return _is_bound(socket) and any(_overlap(socket, other) for other in beside)
+
     def _check_connection(self, entry: Any) -> None:
         socket = entry.isk
         text = "it is an established connection: use --tcp-established or --tcp-close, or end it before the dump"
@@ -213,12 +226,42 @@ def _try_to_bind(socket: Any) -> None:
     with sockets.socket(int(socket.family), int(socket.type), int(socket.proto)) as probe:
         if socket.v6only:
             probe.setsockopt(SOL_IPV6, IPV6_V6ONLY, 1)
-        for option in (SO_REUSEADDR, SO_REUSEPORT):
+        for option in _binding_options(socket):
             probe.setsockopt(SOL_SOCKET, option, 1)
         if socket.ip_opts.freebind:
             probe.setsockopt(*_FREEBIND[int(socket.family)], 1)
         place = (_host(socket, socket.src_addr), int(socket.src_port))
         probe.bind(place if socket.family == sockets.AF_INET else (*place, 0, _scope(socket)))
+
+
+def _binding_options(socket: Any, *, shares: bool = False) -> Iterator[int]:
+    """Yield the options that a socket needs to be bound; `shares`: another one of the tree may have its address, too.
+
+    A closed connection may hold an address of TCP for a minute: SO_REUSEADDR passes over that, never over a listener.
+    """
+    stream = socket.type == sockets.SOCK_STREAM
+    if stream or shares or socket.opts.reuseaddr:
+        yield SO_REUSEADDR
+    if socket.opts.so_reuseport or (stream and shares):
+        yield SO_REUSEPORT
+
+
+def _is_bound(socket: Any) -> bool:
+    """Return True if a socket needs its address: the kernel binds a connection, in repair mode, beside all others."""
+    return bool(socket.src_port and socket.type != sockets.SOCK_RAW and not _is_connection(socket))
+
+
+def _overlap(one: Any, other: Any) -> bool:
+    """Return True if two sockets of a tree that have one port are different ones, and may have an address in common."""
+    if one.id == other.id or not _is_bound(other):
+        return False
+    if one.family != other.family:
+        six, four = (one, other) if one.family == sockets.AF_INET6 else (other, one)
+        if six.v6only:
+            return False
+        words = list(six.src_addr[:4])
+        return not any(words) or (words[:3] == _MAPPED and (words[3] == four.src_addr[0] or not four.src_addr[0]))
+    return one.src_addr == other.src_addr or not any(one.src_addr) or not any(other.src_addr)
 
 
 def _host(socket: Any, words: Any) -> str:

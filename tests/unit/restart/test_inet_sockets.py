@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agent.restart.contents.holder import Holder
 from agent.restart.contents.inetsockets import InetSockets
 from agent.restart.contents.refusals import Refused
 from tests.support.filledfiles import calls, file_entry, filled
@@ -27,8 +28,39 @@ def test_a_listener_loses_what_made_binding_possible_when_all_are_bound() -> Non
     options = [each.arguments[2] for each in calls(holder, "setsockopt")]
     assert calls(holder, "listen")[0].arguments[1] == 7
     assert options.count(2) == 2
-    assert options.count(15) == 4, "IP_FREEBIND has the number of SO_REUSEPORT"
+    assert _levels(holder, 15) == [0, 0, 1], "IP_FREEBIND has the number of SO_REUSEPORT, which is taken away alone"
     assert names.index("wait") < max(at for at, name in enumerate(names) if name == "setsockopt")
+
+
+def _levels(holder: Holder, option: int) -> list[Any]:
+    return [each.arguments[1] for each in calls(holder, "setsockopt") if each.arguments[2] == option]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared"),
+    [
+        ({}, {}, True),
+        ({}, {"src_addr": [0x0200007F]}, False),
+        ({}, {"src_addr": [0]}, True),
+        ({}, {"proto": 132}, False),
+        ({}, {"dst_port": 9, "state": 7, "type": 2, "proto": 17}, False),
+        ({}, {"family": 10, "src_addr": [0] * 4}, True),
+        ({}, {"family": 10, "src_addr": [0] * 4, "v6only": True}, False),
+        ({}, {"family": 10, "src_addr": [0, 0, 0, 1 << 24]}, False),
+        ({}, {"family": 10, "src_addr": [0, 0, 0xFFFF0000, LOCAL]}, True),
+    ],
+)
+def test_a_listener_has_so_reuseport_only_where_a_socket_of_the_tree_has_its_address(
+    first: dict[str, Any], second: dict[str, Any], *, shared: bool
+) -> None:
+    """The kernel remembers the option of a port, and lets others have it beside the listener."""
+    listener = {"state": 10, "src_port": 80, "dst_addr": [0] * 4}
+    pair = [_socket(1, **listener | first), _socket(2, **listener | second)]
+    (holder,) = filled(pair, {4: InetSockets()}, [((10,), [1, 2])])
+    before = holder.leader.operations.index(calls(holder, "listen")[0])
+    options = [each.arguments[1:3] for each in holder.leader.operations[:before] if each.name == "setsockopt"]
+
+    assert ((1, 15) in [tuple(each) for each in options]) == shared
 
 
 @pytest.mark.parametrize(
@@ -49,10 +81,17 @@ def test_a_socket_that_cannot_come_back_is_refused(rule: str, fields: dict[str, 
     assert caught.value.refusal[2] == rule
 
 
-def test_a_port_in_use_is_refused() -> None:
-    """The socket that has it does not share it."""
-    with socket.socket() as taker:
+@pytest.mark.parametrize("option", [None, socket.SO_REUSEADDR, socket.SO_REUSEPORT])
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_port_in_use_is_refused(option: int | None, kind: socket.SocketKind) -> None:
+    """The socket of the image does not share it, whether or not the one that has it would."""
+    with socket.socket(type=kind) as taker:
+        if option is not None:
+            taker.setsockopt(socket.SOL_SOCKET, option, 1)
         taker.bind(("127.0.0.1", 0))
-        taker.listen()
+        part = {"state": 7, "type": 2, "proto": 17}
+        if kind == socket.SOCK_STREAM:
+            taker.listen()
+            part = {"state": 10}
         with pytest.raises(Refused, match=f"port {taker.getsockname()[1]}"):
-            InetSockets().check(_socket(1, state=10, src_port=taker.getsockname()[1]), {3})
+            InetSockets().check(_socket(1, src_port=taker.getsockname()[1], **part), {3})
