@@ -21,6 +21,8 @@ from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
 from exporters import gcpause
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from agent.cli.signals import Asked
     from agent.model import Snapshot
     from agent.restart.planning.plan import Plan
@@ -230,14 +232,15 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
         ) as rebuild,
         filling(rebuild, filled) as fill,
     ):
-        rebuild.build(meanwhile=partial(_prepare, asked))
+        work = fill.work if fill is not None else iter(())
+        rebuild.build(meanwhile=partial(_prepare, asked), work=work)
         from agent.restart.rebuild.verify import Standing
 
         strangers = endings.refused if endings is not None else ()
         standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard, strangers)
         if words is not None:
             programs = _commands(words, standing, wish)
-        _prove(standing, wish, rebuild)
+        _prove(standing, wish, rebuild, work)
         if fill is not None:
             fill.fill()
             _announce(standing, rebuild, wish)
@@ -339,10 +342,10 @@ def _commands(words: list[str], standing: "Standing", wish: RestartWish) -> "dic
 
 
 @gcpause.paused()
-def _prove(standing: "Standing", wish: RestartWish, rebuild: "Rebuild") -> None:
+def _prove(standing: "Standing", wish: RestartWish, rebuild: "Rebuild", work: "Iterator[bool]") -> None:
     """Compare the tree with the kernel's answers, announce it, activate it, and compare it again.
 
-    A tree with contents is announced later, when its tasks are filled and before they run.
+    A tree with contents is announced later, when its tasks are filled and before they run; `work` makes their programs.
     """
     from agent.restart.rebuild.failure import differs
     from agent.restart.rebuild.verify import verify, verify_active
@@ -351,7 +354,7 @@ def _prove(standing: "Standing", wish: RestartWish, rebuild: "Rebuild") -> None:
     if not found:
         if wish.images is None:
             _announce(standing, rebuild, wish)
-        rebuild.activate()
+        rebuild.activate(work)
         found = verify_active(standing, stopped=False, unread=say)
     if found:
         raise differs(found)

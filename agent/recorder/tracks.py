@@ -16,7 +16,7 @@ last event. Perfetto never changes the numbers of its fields (protos/perfetto/tr
 the tables are of its version 52.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Final
 
@@ -63,13 +63,13 @@ _SHOWN: Final = ("creator", "parent", "pgid", "sid", "exit_signal", "on", "old_t
 
 
 @cache
-def messages() -> dict[str, Any]:
+def messages() -> Mapping[str, Any]:
     """Return the classes of `MESSAGES`, by name.
 
     Raises:
         HostError: no protobuf library is installed.
     """
-    return dict(classes(MESSAGES, "ckptree.perfetto", "traces of Perfetto", "perfetto"))
+    return classes(MESSAGES, "ckptree.perfetto", "traces of Perfetto", "perfetto")
 
 
 class _Track:

@@ -72,7 +72,23 @@ def message_fields(text: str) -> Iterator[MessageField]:
         yield MessageField(parts[1], int(parts[3]), _LABELS[parts[2]], parts[4] or "uint32")
 
 
-def classes(tables: Mapping[str, str], package: str, what: str, extra: str) -> "dict[str, type[Message]]":
+class MessageClasses(dict[str, "type[Message]"]):
+    """Classes of messages by name, each made when it is first asked for: a folder has few of CRIU's kinds of files.
+
+    Args:
+        make: makes the class of a name; KeyError: there is no such message.
+    """
+
+    def __init__(self, make: "Callable[[str], type[Message]]") -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: str) -> "type[Message]":
+        made = self[name] = self._make(name)
+        return made
+
+
+def classes(tables: Mapping[str, str], package: str, what: str, extra: str) -> MessageClasses:
     """Return the classes of messages, by name.
 
     Args:
@@ -92,7 +108,7 @@ def classes(tables: Mapping[str, str], package: str, what: str, extra: str) -> "
             f"`pip install 'ckptree[{extra}]'`, or Debian's python3-protobuf"
         ) from error
     pool.AddSerializedFile(described(tables, package))
-    return {name: made_of(pool.FindMessageTypeByName(f"{package}.{name}")) for name in tables}
+    return MessageClasses(lambda name: made_of(pool.FindMessageTypeByName(f"{package}.{name}")))
 
 
 def _documented() -> "tuple[Any, Callable[[Any], type[Message]]]":

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from exporters.content.messagenotation import MessageField, classes, message_fields
+from exporters.content.messagenotation import MessageClasses, MessageField, classes, message_fields
 from exporters.criu import filemessages, memorymessages, namespacemessages, processmessages, socketmessages
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def fields(message: str) -> Iterator[MessageField]:
 
 
 @cache
-def messages() -> "dict[str, type[Message]]":
+def messages() -> MessageClasses:
     """Return the classes of `MESSAGES`, by name, and of a list of each of `LISTED`, which is called NAME_list.
 
     Raises:

@@ -265,10 +265,7 @@ def read(file: BinaryIO, name: str, kind: ImageKind | None = None) -> Iterator[I
         raise FormatError(name, "no kind of image file has such a name")
     size = file.seek(0, os.SEEK_END)
     if size <= _AT_ONCE:
-        whole = file if isinstance(file, io.BytesIO) else io.BytesIO(_bytes(file, name, 0, size))
-        with criuschema.without_warnings():
-            found = list(_entries(whole, name, kind, size, whole.getvalue()))
-        yield from found
+        yield from whole(_bytes(file, name, 0, size), name, kind)
         return
     entries = _entries(file, name, kind, size)
     while True:
@@ -277,6 +274,12 @@ def read(file: BinaryIO, name: str, kind: ImageKind | None = None) -> Iterator[I
         if entry is None:
             return
         yield entry
+
+
+def whole(data: bytes, name: str, kind: ImageKind) -> list[ImageEntry]:
+    """Return the entries of a file of few bytes, which are all of it; arguments and errors as of `read`."""
+    with criuschema.without_warnings():
+        return list(_entries(io.BytesIO(data), name, kind, len(data), data))
 
 
 def _entries(file: BinaryIO, name: str, kind: ImageKind, size: int, whole: bytes = b"") -> Iterator[ImageEntry]:

@@ -64,6 +64,22 @@ class ImageFolder:
         Raises:
             CkptreeError: it cannot be opened, or is no regular file.
         """
+        opened = self._opened(name)
+        return None if opened is None else os.fdopen(opened[0], "rb")
+
+    def content(self, name: str, most: int) -> bytes | None:
+        """Return the first bytes of a file, at most so many; None where there is none; errors as of `open`."""
+        opened = self._opened(name)
+        if opened is None:
+            return None
+        fd, size = opened
+        try:
+            return os.read(fd, min(size, most))  # to make a buffer takes as long as to read a small file
+        finally:
+            os.close(fd)
+
+    def _opened(self, name: str) -> tuple[int, int] | None:
+        """Return the descriptor and the length of a file."""
         try:
             fd = os.open(f"{self._path}/{name}", _FLAGS)
         except FileNotFoundError:
@@ -71,10 +87,11 @@ class ImageFolder:
         except OSError as error:
             reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
             raise CkptreeError(f"cannot read {self.shown}/{name}: {reason}") from error
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
             os.close(fd)
             raise CkptreeError(f"cannot read {self.shown}/{name}: it is no regular file")
-        return os.fdopen(fd, "rb")
+        return fd, found.st_size
 
     def names(self) -> list[str]:
         """Return the names of all files, sorted.
@@ -117,6 +134,17 @@ def entries(files: ImageFiles, name: str) -> Iterator[imagefile.ImageEntry]:
     if opened is not None:
         with closing(opened):
             yield from imagefile.read(opened, name)
+
+
+def content(files: ImageFiles, name: str, most: int) -> bytes | None:
+    """Return the first bytes of a file, at most so many; None where there is none; CkptreeError: it cannot be opened."""
+    if isinstance(files, ImageFolder):
+        return files.content(name, most)
+    opened = files.open(name)
+    if opened is None:
+        return None
+    with closing(opened):
+        return opened.read(most)
 
 
 def optional(files: ImageFiles, name: str) -> "Message | None":

@@ -7,6 +7,7 @@ set itself. No task runs before run().
 
 import ctypes
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -54,7 +55,49 @@ class Filling:
         self._resumer: Resumer | None = None
         self._program = FillProgram()
         self._threads: list[ThreadState] = []
+        self._states: list[ThreadState] = []
         self._state_at = 0
+        self._programs: Programs | None = None
+        self.work = self._write()
+
+    def _write(self) -> Iterator[bool]:
+        """Write the programs of all processes, a piece at each step, which yields False where none is born yet."""
+        while not (pid := self._rebuild.born()) or not (maps := _maps(pid)):
+            yield False
+        with gcpause.paused():
+            programs = self._begin(maps)
+        yield True
+        publisher = Publisher(self._rebuild.file, self._state)
+        for steps in (programs.memories(), programs.rest()):
+            while True:
+                with gcpause.paused():
+                    made = next(steps, None)
+                    if made is None:
+                        break
+                    process, word = made
+                    publisher.publish(word, *process.part())
+                yield True
+        with gcpause.paused():
+            self._states = programs.states()
+
+    def _begin(self, maps: str) -> Programs:
+        """Write the fill section with the first parts of all programs."""
+        code = RESTORER.read_bytes()
+        try:
+            programs = self._contents.programs(self._rebuild.numbers, mapped(maps), special_areas(maps, b""))
+        except Refused as refused:  # of the addresses that this kernel has given to the helper
+            raise CkptreeError(str(refused)) from refused
+        self._program, self._threads = programs.fill, programs.threads()
+        actors = len(self._rebuild.plan.actors)
+        start = self._rebuild.put(self._program.section(code, actors))
+        self._state_at = start + self._program.state_offset(code, actors)
+        self._programs = programs
+        return programs
+
+    @property
+    def _state(self) -> tuple[int, int]:
+        """Offset and size of the fill's state in the shared file."""
+        return self._state_at, self._program.state_size
 
     def fill(self) -> None:
         """Have all tasks take their contents; they then stand still until run().
@@ -62,30 +105,17 @@ class Filling:
         Raises:
             CkptreeError: a part cannot be restored; the tree must be taken down.
         """
-        plan = self._rebuild.plan
-        first = next(index for index in plan.tasks if plan.actors[index].leader == index)
-        maps = Path(f"/proc/{self._rebuild.pids[first]}/maps").read_text()
-        code = RESTORER.read_bytes()
-        try:
-            programs = self._contents.programs(self._rebuild.numbers, mapped(maps), special_areas(maps, b""))
-        except Refused as refused:  # of the addresses that this kernel has given to the helper
-            raise CkptreeError(str(refused)) from refused
-        self._program, self._threads = programs.fill, programs.threads()
-        actors = len(plan.actors)
-        pieces = self._program.section(code, actors)
+        while (programs := self._programs) is None:
+            if next(self.work) is False:
+                raise CkptreeError("the kernel does not show the memory of a process of the tree")
         self._contents.ghosts.create()
-        start = self._rebuild.fill(pieces, self._program.entries_size(actors))
-        self._state_at = start + self._program.state_offset(code, actors)
-        state = self._state_at, self._program.state_size
+        self._rebuild.fill(self._program.entries_size(len(self._rebuild.plan.actors)), self.work)
         self._resumer = Resumer(
-            self._threads, self._rebuild.pids, self._rebuild.file, state, suspends=self._contents.is_filtered
+            self._threads, self._rebuild.pids, self._rebuild.file, self._state, suspends=self._contents.is_filtered
         )
-        publisher = Publisher(self._rebuild.file, state)
-        with gcpause.paused():
-            for steps in (programs.memories(), programs.rest()):
-                for process, word in steps:
-                    publisher.publish(word, *process.part())
-            self._resumer.complete(programs.states())
+        for _ in self.work:
+            pass
+        self._resumer.complete(self._states)
         self._expect(Resumed.READY)
         self._verify(programs)
         self._contents.ghosts.remove(links=False)
@@ -156,6 +186,14 @@ class Filling:
 
     def _named(self, actor: int) -> str:
         return f"task {self._rebuild.plan.actors[actor].tag} ({self._rebuild.numbers[actor][0]})"
+
+
+def _maps(pid: int) -> str:
+    """Return the map of a process's memory; empty: it has ended."""
+    try:
+        return Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return ""
 
 
 _STRICT: Final = (

@@ -165,11 +165,9 @@ class Images:
 
         Maps with the same entries have their pages at the same places of their files.
         """
-        file = self._folders[0].open(name)
-        if file is None:
+        data = imagefolder.content(self._folders[0], name, _COMPARED + 1)
+        if data is None:
             return None
-        with closing(file):
-            data = file.read(_COMPARED + 1)
         end = imagefile.end_of_first(data, name)
         if len(data) > _COMPARED or end is None:
             return None
@@ -260,17 +258,17 @@ class Images:
 
         Processes that descend from one by forks alone have many of them.
         """
-        file = self._folders[0].open(name)
-        if file is None:
+        data = imagefolder.content(self._folders[0], name, _COMPARED + 1)
+        if data is None:
             return ()
-        with closing(file):
-            data = file.read(_COMPARED + 1)
-            if len(data) > _COMPARED:
-                return tuple([entry.message for entry in imagefile.read(file, name)])
-            key = name.partition("-")[0], data
-            if key not in self._known:
-                self._known[key] = tuple([entry.message for entry in imagefile.read(io.BytesIO(data), name)])
-            return self._known[key]
+        if len(data) > _COMPARED:
+            return tuple(self.all(name))
+        kind = name.partition("-")[0]
+        known = self._known.get((kind, data))
+        if known is None:
+            known = tuple([entry.message for entry in imagefile.whole(data, name, imagefile.KINDS[kind])])
+            self._known[kind, data] = known
+        return known
 
 
 def _chain(path: Path) -> Iterator[ImageFolder]:

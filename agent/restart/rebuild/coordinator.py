@@ -7,14 +7,13 @@ the coordinator is killed.
 """
 
 import errno
-import fcntl
 import mmap
 import os
 import select
 import signal
 import socket
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,14 +21,16 @@ from typing import Final, Self
 
 from agent.errors import HostError
 from agent.restart.planning.plan import Plan
-from agent.restart.rebuild import helperabi, helperprogram, orphans, terminals, timenamespace
+from agent.restart.rebuild import guardprocess, helperabi, helperprogram, orphans, terminals
 from agent.restart.rebuild.beginning import Begin
 from agent.restart.rebuild.failure import RebuildError, failure
 from agent.restart.rebuild.helperabi import Message, Program, Run, Said
 from agent.restart.rebuild.progress import LOOK_S, Progress
-from agent.restart.rebuild.timenamespace import NO_NAMESPACES, ClockOffsets, MadeNamespaces
+from agent.restart.rebuild.timenamespace import NO_NAMESPACES, MadeNamespaces
 from agent.restart.rebuild.userids import UserIds
 
+_NO_WORK: Final[Iterator[bool]] = iter(())
+_NO_PAUSE_S, _SOON_S = 0.0, 0.0005
 HELPER: Final = Path(__file__).parents[1] / "helper" / "ckptree-rebuild"
 
 
@@ -112,11 +113,12 @@ class Rebuild:
     ) -> None:
         self.kill()
 
-    def build(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+    def build(self, meanwhile: Callable[[], None] = lambda: None, work: Iterator[bool] = _NO_WORK) -> None:
         """Start the guard, and wait until all actors are born and in place.
 
         Args:
             meanwhile: called while the guard is at work; it may raise.
+            work: gone on with meanwhile, piece by piece; yields False where nothing can be done for now. It may raise.
 
         Raises:
             HostError: the host permits no such tree, or the helper is missing.
@@ -124,48 +126,73 @@ class Rebuild:
         """
         self._spawn()
         meanwhile()
-        self._await(Said.STANDING)
+        self._await(Said.STANDING, work)
         self._read_pids()
 
-    def activate(self) -> None:
-        """Give every task its turn, in tree order; zombies, dead leaders and ghosts exit."""
+    def activate(self, work: Iterator[bool] = _NO_WORK) -> None:
+        """Give every task its turn, in tree order; zombies, dead leaders and ghosts exit.
+
+        Args:
+            work: as of `build`.
+        """
         self._send(Message(Said.GO))
-        self._await(Said.ACTIVE)
+        self._await(Said.ACTIVE, work)
 
     def release(self, programs: Mapping[int, Program] | None = None) -> None:
         """Let the tasks hold for ever, or run their programs by actor; then stop those that were stopped."""
         if programs:
             actors = len(self.plan.actors)
             section = helperabi.run_section(programs, actors)
-            self._release_with(Run.SECTION, [(0, section)], len(section))
+            self.put([(0, section)])
+            self._release_with(Run.SECTION, len(section))
         else:
             self._send(Message(Said.RELEASE, value=Run.HOLD))
             self._await(Said.RELEASED)
 
-    def fill(self, pieces: Iterable[tuple[int, bytes]], mapped: int) -> int:
-        """Let the tasks take their contents by a fill section; return its offset in the shared file.
+    def born(self) -> int:
+        """Return the pid of a process of the tree with the memory that all of them have; 0: there is none yet.
+
+        A task other than the first actor begins when that has set up what all inherit.
+        """
+        actors = self.plan.actors
+        if self.pids:
+            return self.pids[next(index for index in self.plan.tasks if actors[index].leader == index)]
+        index = next((index for index in self.plan.tasks if index and actors[index].leader == index), 0)
+        known = all(len(actor.numbers) == actor.depth + 1 for actor in actors if actor.tag) and not self.any_numbers
+        return self._outer(index) if index and known else 0
+
+    def put(self, pieces: Iterable[tuple[int, bytes]]) -> int:
+        """Write a fill section once a process is born; return its offset in the shared file.
+
+        Args:
+            pieces: of the section, each with its offset; between them are zeros.
+        """
+        offset = helperabi.run_offset(self._code, len(self.plan.actors))
+        os.ftruncate(self._file, offset)  # the stage was there
+        for at, content in pieces:
+            os.pwrite(self._file, content, offset + at)
+        return offset
+
+    def fill(self, mapped: int, work: Iterator[bool] = _NO_WORK) -> None:
+        """Let the tasks take their contents by the fill section.
 
         They are in the restorer when this returns, and wait for the resumer.
 
         Args:
-            pieces: of the section, each with its offset; between them are zeros.
             mapped: bytes of the section's begin, by which each task finds its own part.
+            work: as of `build`.
         """
-        return self._release_with(Run.FILL, pieces, mapped)
+        self._release_with(Run.FILL, mapped, work)
 
     @property
     def file(self) -> int:
         """The descriptor of the file that is shared with all tasks."""
         return self._file
 
-    def _release_with(self, how: Run, pieces: Iterable[tuple[int, bytes]], size: int) -> int:
+    def _release_with(self, how: Run, size: int, work: Iterator[bool] = _NO_WORK) -> None:
         offset = helperabi.run_offset(self._code, len(self.plan.actors))
-        os.ftruncate(self._file, offset)  # the stage was there
-        for at, content in pieces:
-            os.pwrite(self._file, content, offset + at)
         self._send(Message(Said.RELEASE, value=how, offset=offset, size=size))
-        self._await(Said.RELEASED)
-        return offset
+        self._await(Said.RELEASED, work)
 
     def signal(self, number: int) -> None:
         """Send a signal to the root."""
@@ -259,7 +286,9 @@ class Rebuild:
         with theirs:
             self._relay = terminals.Relay() if self._relayed else None
             streams = self._relay.ends if self._relay else {}
-            self.guard = _spawned(self._helper, self._file, theirs.fileno(), self._group, streams, self._clocks)
+            self.guard = guardprocess.spawned(
+                self._helper, self._file, theirs.fileno(), self._group, streams, self._clocks
+            )
             if self._relay:
                 self._relay.start()
 
@@ -307,23 +336,32 @@ class Rebuild:
             self._failed = message
         return message
 
-    def _await(self, kind: Said) -> None:
+    def _await(self, kind: Said, work: Iterator[bool] = _NO_WORK) -> None:
         progress = Progress(self._progress)
+        pause = _NO_PAUSE_S
         while True:
-            if select.select([self._socket], [], [], LOOK_S)[0]:
+            if select.select([self._socket], [], [], pause)[0]:
                 message = self._receive()
                 progress.end()
                 if message.kind == kind:
                     return
                 if self._over:
                     break
-            elif kind is Said.STANDING:
-                progress.show()
+            else:
+                if pause == LOOK_S and kind is Said.STANDING:
+                    progress.show()
+                done = next(work, None)
+                pause = LOOK_S if done is None else _NO_PAUSE_S if done else _SOON_S
         if self._failed:
             raise failure(self._failed, self.plan, self._helper)
         if kind is Said.RELEASED:
             return  # the tree ended before all its tasks had begun
         raise RebuildError("the root of the tree ended before its time")
+
+    def _outer(self, index: int) -> int:
+        """Return the pid of an actor as this process sees it; 0: the guard has not told it yet."""
+        at = helperabi.answer_offset(self._code) + helperabi.ANSWER.size + helperabi.PID_BYTES * index
+        return int(struct.unpack_from("=i", self._memory, at)[0])
 
     def _progress(self) -> str:
         at = helperabi.answer_offset(self._code) + helperabi.ANSWER.size
@@ -358,38 +396,3 @@ class Rebuild:
         self.pids = tuple(pids)
         if self.plan.pidns:
             self._first = orphans.opened(pids[0], self.guard)
-
-
-def _spawned(
-    helper: Path,
-    program_file: int,
-    control_socket: int,
-    group: int | None,
-    streams: Mapping[int, int],
-    clocks: ClockOffsets,
-) -> int:
-    """Start the helper with its two descriptors at 3 and 4, and return its pid.
-
-    Args:
-        helper: path of the program.
-        program_file, control_socket: the two descriptors.
-        group: the process group to start it in; None: this process's.
-        streams: a descriptor for each standard stream that is not to be this process's.
-        clocks: how far those of the tree are ahead of this process's.
-    """
-    # First move both out of the way: either may have the number that the other is to get.
-    high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 100) for each in (program_file, control_socket)]
-    wanted = {**streams, helperabi.FD_PROGRAM: high[0], helperabi.FD_CONTROL: high[1]}
-    moves = [(os.POSIX_SPAWN_DUP2, descriptor, place) for place, descriptor in wanted.items()]
-    argv = [os.fspath(helper)]
-    try:
-        if any(clocks):
-            return timenamespace.spawned(helper, argv, wanted, group, clocks)
-        if group is not None:
-            # A session whose leader is gone may have no such group: the verification of the tree finds the difference.
-            with suppress(PermissionError):
-                return os.posix_spawn(helper, argv, os.environ, file_actions=moves, setpgroup=group)
-        return os.posix_spawn(helper, argv, os.environ, file_actions=moves)
-    finally:
-        for descriptor in high:
-            os.close(descriptor)

@@ -298,6 +298,10 @@ def test_a_folder_opens_regular_files_alone(tmp_path: Path) -> None:
     for name in ("link.img", "folder.img", "pipe.img"):
         with pytest.raises(CkptreeError, match=f"cannot read .*/{name}: it is"):
             folder.open(name)
+        with pytest.raises(CkptreeError, match=f"cannot read .*/{name}: it is"):
+            folder.content(name, 8)
+    assert folder.content("core-1.img", 8) is None
+    assert [len(folder.content("pstree.img", most) or b"") for most in (4, 8, 100)] == [4, 8, 8]
     assert folder.names() == ["folder.img", "link.img", "pipe.img", "pstree.img"]
     with pytest.raises(CkptreeError, match="cannot read"):
         imagefolder.ImageFolder(tmp_path / "none").names()

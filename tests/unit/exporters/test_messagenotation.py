@@ -61,10 +61,21 @@ def test_a_class_writes_and_reads_its_message(way: str, monkeypatch: pytest.Monk
     assert read.DESCRIPTOR.name == "outer"
 
 
+def test_the_class_of_a_message_within_another_one_may_be_asked_for_later() -> None:
+    """Classes are made when they are needed, also by the library itself."""
+    tables = {"outer": "one?1:inner", "inner": "value?1"}
+    made = classes(tables, "tests.messagenotation.later", "x", "x")
+    outer: Any = made["outer"].FromString(b"\x0a\x02\x08\x07")
+
+    assert (type(outer.one), outer.one.value) == (made["inner"], 7)
+    with pytest.raises(KeyError):
+        _ = made["third"]
+
+
 def test_the_library_in_python_is_not_imported_where_it_is_compiled() -> None:
     """It takes as long as to read the images of a hundred processes."""
     look = "import sys; from google.protobuf.internal import api_implementation as api; "
-    look += "from exporters.criu.criuschema import messages; messages(); "
+    look += "from exporters.criu.criuschema import messages; messages()['core_entry']().thread_core.creds.uid; "
     look += "print(api.Type(), 'google.protobuf.internal.python_message' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout.split()
 
