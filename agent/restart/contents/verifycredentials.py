@@ -23,9 +23,10 @@ _SETS: Final = (
 
 
 class _Required(NamedTuple):
-    """The credentials that a thread must have, as /proc/PID/status has them."""
+    """The credentials that a thread must have, and the lines that /proc/PID/status has then."""
 
     ids: UserIds
+    lines: bytes
     groups: bytes
     rights: bytes
 
@@ -50,6 +51,7 @@ def _required(creds: Any) -> _Required:
     sets = b"".join(b"%s:\t%016x\n" % (name.encode(), mask(getattr(creds, field))) for name, field, _ in _SETS)
     return _Required(
         ids,
+        ids.lines(),
         b"\nGroups:\t%s \n" % b" ".join(b"%d" % one for one in sorted(map(int, creds.groups))),
         b"\n%sNoNewPrivs:\t%d\n" % (sets, bool(creds.no_new_privs)),
     )
@@ -67,21 +69,27 @@ def verify_credentials(threads: Sequence[tuple[int, int, Any]], named: Callable[
         threads: of each its actor, its pid as this process sees it, 0 where /proc does not show it, and its creds_entry.
         named: returns the name of an actor.
     """
-    shown = [each for each in threads if each[1]]
-    known: dict[int, _Required] = {}  # the messages of alike processes are the same ones
-    for *_, creds in shown:
-        if id(creds) not in known:
-            known[id(creds)] = _required(creds)
+    actors, questions, wanted = [], [], []
+    known: dict[bytes, _Required] = {}  # most threads of a tree have the same ones
+    for actor, pid, creds in threads:
+        if not pid:
+            continue
+        key = creds.SerializePartialToString()
+        if key not in known:
+            known[key] = _required(creds)
+        actors.append(actor)
+        questions.append((pid, False))
+        wanted.append(known[key])
 
     def kept(place: int, status: bytes) -> bytes:
-        ids, groups, rights = required = known[id(shown[place][2])]
-        if ids.lines() in status and groups in status and rights in status:
+        required = wanted[place]
+        if required.lines in status and required.groups in status and required.rights in status:
             return b""
         return " and ".join(required.differences(status)).encode()
 
-    answers = manyanswers.answers([(pid, False) for _, pid, _ in shown], kept, _LAST)
+    answers = manyanswers.answers(questions, kept, _LAST, small=False)
     return [
         f"{named(actor)}: {'there is no such task' if found is None else f'has {found.decode()}'}"
-        for (actor, *_), (found, _) in zip(shown, answers, strict=True)
+        for actor, (found, _) in zip(actors, answers, strict=True)
         if found != b""
     ]

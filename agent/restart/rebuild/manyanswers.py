@@ -33,17 +33,24 @@ def needed(_place: int, status: bytes) -> bytes:
     return status[max(0, status.find(_FIRST_FIELD)) : end + 1 or None]
 
 
-def answers(questions: Sequence[Question], kept: Kept = needed, last: bytes = taskanswers.LAST_FIELD) -> list[Answer]:
+def answers(
+    questions: Sequence[Question],
+    kept: Kept = needed,
+    last: bytes = taskanswers.LAST_FIELD,
+    *,
+    small: bool = True,
+) -> list[Answer]:
     """Return the answer to each question, in their order.
 
     Args:
         questions: about the tasks.
         kept: called by the process that has asked, for each task that is there.
         last: the beginning of the last line of a status that is needed.
+        small: False: this process has so much memory that a child of it takes longer than it spares.
     """
     every = range(len(questions))
     ask = partial(_asked, questions, kept=kept, last=last)
-    if len(questions) < LEAST or len(os.sched_getaffinity(0)) < 2 or _has_threads():
+    if not small or len(questions) < LEAST or len(os.sched_getaffinity(0)) < 2 or _has_threads():
         return ask(every)
     return _asked_twice(ask, every)
 
