@@ -84,7 +84,9 @@ def _terminals() -> SmallDump:
     full = {"termios": modes | {"c_cc": list(range(19))}, "termios_locked": modes, "winsize": size}
     infos = [
         new("tty_info_entry", id=81, type=1, sid=0, rdev=5 << 8 | 2, pty={"index": 4001}, **some, **full),
-        new("tty_info_entry", id=82, type=1, sid=ROOT, rdev=136 << 8, pty={"index": 4001}, uid=5, gid=6, **some),
+        new(
+            "tty_info_entry", id=82, type=1, sid=ROOT, rdev=136 << 8, pty={"index": 4001}, uid=5, gid=6, **some, **full
+        ),
         new("tty_info_entry", id=83, type=1, sid=0, rdev=136 << 8, pty={"index": 4002}, **some),
         new("tty_info_entry", id=84, type=4, sid=ROOT, rdev=5 << 8, **some),
     ]

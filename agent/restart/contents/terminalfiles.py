@@ -7,6 +7,7 @@ shell is that of the caller.
 """
 
 import os
+import stat
 import struct
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -57,7 +58,7 @@ class TerminalFiles(FileKind):
         self._hung_up: set[int] = set()
 
     def check(self, entry: Any, _numbers: AbstractSet[int]) -> None:
-        """Refuse a terminal outside the tree, and a number that another terminal has meanwhile."""
+        """Refuse a terminal outside the tree, a number that another terminal has, and a path that is none of it."""
         info = self._infos.get(int(entry.tty.tty_info_id))
         name = os.fsdecode(self._path(entry))
         rule = text = ""
@@ -67,17 +68,12 @@ class TerminalFiles(FileKind):
             if not self._caller:
                 rule, text = "outside", f"{name} is the terminal of a process outside the tree: use --shell-job"
         elif info.type == PTY:
-            if Path(f"/dev/pts/{info.pty.index}").exists():
-                rule = "number"
-                text = (
-                    f"/dev/pts/{info.pty.index} is another terminal meanwhile: end the program that has it, or restart "
-                    f"among mounts with a new /dev/pts, as docs/restart.md tells"
-                )
+            rule, text = self._fault_of_pair(entry, info)
         elif info.type == CTTY:
             if self._of_session(int(info.sid)) is None and not self._caller:
                 rule, text = "outside", f"{name} is a terminal outside the tree: use --shell-job"
-        elif not os.path.exists(name):
-            rule, text = "missing", f"{name} is not there: give the host this terminal"
+        elif _device(name) is None:
+            rule, text = "missing", f"{name} is not there, or no terminal: give the host this terminal"
         if rule:
             raise Refused("tty", str(entry.id), rule, text)
 
@@ -131,8 +127,8 @@ class TerminalFiles(FileKind):
             file.name("owner")
             if info.HasField("uid"):
                 file.script.call("fchown", file.number, int(info.uid), int(info.gid))
-            regular = self._files[int(file.entry.tty.regf_id)].reg if file.entry.tty.HasField("regf_id") else None
-            if regular is not None and regular.HasField("mode"):
+            regular = self._files[int(file.entry.tty.regf_id)].reg
+            if regular.HasField("mode"):
                 file.script.call("fchmod", file.number, int(regular.mode) & 0o7777)
 
     def join(self, holder: Holder, everything: Descriptors) -> None:
@@ -155,6 +151,29 @@ class TerminalFiles(FileKind):
             file.script.call("ioctl", file.number, TIOCSPTLCK, file.data(struct.pack("<i", 1)))
         if info.exclusive and not self._is_the_callers(info):
             file.script.call("ioctl", file.number, TIOCEXCL, 0)
+
+    def _fault_of_pair(self, entry: Any, info: Any) -> tuple[str, str]:
+        """Return the rule and the text of the reason to refuse an end of a pseudo-terminal of the tree; empty: none."""
+        path, index = self._path(entry), int(info.pty.index)
+        name = os.fsdecode(path)
+        folder, _, number = name.rpartition("/")
+        if not path or b"\0" in path:
+            return "missing", "the images do not say which path it has: dump it again"
+        if _is_master(info):
+            if _device(name) != MASTER_DEVICE:
+                return (
+                    "path",
+                    f"{name} makes no terminals, as {os.fsdecode(_DEFAULT_MASTER)} does: put the device there",
+                )
+        elif number != str(index) or _device(f"{folder}/ptmx") != MASTER_DEVICE:
+            return "path", f"{name} is not the path of terminal {index} in a mount of devpts: mount it there"
+        if Path(f"/dev/pts/{index}").exists():
+            text = (
+                f"/dev/pts/{index} is another terminal meanwhile: end the program that has it, or restart "
+                f"among mounts with a new /dev/pts, as docs/restart.md tells"
+            )
+            return "number", text
+        return "", ""
 
     def _info(self, file: OpenFile) -> Any:
         return self._infos[int(file.entry.tty.tty_info_id)]
@@ -217,6 +236,15 @@ class TerminalFiles(FileKind):
             demand = Demand.SUCCESS if takes else Demand.ANY  # the caller may be in the background
             script.call("ioctl", slave, TIOCSPGRP, program.data(struct.pack("<i", group)), demand=demand)
         script.call("close", slave)
+
+
+def _device(name: str) -> tuple[int, int] | None:
+    """Return the numbers of the character device at a path; None if there is none."""
+    try:
+        found = os.stat(name)
+    except (OSError, ValueError):  # a path from an image may hold a byte 0
+        return None
+    return (os.major(found.st_rdev), os.minor(found.st_rdev)) if stat.S_ISCHR(found.st_mode) else None
 
 
 def _is_master(info: Any) -> bool:

@@ -27,11 +27,17 @@ def _info(identity: int, device: int, **more: Any) -> Any:
 
 
 def _kind(entries: list[Any], *infos: Any, data: dict[int, bytes] | None = None, caller: bytes = b"") -> TerminalFiles:
-    return TerminalFiles({int(each.id): each for each in entries}, {int(i.id): i for i in infos}, data or {}, caller)
+    paths = [file_entry(8, 1, name=b"/dev/pts/%d" % NUMBER, pos=0), file_entry(9, 1, name=b"/dev/ptmx", pos=0)]
+    return TerminalFiles(
+        {int(each.id): each for each in (*paths, *entries)}, {int(i.id): i for i in infos}, data or {}, caller
+    )
 
 
 def _pair() -> list[Any]:
-    return [file_entry(1, 11, tty_info_id=2 * NUMBER), file_entry(2, 11, tty_info_id=2 * NUMBER + 1)]
+    return [
+        file_entry(1, 11, tty_info_id=2 * NUMBER, regf_id=8),
+        file_entry(2, 11, tty_info_id=2 * NUMBER + 1, regf_id=9),
+    ]
 
 
 def test_a_master_is_opened_at_its_number_before_its_slave_and_the_leader_of_its_session_takes_it() -> None:
@@ -86,3 +92,45 @@ def test_a_slave_without_a_master_is_the_callers_or_refused() -> None:
     place = calls(holder, "openat")[-1].arguments[1]
     assert isinstance(place, Data)
     assert bytes(holder.program._data[place.offset :]).startswith(b"/dev/pts/5\0")
+
+
+@pytest.mark.parametrize(
+    ("regf_id", "name", "rule"),
+    [
+        (7, b"", "missing"),
+        (1, b"", "missing"),
+        (9, b"/dev/null", "path"),
+        (9, b"/dev/pts/%d" % NUMBER, "path"),
+        (9, b"/dev/pt\0mx", "missing"),
+        (8, b"/dev/ptmx", "path"),
+        (8, b"/dev/pts/%d" % (NUMBER + 1), "path"),
+        (8, b"/tmp/%d" % NUMBER, "path"),
+    ],
+)
+def test_an_end_whose_path_is_none_of_it_is_refused(regf_id: int, name: bytes, rule: str) -> None:
+    """A made-up image may name no file there, an end of a terminal, or a file that is no terminal."""
+    entries = _pair()
+    kind = _kind(entries, _info(2 * NUMBER, SLAVE), _info(2 * NUMBER + 1, MASTER))
+    for sound in entries:
+        kind.check(sound, {3})
+    wrong = entries[regf_id != 8]
+    wrong.tty.regf_id = regf_id
+    if name:
+        kind._files[regf_id].reg.name = name
+    with pytest.raises(Refused) as refused:
+        kind.check(wrong, {3})
+
+    assert refused.value.refusal[2] == rule
+
+
+def test_a_terminal_of_no_pair_must_be_a_device() -> None:
+    """Its program would write into a file of any kind."""
+    info = _info(7, 4 << 8 | 1, type=2)
+    info.ClearField("pty")
+    entry = file_entry(1, 11, tty_info_id=7, regf_id=8)
+    kind = _kind([entry], info)
+    kind._files[8].reg.name = b"/dev/null"
+    kind.check(entry, {3})
+    kind._files[8].reg.name = b"/etc/passwd"
+    with pytest.raises(Refused, match="or no terminal"):
+        kind.check(entry, {3})
