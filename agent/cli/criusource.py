@@ -68,7 +68,8 @@ def require_contents(images: ImageFolder) -> None:
         FormatError: it has none.
     """
     if not has_contents(images):
-        raise FormatError(f"{images.shown}/{criutree.INVENTORY}", f"the folder has no such file: {ALONE}")
+        then = f"`ckptree convert {PREFIX}{images.shown} tree.ckpt`, and restart tree.ckpt, which has no contents"
+        raise FormatError(f"{images.shown}/{criutree.INVENTORY}", f"the folder has no such file: {ALONE}: {then}")
 
 
 def load(images: ImageFolder) -> "Snapshot":

@@ -3,14 +3,12 @@
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
-from pathlib import Path
 
 from agent.model import Snapshot, Tag
 from agent.restart.contents import (
-    buildids,
     clocks,
     filekinds,
     fileowners,
@@ -66,6 +64,8 @@ class Contents:
         self._snapshot = snapshot
         self._plan = plan
         self.refusals: list[ContentRefusal] = []
+        self._told: set[ContentRefusal] = set()
+        self._elsewhere: set[ContentRefusal] = set()  # of files, which the mounts of the tree may have
         self._memories: dict[int, AddressSpace] = {}
         self._leaders = {
             snapshot.number(actor.tag): index
@@ -151,10 +151,16 @@ class Contents:
         return private + self._memory_objects.page_bytes + self._systemv.page_bytes
 
     def refuse(self, pid: int, refused: Refused) -> None:
-        """Note an object that cannot be restored."""
+        """Note an object that cannot be restored, once for each process."""
+        refusal = self._refusal(pid, refused)
+        if refusal not in self._told:
+            self._told.add(refusal)
+            self.refusals.append(refusal)
+
+    def _refusal(self, pid: int, refused: Refused) -> ContentRefusal:
         actor = self._leaders.get(pid)
         tag = self._plan.actors[actor].tag if actor is not None else Tag(0)
-        self.refusals.append(ContentRefusal(tag, pid, *refused.refusal))
+        return ContentRefusal(tag, pid, *refused.refusal)
 
     def check_vdso(self, specials: Specials) -> None:
         """Refuse processes whose image has the vdso of another kernel, unless this kernel's can stand in for it."""
@@ -169,8 +175,11 @@ class Contents:
         """Refuse what this host, or the caller, cannot give to processes."""
         self._host = host
         of_criu = self._images.inventory.root_ids
-        spaces = treechecks.namespaces(self._images.processes, of_criu, host)
-        for pid, refused in (*spaces, *treechecks.zombies(self._snapshot, host)):
+        spaces = [self._refusal(*found) for found in treechecks.namespaces(self._images.processes, of_criu, host)]
+        if any(each.identity.startswith("mnt ") for each in spaces):  # its paths are those of other mounts
+            self.refusals = [each for each in self.refusals if each not in self._elsewhere]
+        self.refusals[:0] = spaces
+        for pid, refused in treechecks.zombies(self._snapshot, host):
             self.refuse(pid, refused)
         self.namespaces = self.namespaces._replace(ipc=self._systemv.needed(host))
         fault = clocks.fault(self.namespaces.clocks, host)
@@ -340,16 +349,18 @@ class Contents:
     def _check_file(self, pid: int, identity: int) -> None:
         """Refuse a file that is not there, or is another one; one that is there is looked for once."""
         if identity not in self._there:
-            before = len(self.refusals)
-            self._look_for_file(pid, identity)
-            if len(self.refusals) == before:
+            faults = list(self._faults_of_file(identity))
+            for refused in faults:
+                self.refuse(pid, refused)
+                self._elsewhere.add(self._refusal(pid, refused))
+            if not faults:
                 self._there.add(identity)
 
-    def _look_for_file(self, pid: int, identity: int) -> None:
-        """Refuse a file that is not there, or is another one by its size or build."""
+    def _faults_of_file(self, identity: int) -> Iterator[Refused]:
+        """Yield the reasons to refuse a file that is not there, or is another one by its size or build."""
         entry = self._images.files.get(identity)
         if entry is None:
-            self.refuse(pid, Refused("file", str(identity), "missing", "the images do not describe it"))
+            yield Refused("file", str(identity), "missing", "the images do not describe it")
             return
         if not entry.HasField("reg"):
             return
@@ -357,35 +368,13 @@ class Contents:
             if self.ghosts.made_later(identity):
                 return
         except Refused as refused:
-            self.refuse(pid, refused)
+            yield refused
             return
         path = bytes(entry.reg.name)
         if pathaccess.process_of(path) in self._images.processes:
             return  # the process is there when the file is opened
-        try:
-            found = os.stat(path, follow_symlinks=not entry.reg.flags & os.O_NOFOLLOW)
-        except OSError as error:
-            text = f"{os.fsdecode(path)}: {error.strerror}: put the file there that it had open"
-            self.refuse(pid, Refused("file", str(identity), "missing", text))
-            return
-        if entry.reg.HasField("mode") and stat.S_IFMT(found.st_mode) != stat.S_IFMT(entry.reg.mode):
-            text = f"{os.fsdecode(path)} is a file of another type than at the dump: put the file of that time there"
-            self.refuse(pid, Refused("file", str(identity), "type", text))
-        elif entry.reg.HasField("size") and found.st_size != entry.reg.size and stat.S_ISREG(found.st_mode):
-            text = (
-                f"{os.fsdecode(path)} has {found.st_size} bytes, and had {entry.reg.size} at the dump: "
-                "put the file of that time there"
-            )
-            self.refuse(pid, Refused("file", str(identity), "size", text))
-        wanted = b"" if identity in self._built else buildids.recorded(list(entry.reg.build_id))
+        yield from openfiles.differences(entry, build=identity not in self._built)
         self._built.add(identity)
-        if (
-            wanted
-            and stat.S_ISREG(found.st_mode)
-            and not buildids.same(buildids.build_id(Path(os.fsdecode(path))), wanted)
-        ):
-            text = f"{os.fsdecode(path)} is another build than at the dump: put the file of that time there"
-            self.refuse(pid, Refused("file", str(identity), "build", text))
 
     def _check_way(self, pid: int, process: ProcessImage, identity: int) -> None:
         """Refuse a user's file in the /proc folder of another process: the number may be another user's process by now."""

@@ -3,10 +3,12 @@
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import Any, Final
 
+from agent.restart.contents import buildids
 from agent.restart.contents.descriptors import Descriptors, FileKind, OpenFile
 from agent.restart.contents.fileowners import F_SETFL
 from agent.restart.contents.fillabi import Demand
@@ -25,6 +27,31 @@ def open_flags(flags: int) -> int:
     if flags & O_TMPFILE == O_TMPFILE:  # of a file that never had a name; it includes O_DIRECTORY
         flags &= ~O_TMPFILE
     return flags & ~_NOT_FOR_OPEN | O_NOCTTY
+
+
+def differences(entry: Any, *, build: bool) -> Iterator[Refused]:
+    """Yield the reasons to refuse a file that is not at its path, or is another one there.
+
+    Args:
+        entry: its file_entry.
+        build: compare the build of a program, too.
+    """
+    reg, identity = entry.reg, str(entry.id)
+    path = os.fsdecode(bytes(reg.name))
+    try:
+        found = os.stat(path, follow_symlinks=not reg.flags & os.O_NOFOLLOW)
+    except OSError as error:
+        yield Refused("file", identity, "missing", f"{path}: {error.strerror}: put the file there that it had open")
+        return
+    then = "put the file of that time there"
+    if reg.HasField("mode") and stat.S_IFMT(found.st_mode) != stat.S_IFMT(reg.mode):
+        yield Refused("file", identity, "type", f"{path} is a file of another type than at the dump: {then}")
+    elif reg.HasField("size") and found.st_size != reg.size and stat.S_ISREG(found.st_mode):
+        text = f"{path} has {found.st_size} bytes, and had {reg.size} at the dump: {then}"
+        yield Refused("file", identity, "size", text)
+    wanted = buildids.recorded(list(reg.build_id)) if build else b""
+    if wanted and stat.S_ISREG(found.st_mode) and not buildids.same(buildids.build_id(Path(path)), wanted):
+        yield Refused("file", identity, "build", f"{path} is another build than at the dump: {then}")
 
 
 class PathFiles(FileKind):

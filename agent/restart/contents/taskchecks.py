@@ -16,6 +16,7 @@ from agent.restart.contents.hostfacts import (
 )
 from agent.restart.contents.images import ProcessImage
 from agent.restart.contents.refusals import Refused
+from exporters.content import kernelnames
 from exporters.criu.criuschema import ALIVE, STOPPED
 from exporters.criu.memorymessages import AREA_GUARD
 
@@ -55,14 +56,15 @@ def of_host(process: ProcessImage, host: HostFacts) -> Iterator[Refused]:
     tc = process.core.tc
     for resource, limit in enumerate(tc.rlimits.rlimits):
         if resource < _LIMITS and limit.max > host.limits[resource][1] and not host.has(CAP_SYS_RESOURCE):
-            text = f"its hard limit {limit.max} is above the caller's {host.limits[resource][1]}: raise that first"
-            yield Refused("limit", str(resource), "limit", text)
+            wanted, caller = (kernelnames.limit_value(each) for each in (int(limit.max), host.limits[resource][1]))
+            text = f"its hard limit {wanted} is above the caller's {caller}: raise that first, or add CAP_SYS_RESOURCE"
+            yield Refused("limit", kernelnames.limit(resource), "limit", text)
     highest = max((int(info.fd) for info in process.fds), default=0)
     needed = highest + 1 + len({int(info.id) for info in process.fds})  # each open file is first at a number above all
     if needed > host.limits[_NOFILE][1]:
         text = (
             f"its restart takes {needed} descriptors or more, and the caller may have {host.limits[_NOFILE][1]}: raise "
-            "its hard limit of open files"
+            "its hard limit of open files, RLIMIT_NOFILE"
         )
         yield Refused("descriptor", str(highest), "limit", text)
     if tc.oom_score_adj < min(host.oom_score_adj, 0) and not host.has(CAP_SYS_RESOURCE):
@@ -92,9 +94,8 @@ def _task(process: ProcessImage) -> Iterator[Refused]:
     yield from _signals(tc.signals_s.signals)
     for resource, limit in enumerate(tc.rlimits.rlimits):
         if limit.cur > limit.max:
-            yield Refused(
-                "limit", str(resource), "limit", f"its soft limit {limit.cur} is above its hard one {limit.max}"
-            )
+            text = f"its soft limit {limit.cur} is above its hard one {limit.max}"
+            yield Refused("limit", kernelnames.limit(resource), "limit", text)
     if len(tc.rlimits.rlimits) > _LIMITS:
         yield Refused("limit", str(_LIMITS), "limit", "the kernel has no limit of this number")
     if tc.membarrier_registration_mask & ~_MEMBARRIER:
@@ -242,9 +243,9 @@ def _thread_of_host(process: ProcessImage, tid: int, host: HostFacts) -> Iterato
         ("has", wanted & ~host.granted),
         ("has in its bounding set", mask(creds.cap_bnd) & ~host.bounding),
     ):
-        for bit in range(lacking.bit_length()):
-            if lacking >> bit & 1:
-                yield Refused(*place, "capabilities", f"it {what} capability {bit}, and the caller lacks that")
+        if lacking:
+            text = f"it {what} {kernelnames.capabilities(lacking)}, and the caller lacks that: give it to the caller"
+            yield Refused(*place, "capabilities", text)
     if not host.granted >> CAP_SETPCAP & 1:
         yield Refused(*place, "capabilities", "the caller lacks CAP_SETPCAP, without which none can be put back")
     if host.no_new_privs and not creds.no_new_privs:

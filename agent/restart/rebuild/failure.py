@@ -14,8 +14,8 @@ from agent.restart.rebuild.preflight import holders
 
 _SETUP: Final = {
     Setup.PROGRAM: "the helper cannot read its program",
-    Setup.USERNS: "not root, and a user namespace for the tree is refused: unshare(CLONE_NEWUSER)",
-    Setup.IDMAP: "not root, and the ids of the user namespace cannot be mapped",
+    Setup.USERNS: "no CAP_SYS_ADMIN, and a user namespace for the tree is refused: unshare(CLONE_NEWUSER)",
+    Setup.IDMAP: "no CAP_SYS_ADMIN, and the ids of the user namespace for the tree cannot be mapped",
     Setup.SOCKETS: "no descriptors for the helper",
     Setup.CLONE: "the first process of the tree is refused: clone3()",
     Setup.PRIVATE: "the mounts of the tree cannot be made private",
@@ -66,6 +66,9 @@ def failure(message: Message, plan: Plan, helper: Path) -> CkptreeError:
         text = f"{_SETUP[Setup(setup)]}{cause}"
         if setup == Setup.CLONE and message.error == errno.EEXIST:
             text += holders(plan.actors[0].numbers[:1])
+        if setup == Setup.IDMAP and message.error == errno.EPERM and not os.geteuid():
+            # user_namespaces(7): since Linux 5.12 user 0 is mapped for CAP_SETFCAP alone (verify_root_map())
+            text += ": user 0 is mapped only for a caller with CAP_SETFCAP: give it to the caller, or CAP_SYS_ADMIN"
         if message.error in (errno.EPERM, errno.ENOSPC) and setup in (Setup.USERNS, Setup.IDMAP, Setup.CLONE):
             return HostError(text)
         return RebuildError(text, None, message.error)

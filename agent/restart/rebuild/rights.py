@@ -26,6 +26,7 @@ from agent.restart.rebuild import programpath
 from agent.restart.rebuild.helperabi import Program, Rights
 from agent.restart.rebuild.programpath import ProgramWay, way
 from agent.restart.rebuild.userids import NO_CAPABILITIES
+from exporters.content import kernelnames
 
 _ALL: Final = (1 << 64) - 1
 _SYS_ADMIN: Final = 21
@@ -233,7 +234,7 @@ def _not_to_be_had(details: ProcessDetails, host: Host) -> Iterator[str]:
         yield f"groups {_list(strange)} cannot be had here"
     caps = known.caps
     if lacking := (caps.bounding | caps.permitted | caps.inheritable) & ~host.bounding:
-        yield f"capabilities {lacking:#x} cannot be had here"
+        yield f"{kernelnames.capabilities(lacking)} cannot be had here"
     if host.no_new_privs and not details.no_new_privs:
         yield "no_new_privs is in force here, and was not for it"
 
@@ -259,7 +260,12 @@ def _changed_by_exec(details: ProcessDetails) -> Iterator[str]:
     for name, was, becomes in (("permitted", caps.permitted, permitted), ("effective", caps.effective, effective)):
         if was != becomes:
             cause = "by capset(), securebits or its file"
-            yield f"its {name} capabilities are {was:#x}, {cause}, and exec would make them {becomes:#x}"
+            effect = " and ".join(
+                f"{verb} {kernelnames.capabilities(some)}"
+                for verb, some in (("add", becomes & ~was), ("take away", was & ~becomes))
+                if some
+            )
+            yield f"its {name} capabilities are {was:#x}, {cause}, and exec would {effect}"
 
 
 def _set_ids(known: "_Known", *, fixed: bool) -> Iterator[str]:

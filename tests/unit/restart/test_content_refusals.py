@@ -197,6 +197,23 @@ def test_what_the_caller_cannot_give_is_refused_by_name(folder: Path, host: Host
     assert {f"{pid} {expected}" for pid in (4, 7, 10)} <= found
 
 
+def test_capabilities_and_limits_are_refused_by_their_names(folder: Path) -> None:
+    """Each limit is a line, and so are all capabilities that a process lacks."""
+    limits = tuple((0, 0) if each == 7 else ((1 << 64) - 1,) * 2 for each in range(16))
+    texts = _texts(folder, HOST._replace(limits=limits, effective=0, bounding=1 << 8))
+
+    assert any(" it has in its bounding set CAP_CHOWN, CAP_DAC_OVERRIDE, " in each for each in texts)
+    assert not any("CAP_SETPCAP" in each for each in texts)
+    assert any(": limit RLIMIT_NOFILE: its hard limit " in each for each in texts)
+
+
+def _texts(folder: Path, host: HostFacts, kind: type[Contents] = Anywhere) -> list[str]:
+    snapshot, plan = decide(criutree.load(ImageFolder(folder)), pidns=True, any_numbers=False)
+    contents = kind(Images(folder), snapshot, plan)
+    contents.check_host(host)
+    return [str(each) for each in contents.refusals]
+
+
 def test_a_guard_region_is_refused_where_the_kernel_has_none(folder: Path) -> None:
     """MADV_GUARD_INSTALL is of Linux 6.13; elsewhere the call would fail when the tree is half made."""
 
@@ -252,6 +269,19 @@ def test_a_tree_of_other_namespaces_is_taken_within_other_namespaces(folder: Pat
 
     assert refusals(folder) == {f"{pid} namespace namespace" for pid in (4, 7, 10)}
     assert refusals(folder, HOST._replace(initial=frozenset(NAMESPACES) - {"uts"})) == set()
+
+
+def test_a_tree_of_other_mounts_is_refused_by_its_namespaces_first(folder: Path) -> None:
+    """Its paths are those of its own mounts, and say nothing here. Else each process names a file once."""
+    changed(folder, "inventory.img", with_field("root_ids.uts_ns_id", 77))
+    missing = _texts(folder, HOST, Contents)
+    changed(folder, "inventory.img", with_field("root_ids.mnt_ns_id", 77))
+    elsewhere = _texts(folder, HOST, Contents)
+
+    assert [": namespace uts " in each for each in missing[:3]] == [True] * 3
+    assert sum("put the file there" in each for each in missing) > 0
+    assert len(missing) == len(set(missing))
+    assert {" namespace " in each for each in elsewhere} == {True}
 
 
 def test_a_tree_of_several_namespaces_is_refused_everywhere(folder: Path) -> None:

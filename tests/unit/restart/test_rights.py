@@ -79,7 +79,7 @@ def test_what_exec_leaves_as_it_is_can_be_started_again(details: ProcessDetails)
             "permitted capabilities are 0x2000, by capset(), securebits or its file, and exec would",
         ),
         (AS_ROOT._replace(caps=Capabilities(0, FULL, 0, FULL, 0)), "effective capabilities are 0x0"),
-        (AS_NOBODY._replace(caps=Capabilities(0, RAW, RAW, FULL, 0)), "exec would make them 0x0"),
+        (AS_NOBODY._replace(caps=Capabilities(0, RAW, RAW, FULL, 0)), "exec would take away CAP_NET_RAW"),
         (AS_ROOT._replace(uids=(0, 1, 0, 1)), "exec makes the last three the same"),
         (AS_ROOT._replace(uids=(1, 0, 0, 0), no_new_privs=True), "real and effective ids differ"),
         (AS_ROOT._replace(exe=None), "not told: program"),
@@ -116,7 +116,7 @@ def test_a_program_that_has_capabilities_of_its_own_is_told(tmp_path: Path) -> N
     ("details", "host", "complaint"),
     [
         (AS_NOBODY, OWN, "user 65534 cannot be had here; group 65534 cannot be had here; groups 0 cannot"),
-        (AS_ROOT, ANY._replace(bounding=FULL & ~RAW), "capabilities 0x2000 cannot be had here"),
+        (AS_ROOT, ANY._replace(bounding=FULL & ~RAW), "CAP_NET_RAW cannot be had here"),
         (AS_ROOT, ANY._replace(no_new_privs=True), "no_new_privs is in force here"),
         (AS_ROOT._replace(groups=(5,)), ANY._replace(gids=(range(1),)), "groups 5 cannot be had here"),
     ],
