@@ -14,7 +14,7 @@ from agent.capture import memoryreader
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchTimeError
 from agent.model import Snapshot
-from agent.recorder import folder, lostsegment, past, segment, tape, tapesegment
+from agent.recorder import folder, lostsegment, past, segment, storedsegments, tape, tapesegment
 from agent.recorder.blockchain import BlockChain
 from agent.recorder.facts import Instant, Replayed
 from agent.recorder.filebytes import DroppedError
@@ -131,12 +131,13 @@ class HeldTable:
 
     def _begin(self) -> bool:
         """Begin at the newest whole keyframe behind the present segment; return False if there is none."""
-        for each in reversed(folder.stored(self._place)):
-            if each.sequence <= self._sequence:
-                return False
+        stored = [each for each in folder.stored(self._place) if each.sequence > self._sequence]
+        placed = {each.path for each in storedsegments.opened(self._place).whole} if stored else set()
+        for each in reversed(stored):
             found = _opened(each.path)
             if (
                 not isinstance(found, TapeSegment)
+                or each.path not in placed
                 or found.facts.head_bytes != wire.HEAD.size
                 or found.facts.memory not in memoryreader.READS
             ):

@@ -15,15 +15,13 @@ from typing import Any, Final
 from agent.capture import memoryreader
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchTimeError, UsageError
-from agent.recorder import lostsegment, storedsegments, tape
+from agent.recorder import lostsegment, numbertime, storedsegments, tape
 from agent.recorder.facts import Gap, Instant, NumberRun, Replayed
-from agent.recorder.instant import written
 from agent.recorder.replay import Replayer
 from agent.recorder.tapesegment import TapeSegment
 from agent.recorder.timesearch import search
 from agent.table import wire
 
-_MOST_NAMED: Final = 3  # runs, each of which costs a replay
 DAMAGED: Final = "what lies between is damaged, or missing"
 
 
@@ -92,7 +90,9 @@ class Recording:
         if not having:
             raise NoSuchInstantError(f"#{order}: the recording has no such number; it has {self._said()}")
         if len(having) > 1:
-            raise AmbiguousNumberError(self._ambiguous(order, having))
+            places = (self.place(Instant(run.first.run, order, 0, 0, 0)) for run in having)
+            segments = (self.segments[place] for place in places)
+            raise AmbiguousNumberError(numbertime.ambiguous(order, list(zip(having, segments, strict=True))))
         return self._at_order(having[0], order)
 
     def _at_order(self, run: NumberRun, order: int) -> Instant:
@@ -100,21 +100,6 @@ class Recording:
         found = Instant(run.first.run, order, stands.time_ns, stands.boottime_ns, stands.uncertain_ns)
         self._standing = (found.run, order, self.place(found)), stands  # whoever asks for the state next has it already
         return found
-
-    def _ambiguous(self, order: int, having: list[NumberRun]) -> str:
-        """Return the times of a number that several runs have, the last ones where there are many."""
-        named = []
-        for run in having[-_MOST_NAMED:]:
-            try:
-                named.append(written(self._at_order(run, order).time_ns))
-            except NoSuchInstantError:  # what is before it is damaged
-                named.append(f"a time from {written(run.first.time_ns)} to {written(run.last.time_ns)}")
-        earlier = len(having) - len(named)
-        also = f", and {earlier} earlier times" if earlier else ""
-        return (
-            f"TIME '#{order}': numbers begin anew where a daemon starts without the records of the one before, and the "
-            f"recording has this number {len(having)} times: name the time, {' or '.join(named)}{also}"
-        )
 
     def at_time(self, time_ns: int) -> Instant:
         """Return the instant of a time: the records of before it have happened, and no other.
@@ -376,6 +361,8 @@ class Recording:
             reasons.append(instant.missing)
         elif found.order < instant.order:
             reasons.append(f"the recording is missing #{found.order} to #{instant.order - 1}: this is the state before")
+        elif found.at_end and storedsegments.are_broken(self.segments[self.place(instant) :], found.order):
+            reasons.append(f"the recording is damaged behind #{found.order}: what has no record there may be missing")
         reasons += found.doubts()
         return Replayed(instant, found.table, found.stream, found.is_in_doubt, tuple(reasons))
 

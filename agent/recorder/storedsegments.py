@@ -2,7 +2,7 @@
 """The segments of a folder as a recording has them, those at both ends that cannot be read, and the tapes of the others."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from agent.record import NamedTuple
@@ -78,17 +78,34 @@ def _lost(path: Path, why: str) -> list[LostSegment]:
     return []
 
 
-def tapes(segments: Sequence[TapeSegment], order: int = 0) -> Iterator[bytes]:
-    """Yield the tapes of segments, up to the first gap, but for blocks that end before a number."""
+def tapes(segments: Sequence[TapeSegment], order: int = 0) -> Generator[bytes, None, bool]:
+    """Yield the tapes of segments, up to the first gap, but for blocks that end before a number.
+
+    Returns:
+        True where they end in front of damage; False: in front of the end, or of a gap in which nothing was written.
+    """
     for index, each in enumerate(segments):
-        if index and not each.joins(segments[index - 1]):
-            return
+        before = segments[index - 1]
+        if index and not each.joins(before):
+            is_next = each.facts.sequence == before.facts.sequence + 1
+            return each.facts.continues or not is_next or not before.ends_whole
         blocks = each.blocks[:-1] if each.blocks[-1:] == [None] else each.blocks  # nothing joins an end that breaks off
         for block in blocks:
             if block is None:
-                return
+                return True
             if block.kind == segment.TAPE and block.next >= order:
                 content = each.content(block)
                 if content is None:
-                    return
+                    return True
                 yield content
+    return bool(segments) and not segments[-1].ends_whole
+
+
+def are_broken(segments: Sequence[TapeSegment], order: int) -> bool:
+    """Return True if the tapes of segments end in front of damage; see `tapes`."""
+    ahead = tapes(segments, order)
+    while True:
+        try:
+            next(ahead)
+        except StopIteration as end:
+            return bool(end.value)

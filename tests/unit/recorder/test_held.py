@@ -239,3 +239,20 @@ def test_a_copy_that_lost_its_end_asks_for_the_stream_again(tmp_path: Path, orig
     copy.close()
 
     assert newest.path.read_bytes() == whole
+
+
+def test_a_segment_that_is_not_in_its_place_is_not_the_newest(original: Path, taped: Taped) -> None:
+    """The first one, laid behind the last: it is no state of now, whether the table begins behind it or meets it."""
+    taped.flush()
+    first, last = folder.stored(original)
+    before = HeldTable(original)
+    before.refresh()
+    truth, name = (before.order, before.time_ns), before.name
+    misplaced = original / folder.name_of(last.sequence + 7, first.first)
+    shutil.copy(first.path, misplaced)
+    found = HeldTable(original)
+    for held in (found, before):
+        held.refresh()
+        assert (held.order, held.time_ns) == truth
+        assert held.name == name == last.path.name
+        assert held.gap

@@ -149,3 +149,74 @@ def test_a_root_behind_damage_has_the_gap_in_front_of_it(tmp_path: Path) -> None
     assert whole == indexed == ["birth"]
     assert [each["event"] for each in events(tmp_path, child.tid)] == ["gap", "resync", "birth"]
     assert gaps_of_lives(tmp_path, child.tid)
+
+
+def call(taped: Taped) -> None:
+    """Let the daemon compare its table with the kernel, which makes no record."""
+    watch = taped._watch
+    watch._trust()
+    watch.table.strike_off(watch.stream.next)
+
+
+def reasons_at(place: Path, order: int) -> tuple[str, ...]:
+    """Return why the state in front of a record is incomplete."""
+    recording = Recording(place)
+    return recording.table_at(recording.at_order(order)).reasons
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_calls_without_records_that_are_damaged_are_named_at_the_number_in_front_of_them(
+    tmp_path: Path, *, is_last: bool
+) -> None:
+    """They belong to the state in front of that record."""
+    taped = begun(tmp_path)
+    order = taped.next
+    call(taped)
+    taped.flush()
+    (of,) = Recording(tmp_path).segments
+    block = of.tapes[-1]
+    if not is_last:
+        taped.kernel.exec(taped.kernel.init)
+        taped.hear()
+    taped.end(orderly=False)
+    whole = reasons_at(tmp_path, order)
+    data = bytearray(of.path.read_bytes())
+    data[block.at + 5] ^= 1
+    of.path.write_bytes(data)
+
+    assert (block.first, block.next) == (order, order)
+    assert whole == ()
+    assert len(reasons_at(tmp_path, order)) == 1
+    assert reasons_at(tmp_path, order - 1) == ()
+
+
+def test_a_segment_of_calls_alone_that_is_missing_is_named_at_the_number_in_front_of_it(tmp_path: Path) -> None:
+    """The next one that there is goes on behind a gap."""
+    taped = begun(tmp_path)
+    order = taped.next
+    taped.mark(continues=True, keyframe=False)
+    call(taped)
+    for _ in range(3):
+        taped.step(heard=False)
+    taped.mark(continues=False, why="the writer fell behind")
+    assert taped.next > order
+    taped.end()
+    whole = reasons_at(tmp_path, order)
+    Recording(tmp_path).segments[1].path.unlink()
+
+    assert whole == ()
+    assert len(reasons_at(tmp_path, order)) == 1
+
+
+def test_a_recording_that_ends_or_goes_on_behind_a_gap_is_whole_at_its_last_number(tmp_path: Path) -> None:
+    """Nothing was written there that is missing."""
+    taped = begun(tmp_path)
+    order = taped.next
+    for _ in range(3):
+        taped.step(heard=False)
+    taped.mark(continues=False, why="the writer fell behind")
+    behind = taped.next
+    taped.end()
+
+    assert behind > order
+    assert reasons_at(tmp_path, order) == reasons_at(tmp_path, behind) == ()

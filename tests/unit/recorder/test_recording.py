@@ -14,6 +14,8 @@ from agent.recorder import folder, folderlock, instant
 from agent.recorder.facts import Instant
 from agent.recorder.past import find
 from agent.recorder.recording import AmbiguousNumberError, NoRecordingError, NoSuchInstantError, Recording
+from agent.recorder.segment import Block
+from agent.recorder.tapesegment import TapeSegment
 from tests.bench import longrecording
 from tests.support.examples import examples
 from tests.support.taped import Taped, Truth, a_recording, last_at_each, replayed, state_of
@@ -103,14 +105,28 @@ def test_a_number_that_two_daemons_have_given_is_refused_with_both_times(made: t
     assert recording.at_order(longer.last.order).run == longer.last.run
 
 
-def test_a_number_of_many_boots_is_refused_with_its_last_times(tmp_path: Path) -> None:
-    """Each of them costs a replay."""
+def test_a_number_of_many_boots_is_refused_with_its_last_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them costs a replay, nor more than two blocks."""
     longrecording.make(tmp_path, 2000, 60, pid_max=1000, interval=1000)
     longrecording.repeat(tmp_path, 5)
     recording = Recording(tmp_path)
+    order = recording.runs[0].last.order
+    read: list[Block] = []
+    content = TapeSegment.content
+
+    def noted(of: TapeSegment, block: Block) -> bytes | None:
+        read.append(block)
+        return content(of, block)
+
+    monkeypatch.setattr(Recording, "replayer", None)
+    monkeypatch.setattr(TapeSegment, "content", noted)
+    for each in recording.segments:
+        assert each.known_ns  # opening the recording has cost this
+    read.clear()
     with pytest.raises(AmbiguousNumberError, match=r"5 times.*, and 2 earlier times$") as refused:
-        recording.at_order(recording.runs[0].last.order)
+        recording.at_order(order)
     assert str(refused.value).count("Z") == 3
+    assert len(read) <= 6
 
 
 def test_no_byte_of_a_recording_can_be_flipped_unnoticed(tmp_path: Path, made: tuple[Path, list[Truth]]) -> None:
