@@ -274,6 +274,12 @@ class TapeSegment:
         return last[-1:] == [None] and (is_behind or not self.is_damaged_at(self._end))
 
     @property
+    def _is_shorter(self) -> bool:
+        """True where it ends in front of the place at which the block that waits for it was to be appended."""
+        is_mine = self.idle is not None and segment.facts_check(self._bytes()) == self.idle.facts_check
+        return is_mine and self.idle is not None and len(self._bytes()) < self.idle.offset
+
+    @property
     def is_sound(self) -> bool:
         """True where no block of its tape is damaged; what a writer that was broken off left of a last one is none."""
         blocks = self.blocks[:-1] if self._is_unfinished else self.blocks
@@ -283,7 +289,7 @@ class TapeSegment:
     def ends_whole(self) -> bool:
         """True where no block of its tape is missing, and none behind the last record is damaged."""
         blocks = self.blocks[:-1] if self._is_unfinished else self.blocks
-        if None in blocks:
+        if None in blocks or self._is_shorter:
             return False
         behind = takewhile(lambda block: block.next == block.first, reversed(self.all_tapes))
         return all(self.is_whole(block) for block in behind)

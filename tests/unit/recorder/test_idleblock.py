@@ -101,7 +101,7 @@ def test_an_orderly_end_has_all_that_waited(tmp_path: Path) -> None:
 
 
 def test_a_block_that_is_damaged_or_of_another_segment_does_not_count(tmp_path: Path, taped: Taped) -> None:
-    """Nor one whose segment has grown, or lost bytes: less is stated, and nothing is a gap."""
+    """Nor one whose segment has grown: less is stated, and nothing is a gap. Bytes that the segment lost are one."""
     idle(taped, 1)
     appended_ns = Recording(tmp_path).until_ns
     idle(taped, 5)
@@ -124,6 +124,14 @@ def test_a_block_that_is_damaged_or_of_another_segment_does_not_count(tmp_path: 
     with newest.open("r+b") as file:
         file.truncate(newest.stat().st_size - 1)
     assert Recording(tmp_path).until_ns < appended_ns
+    last = Recording(tmp_path).segments[-1].tapes[-1]
+    for size in (last.end, last.begin):  # between two blocks
+        os.truncate(newest, size)
+        recording = Recording(tmp_path)
+        events = [each["event"] for batch in answers.events(recording, {}, Enquirer()) for each in batch]
+        assert recording.runs[-1].last.missing
+        assert events[-1] == "gap"
+        assert answers.history(recording, {"pid": 4_000_000}, Enquirer())[1]
 
 
 def test_the_next_writer_appends_what_a_killed_one_left(tmp_path: Path, taped: Taped) -> None:
