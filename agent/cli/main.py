@@ -45,8 +45,9 @@ def _called() -> int:
     except OSError as error:
         if error.errno == errno.EPIPE:  # of standard error, or of a connection
             return 1
-        if sys.stdout is not None and error.errno in (errno.ENOSPC, errno.EIO):
-            say(f"cannot write to standard output, which is full or closed: {error.strerror}")
+        text = unread.unwritable(error)
+        if text:
+            say(text)
             return 1
         raise
     return 0

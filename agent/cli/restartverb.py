@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from agent.cli import staying, storefiles, taskrights
+from agent.cli import staying, storefiles, taskrights, unread
 from agent.cli.declarations import Option
 from agent.cli.fileverbs import File, load_file, warn_of_doubt
 from agent.cli.options import DropDying, Nats, ShellJob, TcpClose, TcpEstablished
@@ -178,12 +178,13 @@ def restart(
         for line in getattr(error, "leaks", ()):
             say(f"  {line}")
         raise SystemExit(OWN_FAILURE) from error
-    except BrokenPipeError as error:  # of the ready line: the status of a signal would be the root's
-        if not wish.fails_apart:
-            raise
-        raise SystemExit(OWN_FAILURE) from error
     except Interrupted as interrupted:
         code = 0 if wish.holds and not wish.detach and begun else SIGNALLED + interrupted.number
+    except Exception as error:  # whatever it is, its exit code must not be taken for the root's
+        if not wish.fails_apart:
+            raise
+        _say_unforeseen(error)
+        raise SystemExit(OWN_FAILURE) from error
     if code:
         raise SystemExit(code)
 
@@ -260,6 +261,18 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
             release()
             return staying.hold(rebuild, asked)
         return staying.forward(rebuild, release)
+
+
+def _say_unforeseen(error: Exception) -> None:
+    """Tell of an error that is none of the project's own; nothing, where the reader of the ready line has left."""
+    text = unread.unwritable(error) if isinstance(error, OSError) else ""
+    if not text and not isinstance(error, BrokenPipeError):
+        import traceback
+
+        traceback.print_exception(error)
+        text = f"restart has a fault, {type(error).__name__}: {error}: report it with the lines above"
+    if text:
+        say(text)
 
 
 def _prepare(asked: "Asked") -> None:

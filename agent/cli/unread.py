@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a verb whose standard output nobody reads any more, as of ``ckptree events | head``.
+"""The end of a verb whose standard output nobody reads any more, as of ``ckptree events | head``, or takes nothing.
 
 Python ignores SIGPIPE, for a connection that breaks off must not end the process. So a write to standard output fails
 instead, and the verb first undoes what it has begun. Then it ends by the signal.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -32,6 +33,13 @@ def noticed() -> Iterator[None]:
         if sys.stdout is None or not terminal.is_unread():
             raise
         raise UnreadError from error
+
+
+def unwritable(error: OSError) -> str:
+    """Return the message about standard output that takes nothing; empty for another error."""
+    if sys.stdout is None or error.errno not in (errno.ENOSPC, errno.EIO):
+        return ""
+    return f"cannot write to standard output, which is full or closed: {error.strerror}"
 
 
 def end() -> int:

@@ -72,6 +72,19 @@ def test_nobody_runs_before_the_ready_line_is_out(images: Path) -> None:
         os.close(read)
 
 
+def test_an_output_that_takes_nothing_is_a_failure_of_restart_and_nothing_runs(images: Path) -> None:
+    """1 would be taken for the root's status."""
+    before = size(images)
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(
+            command(images, "--json"), cwd=TOP, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+
+    assert ran.returncode == 125
+    assert ran.stderr.splitlines()[-1].startswith(b"ckptree: cannot write to standard output"), ran.stderr
+    assert size(images) == before
+
+
 def _waits_in(pid: int, function: str) -> bool:
     return function in Path(f"/proc/{pid}/wchan").read_text()
 
