@@ -77,6 +77,7 @@ _DEATH: Final = _row("I", _CODE)
 _IDS: Final = _row("II", _PGID, _SID)
 _LEFT: Final = _pack({"group_dead": False})[1:]
 _DEAD: Final = _pack({"group_dead": True})[1:]
+_UNKNOWN: Final = _pack("exit_code") + _pack(None)  # nothing has told how it ended
 _WELL: Final[Said] = (2, _DEATH(_CODE, 0) + _DEAD)  # most tasks end well
 _FLAGS: Final[dict[int, bytes]] = {}  # by value: 16 at most, for the table keeps four bits of a birth's flags
 
@@ -202,14 +203,19 @@ def arguments(text: bytes, size: int) -> Details:
 
 def _death(task: TaskStruct, _namespace: PidNamespace) -> Said:
     """Return the fields of an exit that leaves threads of the group."""
-    return 2, _DEATH(_CODE, task.exit_code) + _LEFT
+    return 2, _status(task) + _LEFT
 
 
 def _last_death(task: TaskStruct, _namespace: PidNamespace) -> Said:
     """Return the fields of an exit after which no thread of the group is left."""
-    if not task.exit_code:
+    if not task.exit_code and task.flags & EXITED:
         return _WELL
-    return 2, _DEATH(_CODE, task.exit_code) + _DEAD
+    return 2, _status(task) + _DEAD
+
+
+def _status(task: TaskStruct) -> bytes:
+    """Return the wait status of a task that has ended; null where it is gone and no record has told its exit."""
+    return _DEATH(_CODE, task.exit_code) if task.flags & EXITED else _UNKNOWN
 
 
 DEATH: Final[tuple[Details, Details]] = (_death, _last_death)

@@ -38,28 +38,34 @@ def key(task: TaskStruct) -> Key:
 
 
 def cross(
-    before: Side, after: Side, subscriber: Subscriber, order: int, time_ns: int, *, same_boot: bool = True
+    before: Side, after: Side, there: Mapping[Key, TaskStruct], subscriber: Subscriber, order: int, time_ns: int
 ) -> None:
     """Tell a subscriber the differences between two tables.
 
+    A process that goes on outside of the followed tree has a new parent, and has left it with all processes below it, as
+    `agent.events.audience.Audience.move` tells it.
+
     Args:
         before, after: the two sides.
+        there: all tasks behind the gap that may have been there before it: none, where the host was started anew.
         subscriber: of the side behind the gap.
         order, time_ns: of the events.
-        same_boot: False where the host was started anew between them: no task is the same.
     """
     teller = _Teller(subscriber, order, time_ns)
     known = {key(task): (task, facts) for task, facts in before.told.items()}
-    here = {key(task) for task in after.told} if same_boot else set()
-    gone = [task for each, (task, _) in known.items() if each not in here]
+    gone = [task for each, (task, _) in known.items() if each not in there]
     for task in sorted(gone, key=lambda task: (before.told[task].leader is task, _age(task))):  # leaders last
         facts = before.told[task]
         if not facts.exited:
             last = facts.leader is task
             teller.tell("death", task, facts.leader, before.namespace, eventpack.DEATH[last])
         teller.tell("reap", task, facts.leader, before.namespace, eventpack.nothing)
+    left = [there[each] for each in known if each in there and there[each] not in after.told]
+    for task in sorted(left, key=_age):
+        if task.leader is task and _has_moved(known[key(task)][1].parent, before, task.parent, after):
+            teller.tell("reparent", task, task, after.namespace, eventpack.parent)
     for task in sorted(after.told, key=lambda task: (task.start_ns, task.leader is not task, _age(task))):
-        old = known.get(key(task)) if same_boot else None
+        old = known.get(key(task)) if there else None
         if old is None:
             teller.tell("birth", task, task.leader, after.namespace, eventpack.presence)
         else:
@@ -69,6 +75,11 @@ def cross(
 def _age(task: TaskStruct) -> tuple[int, tuple[int, ...]]:
     """Return a key by which older tasks come first, and no two tasks in any order."""
     return task.start_ns, task.pid.numbers
+
+
+def _has_moved(old: TaskStruct | None, before: Side, new: TaskStruct | None, after: Side) -> bool:
+    """Return True if a task has another parent behind a gap; one that is not known there may be the same."""
+    return new is not None and thread(old, before.namespace) != thread(new, after.namespace)
 
 
 _CONDITION: Final = ("stopped", "exit_code", "exit_signal", "ids", "comm")
@@ -81,7 +92,7 @@ def _differ(teller: "_Teller", before: Side, old: Facts, after: Side, task: Task
     def tell(kind: str, say: Details) -> None:
         teller.tell(kind, task, leader, after.namespace, say)
 
-    if thread(old.parent, before.namespace) != thread(new.parent, after.namespace):
+    if _has_moved(old.parent, before, new.parent, after):
         tell("reparent", eventpack.parent)
     if number(old.sid, before.namespace) != number(new.sid, after.namespace):
         tell("setsid", eventpack.ids)

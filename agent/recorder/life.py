@@ -8,6 +8,9 @@ from typing import Any, Final
 NONE: Final = -1
 """No life, or no text."""
 
+UNKNOWN: Final = -2
+"""The wait status of a task that has ended, nobody knows how."""
+
 
 class Fact(IntEnum):
     """The facts of a life that change, and marks on it."""
@@ -19,7 +22,7 @@ class Fact(IntEnum):
     """Index of a text; `NONE`: not known, as all texts."""
     ARGUMENTS = 4
     ENDED = 5
-    """The raw wait status; `NONE` while it has not exited."""
+    """The raw wait status, or `UNKNOWN`; `NONE` while it has not exited."""
     STOPPED = 6
     EXIT_SIGNAL = 7
     UID = 8

@@ -15,7 +15,7 @@ from typing import Final
 from agent.errors import UsageError
 from agent.protocol.replies import Event, EventTask
 from agent.recorder.axis import Axis, boottime
-from agent.recorder.life import ASSUMED, NONE, Fact, TaskLife, Texts, Trouble
+from agent.recorder.life import ASSUMED, NONE, UNKNOWN, Fact, TaskLife, Texts, Trouble
 from exporters.content.fields import escape
 from exporters.content.wording import plain
 from exporters.drawing import pageframe
@@ -262,7 +262,7 @@ class SpanLives:
                 put(process, Fact.ARGUMENTS, place)
                 self._add(process, stop, Fact.PROGRAM, place, assumed=assumed)
             case "death":
-                put(index, Fact.ENDED, said["exit_code"])
+                put(index, Fact.ENDED, UNKNOWN if said["exit_code"] is None else said["exit_code"])
                 put(index, Fact.STOPPED, 0)
             case "reap":
                 self._end(index, stop)

@@ -12,7 +12,7 @@ The table behind a gap is another one; the differences are told as assumed event
 the boot's clock beside `time_ns`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -161,7 +161,7 @@ class Retelling:
         else:
             if found.gap is not None:
                 self._tell_gap(found.gap, found.ahead_ns)
-            self._compare(bridge.Side({}, found.namespace), same_boot=True)
+            self._compare(bridge.Side({}, found.namespace), {})
             if found.gap is not None:
                 self._say("resync")
 
@@ -287,20 +287,26 @@ class Retelling:
         roots = tuple(here[bridge.key(root)] for root in listener.roots if bridge.key(root) in here)
         if listener.roots and not roots:
             when = (replay.order, replay.time_ns)
-            bridge.cross(before, bridge.Side({}, listener.namespace), listener, *when, same_boot=same_boot)
+            space = self._reader.space(replay.table, self._boot_id) if here else listener.namespace
+            bridge.cross(before, bridge.Side({}, space), here, listener, *when)
             self._say("end")
             self._over = True
         else:
             self._listen(roots, self._reader.space(replay.table, self._boot_id))
-            self._compare(before, same_boot=same_boot)
+            self._compare(before, here)
             self._say("resync")
         yield self._taken()
 
-    def _compare(self, before: bridge.Side, *, same_boot: bool) -> None:
-        """Tell the differences between the tasks before a gap and those that are listened to."""
+    def _compare(self, before: bridge.Side, there: Mapping[bridge.Key, TaskStruct]) -> None:
+        """Tell the differences between the tasks before a gap and those that are listened to.
+
+        Args:
+            before: of the gap.
+            there: all tasks behind it that may have been there before.
+        """
         after = bridge.Side(self._feed.told, self._listener.namespace)
         when = self._replay.order, self._replay.time_ns
-        bridge.cross(before, after, self._listener, *when, same_boot=same_boot)
+        bridge.cross(before, after, there, self._listener, *when)
 
     def _is_one_boot(self, gap: Gap) -> bool:
         runs = self._recording.runs

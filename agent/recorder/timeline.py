@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from agent.recorder.instant import NS_PER_S
-from agent.recorder.life import ASSUMED, NONE, Fact, TaskLife, Trouble
+from agent.recorder.life import ASSUMED, NONE, UNKNOWN, Fact, TaskLife, Trouble
 from agent.recorder.lives import SpanLives
 from exporters.content.identity import UserName, nameless
 from exporters.content.wording import count, ended, exit_signal, plain, short_span
@@ -100,7 +100,7 @@ def document(lives: SpanLives, asked: TimelineQuestion, *, full: bool = False) -
             for each in lives.troubles
         ],
         "texts": lives.texts.all,
-        "ends": {code: ended(code) for code in codes if code >= 0},
+        "ends": {code: ended(None if code == UNKNOWN else code) for code in codes if code != NONE},
         "signals": {number: text for number in signals if (text := exit_signal(number))},
         "users": {uid: plain(name) for uid in _values(lives.lives, Fact.UID) if (name := asked.names(uid)) is not None},
         "lives": [_row(each) for each in lives.lives],

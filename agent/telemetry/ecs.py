@@ -123,7 +123,9 @@ class EcsDocuments:
                 process[leader] = {"pid": event.details[key]}
         if ended:
             process["end"] = instant(self._now() if event.time_ns is None else event.time_ns)
-            process["exit_code"] = exit_code(event.details["exit_code"] if life.status is None else life.status)
+            status = event.details["exit_code"] if life.status is None else life.status
+            if status is not None:
+                process["exit_code"] = exit_code(status)
         return process
 
     def _identity(self, life: Life) -> dict[str, str]:

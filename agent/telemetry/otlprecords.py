@@ -117,12 +117,14 @@ class EventRecords:
         for key, name in (("pgid", "process.group_leader.pid"), ("sid", "process.session_leader.pid")):
             if event.details.get(key):
                 found[name] = event.details[key]
-        status = event.details.get("exit_code")
-        if event.kind == "death" and status is not None:
+        if event.kind == "death":
+            status = event.details["exit_code"]
             signal = status_document(status)["signal"]
             if isinstance(signal, str):
                 found["ckptree.signal"] = signal
             if event.details.get("group_dead"):
-                found["process.exit.code"] = exit_code(status if life.status is None else life.status)
+                status = status if life.status is None else life.status
+                if status is not None:
+                    found["process.exit.code"] = exit_code(status)
                 found["process.exit.time"] = instant(time_ns)
         return found

@@ -311,11 +311,11 @@ def _shares(task: Task) -> str:
     return f"shares {', '.join(said)}" if said else ""
 
 
-def ended(code: int) -> str:
-    """Return a wait status in words."""
-    number = code & _SIGNAL
-    if not number:
-        return f"exited {code >> 8 & 0xFF}"
+def ended(code: int | None) -> str:
+    """Return a wait status in words; None: of a task that has ended, nobody knows how."""
+    number = (code or 0) & _SIGNAL
+    if code is None or not number:
+        return "exit status not known" if code is None else f"exited {code >> 8 & 0xFF}"
     word = signal_name(number)
     word = f"signal {word}" if word.isdecimal() else word
     return f"killed by {word}" + (", core dumped" if code & CORE_DUMPED else "")

@@ -83,8 +83,6 @@ def test_each_kind_says_what_is_particular_to_it(pair: Watched) -> None:
         (eventpack.presence, {**born, "exit_code": None, "subreaper": True}),
         (eventpack.execution(above.pid), {"old_tid": above_number, "exit_signal": -1}),
         (eventpack.execution(None), {"old_tid": 0, "exit_signal": -1}),
-        (eventpack.DEATH[False], {"exit_code": 0xFF00, "group_dead": False}),
-        (eventpack.DEATH[True], {"exit_code": 0xFF00, "group_dead": True}),
         (eventpack.parent, {"parent": above_number, "exit_signal": -1}),
         (eventpack.ids, {"pgid": above_number, "sid": above_number}),
         (eventpack.subreaper, {"on": True}),
@@ -94,6 +92,18 @@ def test_each_kind_says_what_is_particular_to_it(pair: Watched) -> None:
         for marks in ({}, ASSUMED, ASSUMED | ENTERED):
             said = _read(task, top, say, marks)
             assert dict(list(said.items())[10:]) == {**details, **marks}
+
+
+@pytest.mark.parametrize("code", [0, 0xFF00])
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_death_has_a_wait_status_where_a_record_told_the_exit(pair: Watched, code: int, *, is_last: bool) -> None:
+    """Else it is null: of a task that is gone, and whose exit was lost, nobody knows how it ended."""
+    task, top = _inner(pair), pair.table.pids.initial
+    task.exit_code = WaitStatus(code)
+    for flags, told in ((0, None), (EXITED, code)):
+        task.flags |= flags
+        said = _read(task, top, eventpack.DEATH[is_last], ASSUMED)
+        assert dict(list(said.items())[10:]) == {"exit_code": told, "group_dead": is_last, **ASSUMED}
 
 
 def test_whoever_is_not_seen_has_the_number_0(pair: Watched) -> None:

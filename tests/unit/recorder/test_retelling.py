@@ -16,25 +16,16 @@ from agent.recorder.facts import Instant
 from agent.recorder.history import NumberHistory
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
-from agent.recorder.retelling import EventSpan, Retelling
+from agent.recorder.retelling import EventSpan
 from agent.recorder.rootsearch import RootSearch
 from agent.rootname import RootName
 from tests.bench import longrecording
 from tests.support.examples import examples
+from tests.support.retold import in_pieces, told, whole
 from tests.support.taped import AHEAD_NS, BOOT_NS, Taped, a_recording
 
 Said = dict[str, Any]
 Key = tuple[int, int]
-
-
-def told(recording: Recording, span: EventSpan, enquirer: Enquirer | None = None) -> list[Said]:
-    """Return the events of a span."""
-    return [each for batch in Retelling(recording, span, enquirer or Enquirer()).batches() for each in batch]
-
-
-def whole(recording: Recording) -> EventSpan:
-    """Return a span from the beginning to the end, with the tasks that there are at the beginning."""
-    return EventSpan(recording.runs[0].first, recording.runs[-1].last, arguments=True, present=True)
 
 
 def gaps_among(events: list[Said]) -> list[tuple[Any, ...]]:
@@ -227,20 +218,6 @@ def test_a_root_of_later_is_found_by_the_index_as_without(
     monkeypatch.setattr(RootSearch, "_skipper", lambda _self, _since: lambda: True)
     assert everything() == by_index
     assert sum(isinstance(each, list) for each in by_index) > len(by_index) // 10
-
-
-def in_pieces(place: Path, seed: int) -> Recording:
-    """Make a recording with gaps in which things happen, and no loss."""
-    taped = Taped(place, seed)
-    taped.mark(continues=False)
-    for step in range(40):
-        if step % 10 == 9:
-            taped.step(heard=False)
-            taped.mark(continues=False, why="the writer fell behind")
-        else:
-            taped.step()
-    taped.end()
-    return Recording(place)
 
 
 @pytest.mark.parametrize("seed", range(6))
