@@ -2,7 +2,7 @@
 # make setup   what is missing from apt, and a virtual environment with ckptree in it
 # make check   linters, types, import rules, and the unit tests that are not slow, in parallel, with a tenth of the random examples
 # make coverage     the unit tests of make check with their coverage, which must not fall below the gate
-# make packages-criu     CRIU and the programs that it dumps in the tests, below build/criu; CRIU_SUITE=sid for a newer CRIU
+# make packages-criu     CRIU and the programs that it dumps in the tests, below build/criu (380 MB); CRIU_SUITE=sid for a newer CRIU
 # make demo    snapshot a hard tree, compare every number with the kernel's own, make the tree again
 # make test    all checks and all tests; as root the live ones too
 # make man     manual pages and completions, in build/share

@@ -41,7 +41,7 @@ def hosts(nats: Nats = None, as_json: AsJson = False) -> None:
             return found, standbys, answers
 
     present, standbys, answers = asyncio.run(ask())
-    if not present:
+    if not present and not standbys:  # a stand-by is a relay, too, and is named below
         say("no relay is connected to this NATS server: `ckptree relay` on a host connects it")
     rows: list[dict[str, Any]] = []
     bounds: dict[str, int] = {}

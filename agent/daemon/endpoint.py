@@ -130,7 +130,9 @@ def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
     except OSError as error:
         listener.close()
         kind = HostError if isinstance(error, PermissionError) else CkptreeError
-        raise kind(f"cannot listen on {path}: {error.strerror or error}") from error
+        missing = isinstance(error, FileNotFoundError)
+        remedy = f": there is no folder {path.parent}: make it, or name another socket" if missing else ""
+        raise kind(f"cannot listen on {path}: {error.strerror or error}{remedy}") from error
     finally:
         os.umask(before)
     return listener

@@ -7,7 +7,8 @@ Where standard error is connected to the journal, ``JOURNAL_STREAM`` has its dev
 prefix is written; elsewhere it would be part of the text. A text of several lines has the prefix on each.
 
 A warning that comes again within a minute is counted and not written. The next one that is written has the count of
-those that were not; where there is no next one, `Journal.tend` writes the count. The daemon never waits for the reader
+those that were not; where there is no next one, `Journal.tend` writes the count. The minute becomes two, four, at most 64,
+while the warning goes on to come. The daemon never waits for the reader
 of the log: a line that finds no room in the pipe is dropped and counted.
 """
 
@@ -18,10 +19,12 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
 
+from agent.record import NamedTuple
 from exporters.content.wording import plain
 
 _LONGEST_BYTES: Final = select.PIPE_BUF  # a pipe that polls as writable takes so many bytes at once
 _INTERVAL_S: Final = 60.0
+_MOST_INTERVALS: Final = 64
 _REMEMBERED: Final = 100  # different warnings; a new one displaces the one that was written longest ago
 
 
@@ -46,33 +49,57 @@ def lines(priority: Priority, text: str, *, prefixed: bool) -> list[bytes]:
     return [head + plain(line).encode()[: _LONGEST_BYTES - len(head) - 1] + b"\n" for line in text.split("\n")]
 
 
+class _Seen(NamedTuple):
+    """A message that was written.
+
+    Attributes:
+        since_s: when that was.
+        held: how often it has come since then.
+        interval_s: it is not written again before that time is over.
+    """
+
+    since_s: float
+    held: int
+    interval_s: float
+
+
 class Limiter:
     """A filter that admits equal messages once in an interval, and counts the others. It takes the time as an argument.
 
     Args:
-        interval_s: the same message is written once in that time.
+        interval_s: the same message is written once in that time. It doubles while the message goes on to come.
     """
 
     def __init__(self, interval_s: float = _INTERVAL_S) -> None:
         self._interval_s = interval_s
-        self._seen: dict[str, tuple[float, int]] = {}  # by message: when it was written, and how often not since then
+        self._seen: dict[str, _Seen] = {}  # by message
 
     def admit(self, text: str, now_s: float) -> str | None:
         """Return the message as it is to be written now; None: it is only counted."""
-        since, held = self._seen.get(text, (None, 0))
-        if since is not None and now_s - since < self._interval_s:
-            self._seen[text] = since, held + 1
+        seen = self._seen.get(text)
+        if seen is not None and now_s - seen.since_s < seen.interval_s:
+            self._seen[text] = seen._replace(held=seen.held + 1)
             return None
+        held = seen.held if seen is not None else 0
         self._seen.pop(text, None)  # entered again below, behind all others
         if len(self._seen) >= _REMEMBERED:
             del self._seen[next(iter(self._seen))]
-        self._seen[text] = now_s, 0
+        interval_s = self._longer(seen) if seen is not None and held else self._interval_s
+        self._seen[text] = _Seen(now_s, 0, interval_s)
         return _with_count(text, held) if held else text
 
     def due(self, now_s: float) -> list[str]:
         """Return messages with the counts of unwritten ones, for those that have not come again within the interval."""
-        over = [text for text, (since, _) in self._seen.items() if now_s - since >= self._interval_s]
-        return [_with_count(text, held) for text in over if (held := self._seen.pop(text)[1])]
+        over = [(text, seen) for text, seen in self._seen.items() if now_s - seen.since_s >= seen.interval_s]
+        for text, seen in over:
+            if seen.held:
+                self._seen[text] = _Seen(now_s, 0, self._longer(seen))
+            else:
+                del self._seen[text]
+        return [_with_count(text, seen.held) for text, seen in over if seen.held]
+
+    def _longer(self, seen: _Seen) -> float:
+        return min(2 * seen.interval_s, _MOST_INTERVALS * self._interval_s)
 
 
 def _with_count(text: str, held: int) -> str:

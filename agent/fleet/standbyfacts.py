@@ -50,7 +50,10 @@ def read(place: Path) -> StandbyFacts:
     try:
         said = json.loads((place / _NAME).read_text())
         return StandbyFacts(str(said["host"]), str(said["root"]))
+    except FileNotFoundError:
+        fault = f"there is no {_NAME}" if place.is_dir() else "there is no such folder"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HostError(
-            f"{place}: it is no folder of a stand-by ({error}): `ckptree relay --follow` makes one"
-        ) from error
+        fault = f"{_NAME}: {error.strerror if isinstance(error, OSError) else error}"
+    raise HostError(
+        f"{place}: it is no folder of a stand-by: {fault}: --record names another one; `ckptree relay --follow` makes one"
+    )

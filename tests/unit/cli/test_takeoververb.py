@@ -189,3 +189,15 @@ def test_a_folder_says_whose_tree_it_has(tmp_path: Path) -> None:
     (tmp_path / "standby.json").write_text("[]")
     with pytest.raises(HostError, match="no folder of a stand-by"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "fault"), [("", "there is no standby.json"), ("none", "there is no such folder")])
+def test_a_folder_that_is_none_of_a_stand_by_is_refused_with_the_option_for_another_one(
+    tmp_path: Path, name: str, fault: str
+) -> None:
+    """The stand-by may keep the tree in another folder than the default one."""
+    with pytest.raises(HostError) as caught:
+        read(tmp_path / name)
+
+    assert f"{tmp_path / name}: it is no folder of a stand-by: {fault}: --record names another one" in str(caught.value)
+    assert "Errno" not in str(caught.value)

@@ -88,7 +88,27 @@ def test_what_does_not_come_again_is_told_all_the_same() -> None:
     assert limiter.due(59.0) == []
     assert limiter.due(100.0) == ["a (and 2 more like it since)"]
     assert limiter.due(100.0) == []
-    assert limiter.admit("a", 101.0) == "a"
+    assert limiter.due(220.0) == []
+    assert limiter.admit("a", 221.0) == "a"
+
+
+def test_a_warning_that_goes_on_to_come_is_written_ever_more_seldom() -> None:
+    """A storm of a day is some thirty lines, not one a minute. Each line counts those before it; quiet is forgotten."""
+    limiter = Limiter(60.0)
+    written = []
+    for now in range(1, 86400, 2):
+        written += [(now, line) for line in (limiter.admit("a", now), *limiter.due(now)) if line is not None]
+
+    assert [now for now, _ in written[:5]] == [1, 61, 181, 421, 901]
+    assert [line for _, line in written[:3]] == [
+        "a",
+        "a (and 29 more like it since)",
+        "a (and 59 more like it since)",
+    ]
+    assert len(written) == 28
+    assert len(limiter.due(90_000.0)) == 1
+    assert limiter.due(200_000.0) == []
+    assert limiter.admit("a", 200_000.0) == "a"
 
 
 def test_different_warnings_do_not_fill_the_memory() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from agent.config import Config
 from agent.daemon import listeners
-from agent.daemon.endpoint import open_to
+from agent.daemon.endpoint import listen, open_to
 from agent.daemon.journal import Journal
 from agent.daemon.listeners import Acceptor, Listener, opened
 from agent.environment import private_socket
@@ -217,6 +217,14 @@ def test_a_file_in_the_place_of_the_private_socket_stays(tmp_path: Path) -> None
     assert closed(found) == ["own.sock"]
     assert private_socket(own).read_bytes() == b"data"
     assert "own.sock.private exists and is no socket" in log.lines()[0]
+
+
+def test_a_folder_that_is_missing_is_named_with_what_to_do(tmp_path: Path) -> None:
+    """It is not made: its name may be a typing error."""
+    folder = tmp_path / "none"
+    with pytest.raises(CkptreeError, match=f"no folder {folder}: make it, or name another socket"):
+        listen(folder / "socket", 0o600)
+    assert not folder.exists()
 
 
 def test_a_program_that_lets_nobody_in_does_not_hold_up_the_start(tmp_path: Path) -> None:

@@ -264,6 +264,7 @@ def test_a_host_that_no_standby_has_heard_is_not_said_to_be_silent_since(tmp_pat
     nobody = ckptree("fleet", "hosts", "--nats", url(nats), "--json")
 
     assert alone.out.decode().splitlines()[0].rstrip() == f"{'old':<24} does not answer"
+    assert "no relay is connected" not in alone.err
     assert (nobody.code, nobody.out) == (0, b"[]\n")
     assert "no relay is connected to this NATS server: `ckptree relay` on a host connects it" in nobody.err
 
