@@ -37,7 +37,6 @@ from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, Sh
 from agent.restart.contents.sharedtables import SharedTables
 from agent.restart.contents.staging import Stage
 from agent.restart.contents.systemv import SystemV
-from agent.restart.contents.tcpconnections import BlockedConnections
 from agent.restart.planning.plan import Plan, Role
 from agent.restart.rebuild.timenamespace import MadeNamespaces
 
@@ -56,7 +55,7 @@ class Contents:
         plan: of the same tree, in which births share what processes share.
         namespaces: that the tree gets, once `check_host` knows them.
         ghosts: the deleted files.
-        blocked: the rules that block connections.
+        blocked: the rules that block connections; None where there are no such sockets.
     """
 
     def __init__(self, images: Images, snapshot: Snapshot, plan: Plan, allowed: External = NOTHING) -> None:
@@ -77,7 +76,7 @@ class Contents:
         self._tables = SharedTables(images.processes, self._leaders, plan)
         self.plan = self._tables.plan()
         self._layouts = Layouts(images, lowest_address())
-        self.blocked = BlockedConnections(images.inventory)
+        self.blocked = filekinds.blocked(images)
         self.ghosts = GhostFiles(images)
         self._locks = FileLocks(images.all("filelocks.img"))
         self._systemv = SystemV(images)

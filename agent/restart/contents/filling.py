@@ -140,7 +140,8 @@ class Filling:
             CkptreeError: the resumer was killed, and the tree with it.
         """
         if self._resumer is not None:
-            self._contents.blocked.unblock()
+            if self._contents.blocked is not None:
+                self._contents.blocked.unblock()
             self._resumer.go()
             self._expect(Resumed.ALL)
             self._contents.ghosts.remove(links=True)

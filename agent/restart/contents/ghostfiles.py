@@ -9,14 +9,16 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import CkptreeError
 from agent.record import NamedTuple
-from agent.restart.contents.ghostmaking import MadeFiles, Maker, opened_folder
 from agent.restart.contents.images import Images
 from agent.restart.contents.refusals import Refused
 from exporters.criu.filemessages import REMAP_GHOST, REMAP_LINKED
+
+if TYPE_CHECKING:
+    from agent.restart.contents.ghostmaking import MadeFiles, Maker
 
 _OLD_GHOST: Final = 1 << 31
 """The bit by which old images mark a ghost file."""
@@ -107,6 +109,8 @@ class GhostFiles:
             CkptreeError: one cannot be made.
         """
         if any(deleted.ghost is not None for deleted in self._files.values()):
+            from agent.restart.contents.ghostmaking import Maker  # few trees have deleted files
+
             self._maker = Maker(self._make)
 
     def remove(self, *, links: bool) -> None:
@@ -116,13 +120,15 @@ class GhostFiles:
             self._maker = None
         for deleted in self._files.values() if links else ():
             if deleted.ghost is None:
+                from agent.restart.contents.ghostmaking import opened_folder
+
                 with suppress(OSError):
                     folder = opened_folder(os.path.dirname(deleted.path))
                     with suppress(OSError):
                         os.unlink(os.path.basename(deleted.path), dir_fd=folder)
                     os.close(folder)
 
-    def _make(self, made: MadeFiles) -> None:
+    def _make(self, made: "MadeFiles") -> None:
         for deleted in sorted(set(self._files.values()), key=lambda each: each.path):
             if deleted.ghost is None:
                 continue
