@@ -223,7 +223,7 @@ def _opened(path: Path) -> TapeSegment | LostSegment | None:
         return None
     except (OSError, segment.DamagedError) as error:
         with contextlib.suppress(DroppedError):
-            return lostsegment.lost(path, str(error))
+            return lostsegment.lost(path, str(error.strerror) if isinstance(error, OSError) else str(error))
         return None
     return TapeSegment(path, facts, begin, 0)
 

@@ -135,13 +135,24 @@ class GhostFiles:
             try:
                 made.make(deleted.path, self._content(deleted.ghost))
             except (OSError, MemoryError) as error:
-                name = os.fsdecode(deleted.path)
-                reason = str(error) or "no memory is left"
-                raise CkptreeError(f"the deleted file {name} cannot be made for its programs: {reason}") from error
+                text = f"the deleted file {os.fsdecode(deleted.path)} cannot be made for its programs: {_reason(error)}"
+                raise CkptreeError(text) from error
 
     def _content(self, name: str) -> Iterator[tuple[Any, bytes]]:
         for entry, content in self._images.payloads(name):
             yield entry.message, content
+
+
+def _reason(error: OSError | MemoryError) -> str:
+    """Return the reason why a file cannot be made, and what to do where that is known."""
+    if isinstance(error, MemoryError):
+        return "no memory is left"
+    if isinstance(error, FileExistsError):
+        return (
+            "another file has had its path since the images were read: wait until another restart of this dump has "
+            "made its own, or move that file away"
+        )
+    return str(error.strerror)
 
 
 def _kind(entry: Any) -> tuple[int, int]:

@@ -72,14 +72,15 @@ def spawned(
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
+    path = Path("/proc/self", OFFSETS)
     ours, theirs = os.pipe2(os.O_CLOEXEC)
     held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     pid = os.fork()
     if not pid:
         try:
             if libc.unshare(_CLONE_NEWTIME):
-                raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWTIME)")  # noqa: TRY301 - told to the parent below
-            path = Path("/proc/self", OFFSETS)
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), "unshare(CLONE_NEWTIME)")  # noqa: TRY301 - told to the parent
             path.write_text(sums(path.read_text(), offsets))
             for place, descriptor in moves.items():
                 os.dup2(descriptor, place)
@@ -89,7 +90,7 @@ def spawned(
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
             os.execv(program, arguments)  # noqa: S606 - no shell is wanted
         except OSError as error:
-            os.write(theirs, str(error).encode())
+            os.write(theirs, f"{error.filename or path}: {error.strerror}".encode())
         os._exit(_FAILED)
     signal.pthread_sigmask(signal.SIG_SETMASK, held)
     os.close(theirs)

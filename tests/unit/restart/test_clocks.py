@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The clocks of a tree whose dump was made on a host with later ones."""
 
+import ctypes
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from agent.errors import HostError
 from agent.restart.contents import clocks
 from agent.restart.contents.hostfacts import CAP_SYS_ADMIN, CAP_SYS_TIME, HostFacts
 from agent.restart.rebuild import timenamespace
@@ -77,3 +80,21 @@ def test_the_time_of_a_clock_is_that_which_the_tree_sees() -> None:
     offsets = ClockOffsets(5, 7)
 
     assert [clocks.now(clock, offsets) - 1000 * S for clock in (0, 1, 7, 8, 9)] == [0, 5, 7, 0, 7]
+
+
+def test_a_time_namespace_that_the_kernel_refuses_is_told_by_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is of the child, which makes the namespace."""
+
+    class Refusing:
+        """A library whose unshare() fails."""
+
+        def unshare(self, _flags: int) -> int:
+            """Fail as for a caller without rights."""
+            ctypes.set_errno(errno.EPERM)
+            return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Refusing())
+    with pytest.raises(HostError) as refused:
+        timenamespace.spawned(Path("/bin/true"), ["true"], {}, None, ClockOffsets(1, 1))
+
+    assert str(refused.value) == ("no time namespace for the tree: unshare(CLONE_NEWTIME): Operation not permitted")
