@@ -69,7 +69,10 @@ def events_of(recording: Recording, root: int | None = None) -> list[dict[str, A
         return []
     except NoSuchInstantError:  # no keyframe is whole
         return None
-    return None if any(event["event"] == "gap" for event in found) else found
+    if any(event["event"] == "gap" for event in found):
+        return None
+    # The end of a loss, and that of a root, are told between two parts of the ring, or in front of damage: soon enough.
+    return [{"event": each["event"]} if each["event"] in ("end", "resync") else each for each in found]
 
 
 def time_of(recording: Recording, time_ns: int) -> tuple[tuple[int, int], bytes] | None:
