@@ -27,7 +27,7 @@ _NS_PER_SECOND: Final = 1_000_000_000
 # image never names them. Each name fits the ten bytes that the image has for it.
 _MAJOR_LSMS: Final = frozenset({"apparmor", "selinux", "smack", "tomoyo"})
 _PTS_MAJOR: Final = 136  # UNIX98_PTY_SLAVE_MAJOR
-_RELEASE: Final = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?")
+_RELEASE: Final = r"(\d+)(?:\.(\d+))?(?:\.(\d+))?"  # compiled where it is asked for
 
 
 def own_status(proc: Path = Path("/proc")) -> dict[str, str]:
@@ -158,7 +158,7 @@ def device_name(number: int, sysfs: Path = Path("/sys")) -> bytes | None:
 
 def kernel_version(release: str) -> tuple[int, int, int]:
     """Return major, minor and patch of uname's release; a missing part ("6.1-rc1") is 0."""
-    match = _RELEASE.match(release)
+    match = re.match(_RELEASE, release)
     if match is None:
         return (0, 0, 0)
     major, minor, patch = (int(part or 0) for part in match.groups())

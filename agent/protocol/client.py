@@ -15,9 +15,9 @@ privilege but to connect: the daemon reads the client's credentials from the soc
 members of its group, and to other clients their own tasks.
 """
 
+import _socket as socket  # the module `socket` makes enumerations of constants: 4 ms
 import contextlib
 import os
-import socket
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path

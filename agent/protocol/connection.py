@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A connection to one of the daemon's sockets, or the reason why there is none."""
 
+import _socket as socket  # the module `socket` makes enumerations of constants: 4 ms
 import contextlib
 import os
-import socket
 import struct
 from collections.abc import Sequence
 from pathlib import Path

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _Word = TypeVar("_Word", bound=str)
 
-_ESCAPE = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))?")
+_ESCAPE = rb"\\(?:\\|x([0-9a-f]{2}))?"  # compiled where there is a backslash
 
 S32_MAX = 2**31 - 1
 U32_MAX = 2**32 - 1
@@ -51,7 +51,7 @@ def unescape(text: str) -> bytes:
         return b"\\" if match.group(1) is None else bytes.fromhex(match.group(1).decode("ascii"))
 
     raw = text.encode("utf-8")
-    return _ESCAPE.sub(one, raw) if b"\\" in raw else raw
+    return re.sub(_ESCAPE, one, raw) if b"\\" in raw else raw
 
 
 class Fields:

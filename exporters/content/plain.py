@@ -15,7 +15,6 @@ nested deeper than `DEPTH_MAX`.
 """
 
 import math
-import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,7 +28,6 @@ DEPTH_MAX = 64
 _S64_MIN = -(2**63)
 _WORD_MAX = 40
 _BYTES = "$bytes"
-_DOLLARS = re.compile(r"\$+bytes")
 
 
 class NotPlainError(ValueError):
@@ -119,7 +117,12 @@ def spelled(value: object) -> object:
 
 def spelled_key(key: str) -> str:
     """Return a key in its JSON spelling."""
-    return f"${key}" if _DOLLARS.fullmatch(key) else key
+    return f"${key}" if _is_dollars(key) else key
+
+
+def _is_dollars(key: str) -> bool:
+    """Return True for a key that could be taken for `_BYTES`: its word behind one dollar or more."""
+    return key[:1] == "$" and key.lstrip("$") == "bytes"
 
 
 def unspelled(found: dict[str, object]) -> object:
@@ -132,7 +135,7 @@ def unspelled(found: dict[str, object]) -> object:
             return unescape(text)
         except ValueError as error:
             raise FormatError("document", str(error)) from error
-    return {key[1:] if key[:2] == "$$" and _DOLLARS.fullmatch(key) else key: each for key, each in found.items()}
+    return {key[1:] if key[:2] == "$$" and _is_dollars(key) else key: each for key, each in found.items()}
 
 
 def may_be_spelled(text: str) -> bool:

@@ -52,7 +52,7 @@ SECONDS = struct.Struct("<Q")
 """The time in the head, whole seconds of CLOCK_REALTIME."""
 _SECONDS_AT = HEAD_BYTES + _HEADER.size - 2 * SECONDS.size  # only the flags follow
 _LSM_BYTES = 11
-_ESCAPE = re.compile(rb"\\(?:(\\)|x([0-9a-f]{2}))")
+_ESCAPE = rb"\\(?:(\\)|x([0-9a-f]{2}))"  # compiled where there is a backslash
 
 
 class Head(NamedTuple):
@@ -212,7 +212,7 @@ def _padded(text: str, size: int) -> bytes:
     raw = text.encode("utf-8", "backslashreplace")
     if b"\\" in raw:
         # A backslash that begins no escape stands for itself: other writers do not escape.
-        raw = _ESCAPE.sub(lambda found: b"\\" if found[1] else bytes.fromhex(found[2].decode("ascii")), raw)
+        raw = re.sub(_ESCAPE, lambda found: b"\\" if found[1] else bytes.fromhex(found[2].decode("ascii")), raw)
     if len(raw) > size:
         end = max(size - 1, 0)
         while end and raw[end] & 0xC0 == 0x80:  # inside a character

@@ -6,15 +6,15 @@ ends without a message, each takes the other for dead. The guard then takes the 
 the coordinator is killed.
 """
 
+import _socket as socket  # the module `socket` makes enumerations of constants: 4 ms
 import errno
 import mmap
 import os
 import select
 import signal
-import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -283,7 +283,7 @@ class Rebuild:
             orphans.adopt(wanted=True)
             self._kept = orphans.children()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        with closing(theirs):
             self._relay = terminals.Relay() if self._relayed else None
             streams = self._relay.ends if self._relay else {}
             self.guard = guardprocess.spawned(

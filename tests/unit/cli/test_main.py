@@ -19,7 +19,8 @@ TOP = Path(__file__).parents[3]
 WEB, LATER = (os.fspath(TOP / "docs" / "example" / name) for name in ("web.ckpt", "web-later.ckpt"))
 HEAVY = {
     *("typer", "click", "rich", "psutil", "importlib.metadata"),
-    *("argparse", "asyncio", "dataclasses", "inspect", "json", "logging", "platform", "shutil", "subprocess", "uuid"),
+    *("argparse", "asyncio", "dataclasses", "inspect", "json", "logging", "platform", "selectors", "shutil", "socket"),
+    *("subprocess", "tempfile", "threading", "uuid"),
 }
 """Modules that a short verb does without. Each takes a millisecond or several."""
 

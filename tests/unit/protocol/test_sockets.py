@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The choice of a client between the daemon's two sockets."""
 
+import _socket
 import contextlib
 import os
 import socket
@@ -62,15 +63,15 @@ def test_where_the_private_socket_lets_a_client_not_in_the_public_one_is_used(
 @contextmanager
 def _as_ordinary_user(monkeypatch: pytest.MonkeyPatch, closed: Path) -> Iterator[None]:
     """Let connects to a path fail as they do for a user without a right to it; this test may be root's."""
-    connect = socket.socket.connect
 
-    def refusing(self: socket.socket, address: Any) -> None:
-        if address == os.fspath(closed):
-            raise PermissionError(13, "Permission denied")
-        connect(self, address)
+    class Refusing(_socket.socket):
+        def connect(self, address: Any, /) -> None:
+            if address == os.fspath(closed):
+                raise PermissionError(13, "Permission denied")
+            super().connect(address)
 
     with monkeypatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refusing, raising=False)
+        patch.setattr(_socket, "socket", Refusing)
         yield
 
 
