@@ -103,7 +103,10 @@ def span(recording: Recording, question: Question) -> tuple[Recording, Instant, 
         since = past.find(recording, moments["since"])
     if "until" in moments:
         until = past.find(recording, moments["until"])
-    if (*since[:2], recording.place(since)) > (*until[:2], recording.place(until)):
+    clocks = [each.realtime_ns for each in moments.values() if isinstance(each, ClockTime)]
+    places = [(*each[:2], recording.place(each)) for each in (since, until)]
+    # Between two records the clock alone tells which is the first.
+    if places[0] > places[1] or (places[0] == places[1] and clocks != sorted(clocks)):
         times = " is behind until ".join(f"{instant.written(each.time_ns)} (#{each.order})" for each in (since, until))
         raise UsageError(f"since {times}: exchange them")
     return recording, since, until

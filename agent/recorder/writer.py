@@ -337,6 +337,7 @@ class TapeWriter:
         try:
             self._output.sync()
         except RemovedError:
+            self._flush()
             self._seal()  # it may be renamed alone
             raise
         except OSError as error:

@@ -369,3 +369,12 @@ def test_a_span_that_ends_before_it_begins_names_both_times(tmp_path: Path) -> N
         rf"since \S+T\S+ \(#{late['order']}\) is behind until \S+T\S+ \(#{early['order']}\): exchange them",
         str(caught.value),
     )
+
+
+def test_a_span_that_ends_before_it_begins_is_refused_where_no_record_lies_between(tmp_path: Path) -> None:
+    """The two times are one number then."""
+    truths = a_recording(tmp_path, 3, runs=1)
+    after = {"time_ns": truths[10].time_ns + 2}
+    answers.span(Recording(tmp_path), {"since": {"time_ns": after["time_ns"] - 1}, "until": after})
+    with pytest.raises(UsageError, match="exchange them"):
+        answers.span(Recording(tmp_path), {"since": after, "until": {"time_ns": after["time_ns"] - 1}})

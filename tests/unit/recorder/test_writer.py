@@ -16,6 +16,7 @@ from agent.daemon.recording import Recorder
 from agent.recorder import folder, folderlock
 from agent.recorder.recording import Recording
 from agent.recorder.retention import Retention
+from agent.recorder.segmentoutput import RemovedError
 from tests.support.taped import Taped, a_recording
 
 _PATIENCE_S = 180.0
@@ -163,3 +164,22 @@ def test_a_recorder_warns_of_a_folder_that_has_files_of_others(tmp_path: Path) -
     assert "other files" not in (tmp_path / "own").read_text()
     said = f"{place}: it has other files, as 'a tree.ckpt': better name a folder of its own"
     assert said in (tmp_path / "log").read_text()
+
+
+def test_a_folder_that_is_renamed_has_what_the_writer_was_given_until_it_noticed(tmp_path: Path) -> None:
+    """In a block: the index states no more than there is."""
+    place = tmp_path / "recording"
+    folder.make(place)
+    taped = Taped(place, 4)
+    taped.mark(continues=False)
+    for _ in range(20):
+        taped.step()
+    taped.flush()
+    taped.step()
+    taped._writer._take()
+    place.rename(tmp_path / "away")
+    with pytest.raises(RemovedError):
+        taped._writer._sync(0.0)
+    taped.end(orderly=False)
+    recording = Recording(tmp_path / "away")
+    assert (recording.gaps, recording.runs[-1].last.order) == ((), taped.next)
