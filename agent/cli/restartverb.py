@@ -227,6 +227,7 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
             no_stdio=no_stdio,
             begin=begin,
             keep_rights=wish.keep_rights,
+            keyring=taskrights.own_keyring(wish, snapshot),
             no_terminal=taskrights.without_terminal(wish, snapshot, plan, programs, told=not no_stdio),
             stage=filled.stage.section() if filled is not None else b"",
             namespaces=filled.namespaces if filled is not None else NO_NAMESPACES,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rights of the tasks of a restart: the terminal that they may have, and their ids; exceptions are told."""
 
+import os
 from typing import TYPE_CHECKING
 
 from agent.cli.restartwish import RestartWish
@@ -30,6 +31,17 @@ def without_terminal(
     if fewer and told and terminals.streams():
         say(terminals.NOTE)
     return fewer
+
+
+def own_keyring(wish: RestartWish, snapshot: "Snapshot") -> bool:
+    """Return True if the tree must leave the session keyring of this process: who possesses that may read the keys in it.
+
+    A command, and tasks that keep the rights of this process, keep the keyring, too.
+    """
+    if wish.command or wish.keep_rights:
+        return False
+    own = os.geteuid()
+    return not own or any(task.uid not in (None, own) for task in snapshot.tasks)
 
 
 def endings(snapshot: "Snapshot", plan: "Plan") -> "Endings | None":

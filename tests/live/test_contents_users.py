@@ -45,6 +45,25 @@ member(0, 0, [], code=5)
 while True:
     time.sleep(60)
 """
+READER: Final = """
+import ctypes, os, time
+null = os.open("/dev/null", os.O_RDWR)
+os.dup2(null, 1)
+os.dup2(null, 2)  # the caller's file is not for this user
+os.setgroups([])
+os.setresgid(1001, 1001, 1001)
+os.setresuid(1001, 1001, 1001)
+os.close(os.open("there", os.O_CREAT))
+while not os.path.exists("key"):
+    time.sleep(0.02)
+text = ctypes.create_string_buffer(100)
+libc = ctypes.CDLL(None, use_errno=True)
+length = libc.syscall(250, 11, int(open("key").read()), text, 100)
+with open("found", "w") as file:
+    file.write(text.value.decode() if length >= 0 else os.strerror(ctypes.get_errno()))
+os.rename("found", "told")
+time.sleep(600)
+"""
 LIVING: Final = "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"
 ALL_RIGHTS: Final = this_host(pidns=False).has(CAP_SYS_RESOURCE)
 AROUND: Final = () if ALL_RIGHTS else usernamespace.WORDS
@@ -113,3 +132,24 @@ def test_a_task_that_has_taken_other_rights_is_found_before_any_task_runs(fault:
 
     assert (ran.returncode, ran.stdout) == (125, ""), ran.stderr
     assert FAULTS[fault] in ran.stderr
+
+
+def test_a_program_of_another_user_cannot_read_keys_of_the_caller(daemon_socket: Path) -> None:
+    """Whoever possesses a session keyring may read the keys in it, and a child has that of its parent."""
+    with short_folder() as folder:
+        folder.chmod(0o777)
+        with program([*AROUND, sys.executable, "-c", READER], folder) as pid:
+            eventually((folder / "there").exists, "it has begun")
+            dump(pid, folder / "images", daemon_socket)
+        new, key = folder / "new", folder / "key"
+        command = [*AROUND, sys.executable, "-m", "tests.live.keyedrestart", new, f"criu:{folder / 'images'}", "--json"]
+        process = subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            new.rename(key)
+            eventually((folder / "told").exists, "it has asked")
+            assert (folder / "told").read_text() == "Permission denied"
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)

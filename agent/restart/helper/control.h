@@ -57,6 +57,7 @@ enum setup {
 	SETUP_SESSION,
 	SETUP_WATCHER,
 	SETUP_STAGE,
+	SETUP_KEYRING,
 };
 
 enum run { RUN_HOLD = 1, RUN_SECTION, RUN_FILL }; /* message.value of SAID_RELEASE; RUN_FILL: see fill.h */

@@ -314,6 +314,19 @@ static void make_stage(void)
 		give_up(SETUP_STAGE, answer);
 }
 
+/* Leave the caller's session keyring: tasks of other users would possess it, and so be able to read the keys in it. */
+static void leave_keyring(void)
+{
+	long answer;
+
+	if (!(program.head->flags & PROGRAM_KEYRING))
+		return;
+	answer = CALL2(keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0);
+	/* A kernel without keys has none to read. Where a filter refuses the call, it does so for all of the tree. */
+	if (answer < 0 && answer != -ENOSYS && answer != -EPERM)
+		give_up(SETUP_KEYRING, answer);
+}
+
 _Noreturn void guard_main(void)
 {
 	guard.control = FD_CONTROL;
@@ -324,6 +337,7 @@ _Noreturn void guard_main(void)
 	CALL5(prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	if ((program.head->flags & PROGRAM_PIDNS) && !may_administer())
 		enter_user_namespace();
+	leave_keyring();
 	make_stage();
 	begin();
 	confine();

@@ -46,6 +46,7 @@ enum phase { PHASE_BUILD, PHASE_ACTIVATE, PHASE_LEAVE, PHASE_STOP, PHASES };
 #define PROGRAM_NEW_SESSION 16u /* actor 0 begins in a session and group whose leader has exited */
 #define PROGRAM_KEEP_RIGHTS 32u /* tasks that run nothing keep the caller's rights */
 #define PROGRAM_IPCNS 64u	/* the tree is in a new IPC namespace */
+#define PROGRAM_KEYRING 128u	/* the tree has a session keyring of its own */
 
 /* program_actor.flags */
 #define ACTOR_THREAD 1u

@@ -46,6 +46,7 @@ class Rebuild:
         no_stdio: give the tasks /dev/null for their standard streams.
         begin: the session and group that the tree begins in.
         keep_rights: leave the rights of the caller to tasks that hold.
+        keyring: give the tree a session keyring of its own.
         no_terminal: give the tasks no terminal of the caller: a new session, and other streams in place of terminals.
         stage: the memory that the tree is forked with, as `Stage.section` has it; empty: none.
         namespaces: those that the tree gets beside those of pids.
@@ -68,6 +69,7 @@ class Rebuild:
         no_stdio: bool = False,
         begin: Begin = Begin.HERE,
         keep_rights: bool = False,
+        keyring: bool = False,
         no_terminal: bool = False,
         stage: bytes = b"",
         namespaces: MadeNamespaces = NO_NAMESPACES,
@@ -88,14 +90,14 @@ class Rebuild:
             new_session=new_session,
             keep_rights=keep_rights,
             ipcns=namespaces.ipc,
+            keyring=keyring,
             pid_max=int(Path("/proc/sys/kernel/pid_max").read_text()),
         )
         self._stage = stage
         if stage:
             page = helperabi.run_offset(self._code, len(plan.actors)) // mmap.PAGESIZE
             self._code = helperprogram.with_stage(self._code, page)
-        self._helper, self._clocks = helper, namespaces.clocks
-        self._relayed = no_terminal and not no_stdio
+        self._helper, self._clocks, self._relayed = helper, namespaces.clocks, no_terminal and not no_stdio
         self._relay: terminals.Relay | None = None
         self._group = os.getsid(0) if begin is Begin.LEADERS_GROUP and not new_session else None
         self._over = False

@@ -22,6 +22,7 @@ _SETUP: Final = {
     Setup.STDIO: "/dev/null cannot be opened",
     Setup.SESSION: "the leader of the session that the tree begins in was killed",
     Setup.STAGE: "the pages that processes share since a fork cannot be read from the images",
+    Setup.KEYRING: "the tree gets no session keyring of its own, and its tasks must not have the caller's: keyctl()",
     Setup.WATCHER: "the process that ends the tree should its guard be killed is refused: clone3() or pidfd_open()",
 }
 

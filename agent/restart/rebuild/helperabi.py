@@ -96,6 +96,7 @@ class Setup(IntEnum):
     SESSION = 8
     WATCHER = 9
     STAGE = 10
+    KEYRING = 11
 
 
 class Run(IntEnum):

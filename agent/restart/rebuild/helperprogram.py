@@ -48,6 +48,7 @@ PROGRAM_NO_STDIO: Final = 8  # standard streams become /dev/null
 PROGRAM_NEW_SESSION: Final = 16  # actor 0 begins in a session and group whose leader has gone
 PROGRAM_KEEP_RIGHTS: Final = 32  # tasks that hold keep the caller's rights
 PROGRAM_IPCNS: Final = 64  # the tree is in a new IPC namespace
+PROGRAM_KEYRING: Final = 128  # the tree has a session keyring of its own
 
 # actor.flags
 ACTOR_THREAD: Final = 1
@@ -76,6 +77,7 @@ def encode(
     new_session: bool = False,
     keep_rights: bool = False,
     ipcns: bool = False,
+    keyring: bool = False,
     pid_max: int = 32768,
 ) -> bytes:
     """Encode the program of a plan.
@@ -88,6 +90,7 @@ def encode(
         new_session: begin the tree in a session and group of its own, with a leader that has gone.
         keep_rights: leave the rights of the caller to tasks that hold.
         ipcns: make an IPC namespace for the tree.
+        keyring: give the tree a session keyring of its own.
         pid_max: the bound that numbers of helpers stay below.
     """
     order = _by_actor(plan)
@@ -103,6 +106,7 @@ def encode(
         | (PROGRAM_NEW_SESSION if new_session else 0)
         | (PROGRAM_KEEP_RIGHTS if keep_rights else 0)
         | (PROGRAM_IPCNS if ipcns else 0)
+        | (PROGRAM_KEYRING if keyring else 0)
     )
     ends = {step.by for step in plan.steps if step.op is Op.EXIT}
     lingering = plan.lingering()

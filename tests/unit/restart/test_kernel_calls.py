@@ -57,7 +57,7 @@ def test_a_constant_has_the_value_of_the_system(tmp_path: Path) -> None:
     constants = dict(re.findall(r"^#define (\w+) (.+)$", shared, re.MULTILINE))
     source = tmp_path / "constants.c"
     source.write_text(
-        "#define _GNU_SOURCE\n#include <dirent.h>\n#include <linux/filter.h>\n"
+        "#define _GNU_SOURCE\n#include <dirent.h>\n#include <linux/filter.h>\n#include <linux/keyctl.h>\n"
         + "".join(f"#include <{name}>\n" for name in SYSTEM)
         + "".join(
             f'_Static_assert((long)({OTHER_NAMES.get(name, name)}) == (long)({value}), "{name}");\n'
