@@ -9,12 +9,11 @@ is equal, the old selection is kept, with all results derived from it.
 """
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from agent.capture.recent import Recent
 from agent.capture.sweepdiff import Question, SweepDiff
 from agent.model import Mode
-from agent.record import NamedTuple
 from agent.selection import select
 from agent.table.objects import EXITED, PidNamespace, TaskStruct
 from agent.table.processtable import ProcessTable

@@ -13,12 +13,14 @@ a row is one whose last row is missing now, or that was touched or doubted since
 """
 
 import struct
-from typing import cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from agent.record import NamedTuple
 from agent.table import wire
 from agent.table.objects import EXITED, EXITING, MOVING, PTRACED, STOPPED, SUBREAPER, UNDER_SUBREAPER, TaskStruct
 from agent.table.processtable import ProcessTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SWEPT = SUBREAPER | UNDER_SUBREAPER | STOPPED | PTRACED | EXITED  # the flags that a row shows
 _SWEPT_IN_ROW = _SWEPT | MOVING  # MOVING in a row always leads to a question: only the answer has the namespace
@@ -28,6 +30,7 @@ _WHOLE = struct.Struct(f"{wire.ROW.size}s").iter_unpack
 _ROOM = 256  # with so many more open tasks than agreeing rows, a full comparison is cheaper
 
 Question = tuple[int, int]
+_Row = tuple[int, int, int, int, int, int, int, int, int, int, bytes, int]  # in this order: wire.ROW
 
 
 class _Compared(NamedTuple):
@@ -167,7 +170,8 @@ class SweepDiff:
         found = _Compared(met, [], {}, set())
         number = table.pids.numbers.get
         noted, idle = table.noted, table.idle
-        for address, start_ns, parent_address, identity, pgid, sid, tid, flags, uid, gid, comm, ties in _FIELDS(rows):
+        fields: Iterator[_Row] = _FIELDS(rows)
+        for address, start_ns, parent_address, identity, pgid, sid, tid, flags, uid, gid, comm, ties in fields:
             pid = number(tid)
             task = pid.task if pid is not None and pid.identity == identity else None
             if task is None or task.address != address or task.start_ns != start_ns:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Birth edges of a snapshot's tasks, and the ancestors that the edges run through."""
 
+from typing import Final
+
 from agent.model import Ancestor, AncestorEvent, Birth, Creator, PidRef, Tag
 from agent.selection.tags import Refs
 from agent.table import history
 from agent.table.objects import CLONE_NEWPID, CLONE_PARENT, CLONE_THREAD, CLONE_VFORK, Pid, TaskStruct
 
+_new: Final = tuple.__new__
 _FLAG_NAMES = (
     (CLONE_NEWPID, "CLONE_NEWPID"),
     (CLONE_PARENT, "CLONE_PARENT"),
@@ -50,7 +53,11 @@ class Births:
         self.outsiders: list[TaskStruct] = []
         # Many tasks have the same creator, and were born into the same session and group.
         self._root = root
-        self._common: tuple[object, ...] | None = None  # facts of the last birth, and the values that follow from them
+        # Of the last birth: its facts, compared one by one, which is faster than as a tuple, and the values that follow.
+        self._creator_before: TaskStruct | None = None
+        self._sid_before: Pid | None = None
+        self._pgid_before: Pid | None = None
+        self._flags_before = 0
         self._begin: tuple[object, ...] = ()
         self.creators: dict[TaskStruct | None, Creator | None] = {None: None}
         self.refs: dict[Pid | None, PidRef | None] = {None: None}
@@ -87,12 +94,19 @@ class Births:
         order, creator = task.order, task.creator
         if order < 0 or creator is None:
             return Birth(None, False, None, None, flag_names(task.clone_flags), None)
-        common = creator, task.birth_sid, task.birth_pgid, task.clone_flags
-        if common != self._common or task is self._root:  # mostly those of the birth before
+        if (  # mostly those of the birth before
+            creator is not self._creator_before
+            or task.birth_sid is not self._sid_before
+            or task.birth_pgid is not self._pgid_before
+            or task.clone_flags != self._flags_before
+            or task is self._root
+        ):
             self._begin = self._beginning(task, creator)
-            self._common = common if task is not self._root else None
+            self._creator_before = creator if task is not self._root else None
+            self._sid_before, self._pgid_before = task.birth_sid, task.birth_pgid
+            self._flags_before = task.clone_flags
         # past Birth's own constructor, which takes longer than all else here
-        return tuple.__new__(Birth, self._begin + (order,))  # noqa: RUF005 - faster
+        return _new(Birth, self._begin + (order,))  # noqa: RUF005 - faster
 
     def _beginning(self, task: TaskStruct, creator: TaskStruct) -> tuple[object, ...]:
         """Return the values of a birth that many births have in common: all but its number."""

@@ -11,6 +11,7 @@ which others know that what they derived from it holds.
 """
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from agent.model import Birth, PidObject, Task, TaskState
 from agent.selection.births import Births
@@ -19,6 +20,8 @@ from agent.table import rules
 from agent.table.objects import EXITED, MOVING_NOWHERE, STOPPED, SUBREAPER, TaskStruct
 
 _OF_ROW = EXITED | STOPPED | MOVING_NOWHERE  # the flags that a row shows
+_new: Final = tuple.__new__
+_NO_FLAGS = -1  # no task's: the next row has nothing in common with the one before
 _IDS, _BIRTH = 5, Task._fields.index("birth")  # a row begins with the ids, and ends with the birth
 
 
@@ -35,13 +38,17 @@ class Rows:
         self._births = births
         self._namespaces = namespaces
         self._levels = level + 1  # of a pid object in the root's namespace
-        self._common: tuple[object, ...] = ()  # facts of the last task, and the values that follow from them
+        # Of the last task: its facts, compared one by one, which is faster than as a tuple, and the values that follow.
+        self._flags_before = _NO_FLAGS
+        self._reaper_before = self._signal_before = 0
+        self._comm_before = b""
+        self._ids_before = (0, 0)
         self._middle: tuple[object, ...] = ()
 
     def made(self, tasks: Sequence[TaskStruct], ids: Sequence[Ids]) -> list[Task]:
         """Return the rows of tasks in tree order, made from the tasks and their ids."""
-        make, birth = self._made, self._births.of
-        return [make(task, own, birth(task)) for task, own in zip(tasks, ids, strict=True)]
+        births = self._births
+        return [self._made(task, own, births.of(task)) for task, own in zip(tasks, ids, strict=True)]
 
     def mended(
         self,
@@ -75,29 +82,32 @@ class Rows:
                 put(row if made == row else made)
             elif task.creator in other_creators or task.birth_sid in other_refs or task.birth_pgid in other_refs:
                 born = birth(task)
-                put(
-                    row
-                    if born == row.birth and row[:_IDS] == own
-                    else tuple.__new__(Task, (*own, *row[_IDS:_BIRTH], born))
-                )
+                put(row if born == row.birth and row[:_IDS] == own else _new(Task, (*own, *row[_IDS:_BIRTH], born)))
             elif row[:_IDS] == own:
                 put(row)
             else:
-                put(tuple.__new__(Task, own + row[_IDS:]))
+                put(_new(Task, own + row[_IDS:]))
         return rows
 
     def _made(self, task: TaskStruct, own: Ids, birth: Birth) -> Task:
-        pid, pending, leader = task.pid, task.child_namespace, task.leader
-        common = task.flags & _OF_ROW, leader.flags & SUBREAPER, task.exit_signal, task.comm, task.ids, pending
-        if common == self._common and not common[0] & EXITED:  # nearly always those of the row before
-            middle = self._middle
-        else:
+        flags, reaper = task.flags & _OF_ROW, task.leader.flags & SUBREAPER
+        middle = self._middle
+        if (  # nearly always those of the row before; tasks of one name share it
+            flags != self._flags_before
+            or reaper != self._reaper_before
+            or task.comm is not self._comm_before
+            or task.ids != self._ids_before
+            or task.exit_signal != self._signal_before
+            or task.child_namespace is not None
+        ):
             middle = self._middle = self._values(task)
-            self._common = common
+            self._flags_before = flags if task.child_namespace is None and not flags & EXITED else _NO_FLAGS
+            self._reaper_before, self._signal_before = reaper, task.exit_signal
+            self._comm_before, self._ids_before = task.comm, task.ids
         # By place, and past Task's own constructor: either would double the time of a first snapshot.
-        return tuple.__new__(
+        return _new(
             Task,
-            own + (len(pid.numbers) - self._levels, task.start_ns) + middle + (birth,),  # noqa: RUF005 - faster
+            own + (len(task.pid.numbers) - self._levels, task.start_ns) + middle + (birth,),  # noqa: RUF005 - faster
         )
 
     def _values(self, task: TaskStruct) -> tuple[object, ...]:
@@ -138,15 +148,19 @@ def pid_objects(refs: Refs, earlier: Refs | None = None, objects: Sequence[PidOb
         objects: the pid objects that it collected.
     """
     tags, namespaces = refs.tags, refs.namespaces
-    find = dict(zip(earlier.tags.pids, objects, strict=True) if earlier is not None else ()).get
-    same = earlier is not None and namespaces.chains == earlier.namespaces.chains
     level, home, of = tags.level, tags.namespace, namespaces.of
     of_home = namespaces.chains[home]
+    if earlier is None:
+        return [
+            _new(PidObject, (pid.numbers[level:], of_home if pid.namespace is home else of(pid))) for pid in tags.pids
+        ]
+    find = dict(zip(earlier.tags.pids, objects, strict=True)).get
+    same = namespaces.chains == earlier.namespaces.chains
     found: list[PidObject] = []
     for pid in tags.pids:
         at_home = pid.namespace is home
         known = find(pid)
         if known is None or not (same or at_home):
-            known = tuple.__new__(PidObject, (pid.numbers[level:], of_home if at_home else of(pid)))
+            known = _new(PidObject, (pid.numbers[level:], of_home if at_home else of(pid)))
         found.append(known)
     return found

@@ -15,10 +15,11 @@ Rules
 """
 
 from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 from agent.errors import HostError, RefusedError
 from agent.model import CKPT_PID_ROOT, Ancestor, Mode, Namespace, PidObject, Tag, Task
-from agent.record import NamedTuple, record
+from agent.record import record
 from agent.selection import guests
 from agent.selection.births import Births
 from agent.selection.rows import Rows, pid_objects

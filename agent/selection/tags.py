@@ -13,8 +13,11 @@ from typing import cast
 from agent.model import CKPT_PID_ROOT, OUTSIDE, Namespace, OutsidePid, PidRef, Tag
 from agent.table.objects import Pid, PidNamespace, TaskStruct
 
-Ids = tuple[Tag, Tag, Tag, Tag, Tag]
-"""The tags of a task's own pid object, parent, thread group, process group and session."""
+Ids = tuple[Tag, ...]
+"""The tags of a task's own pid object, parent, thread group, process group and session.
+
+Its length is left open, so that it stays one object where the module is compiled.
+"""
 
 
 class Tags:

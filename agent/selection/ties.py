@@ -13,9 +13,9 @@ that has no members any more, with the numbers it had; an owner that is gone is 
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from agent.model import CKPT_PID_NULL, OUTSIDE, FileOwner, OwnerType, PidRef, Shares, Task, Terminal
-from agent.record import NamedTuple
 from agent.selection.select import Selection
 from agent.table import wire
 from agent.table.objects import TaskStruct

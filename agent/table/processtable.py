@@ -235,9 +235,14 @@ class ProcessTable:
         """
         if leader.pid.numbers[-1] != 1 or leader.pid.task is not leader:
             return
-        living = list(itertools.islice((task for task in leader.group() if not task.flags & EXITED), 2))
-        if len(living) == 1 and living[0].flags & EXITING:
-            self.doubts[living[0]] = None
+        living: TaskStruct | None = None
+        for task in leader.group():
+            if not task.flags & EXITED:
+                if living is not None:
+                    return
+                living = task
+        if living is not None and living.flags & EXITING:
+            self.doubts[living] = None
 
     def _reap_unwaited(self, leader: TaskStruct) -> None:
         """Doubt a group that is over and whose parent ignores SIGCHLD: the kernel mostly releases it at once."""

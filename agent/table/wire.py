@@ -117,7 +117,7 @@ SHARING_ROW: Final = (
 PID_NUMBER: Final = (("nr", "I"), ("inum", "I"), ("ns_id", "Q"))
 ALLOWANCE: Final = (("spent_until_ns", "Q"), ("withheld", "Q"))
 QUESTION: Final = (("task", "Q"), ("start_ns", "Q"))
-PAGE: Final = (
+PAGE: Final[tuple[tuple[str, str], ...]] = (  # its type is said for mypyc, which reads another module before
     ("seq", "Q"),
     ("lost", "Q"),
     ("nested", "Q"),

@@ -23,10 +23,12 @@ report it.
 
 import struct
 from collections.abc import Sequence
+from itertools import starmap
+from operator import itemgetter
+from typing import NamedTuple
 
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT, Dialect, PidObject, Snapshot, Task
-from agent.record import NamedTuple
 from exporters import gcpause
 from exporters.content.facts import Document, facts, task_facts
 from exporters.content.unknown import Unknown, put
@@ -71,6 +73,7 @@ def read(data: bytes) -> Reading:
 
 _TASK = struct.Struct("<6i")
 _TASK_BYTES = _TASK.size
+_BASE_OF = itemgetter(slice(6))  # of a task
 _PID_BYTES = 8  # of one at one level
 
 
@@ -103,7 +106,7 @@ def _pack_tasks(tasks: Sequence[Task], dialect: Dialect) -> bytes:
     pack_row = _TASK.pack
     if dialect == "v23":
         return b"".join([pack_row(*[0 if value == CKPT_PID_ROOT else value for value in task[:6]]) for task in tasks])
-    return b"".join([pack_row(*task[:6]) for task in tasks])
+    return b"".join(starmap(pack_row, map(_BASE_OF, tasks)))
 
 
 class _Body(NamedTuple):

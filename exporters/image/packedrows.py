@@ -11,22 +11,24 @@ once for all rows with these values; only the number and the time of its birth a
 the document of exporters.content.facts, which alone knows the keys.
 """
 
+import struct
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate, compress, count
-from operator import is_not
-from typing import cast
+from operator import is_not, itemgetter
+from typing import NamedTuple, cast
 
 import msgpack
 
 from agent.model import Birth, Creator, PidObject, Task, TaskState
-from agent.record import NamedTuple
 from exporters.content.facts import Document, creator_facts, task_facts
 from exporters.image.packed import pack, pack_map_head, pack_pairs
 
-_START, _REST, _BIRTH = (Task._fields.index(name) for name in ("start_ns", "exit_code", "birth"))
-_CREATOR, _ORDER = (Birth._fields.index(name) for name in ("creator", "order"))  # the first field, and the last
+_START, _REST, _BIRTH = [Task._fields.index(name) for name in ("start_ns", "exit_code", "birth")]
+_CREATOR, _ORDER = [Birth._fields.index(name) for name in ("creator", "order")]  # the first field, and the last
 _RUNNING = TaskState.RUNNING  # other states are rare; the hash of one, which is an Enum, takes longer than the rest
+_REST_OF, _ORIGIN_OF = itemgetter(slice(_REST, _BIRTH)), itemgetter(slice(_CREATOR + 1, _ORDER))  # of task and birth
+_FEW = 8  # rows for which the columns take longer than the rows
 
 
 class PackedRows:
@@ -45,13 +47,11 @@ class PackedRows:
     def __init__(self, tasks: Sequence[Task], earlier: "PackedRows | None" = None) -> None:
         self.tasks = tasks
         head: bytes = msgpack.Packer().pack_array_header(len(tasks))
-        pack_new = _Packer().pack
         pieces: Sequence[memoryview | bytes]
         if earlier is None:
-            pieces = list(map(pack_new, tasks))
-            lengths = list(map(len, pieces))
+            pieces, lengths = _Packer().pack_all(tasks)
         else:
-            pieces, lengths = _mended(tasks, earlier, pack_new)
+            pieces, lengths = _mended(tasks, earlier, _Packer().pack)
         self.data = b"".join([head, *pieces])
         self.ends = array("I", accumulate(lengths, initial=len(head)))
 
@@ -128,16 +128,62 @@ class _Packer:
             return pack(task_facts([task])[0])
         last = self._last
         # Neighbours mostly have these values in common, and to compare them is cheaper than to look them up.
-        if birth.creator is last[2] and birth[_CREATOR + 1 : _ORDER] == last[1] and task[_REST:_BIRTH] == last[0]:
+        if birth.creator is last[2] and _ORIGIN_OF(birth) == last[1] and _REST_OF(task) == last[0]:
             around = last
         else:
             around = self._last = self._around(task, birth)
-        number = self._number
-        return b"".join((around[3], number(birth.order), around[4], number(task.start_ns), around[5]))
+        return _joined(around, self._number(birth.order), self._number(task.start_ns))
+
+    def pack_all(self, tasks: Sequence[Task]) -> tuple[list[bytes], list[int]]:
+        """Return the facts of tasks, packed, runs of neighbours in one piece, and the length of each row."""
+        pieces: list[bytes] = []
+        lengths: list[int] = []
+        orders: list[int | None] = []  # of the run so far
+        starts: list[int | None] = []
+        last = self._last
+        for task in tasks:
+            birth = task.birth
+            if (
+                birth is None
+                or birth.creator is not last[2]
+                or task.state is not _RUNNING
+                or _ORIGIN_OF(birth) != last[1]
+                or _REST_OF(task) != last[0]
+            ):
+                self._finish(last, orders, starts, pieces, lengths)
+                orders, starts = [], []
+                if birth is None or task.state is not _RUNNING:
+                    pieces.append(pack(task_facts([task])[0]))
+                    lengths.append(len(pieces[-1]))
+                    continue
+                last = self._last = self._around(task, birth)
+            orders.append(birth.order)
+            starts.append(task.start_ns)
+        self._finish(last, orders, starts, pieces, lengths)
+        return pieces, lengths
+
+    def _finish(
+        self,
+        around: "_Around",
+        orders: list[int | None],
+        starts: list[int | None],
+        pieces: list[bytes],
+        lengths: list[int],
+    ) -> None:
+        """Put the rows of a run, which have all but their numbers in common."""
+        packed = _columns(around, orders, starts) if len(orders) >= _FEW else None
+        if packed is None:
+            number = self._number
+            rows = [_joined(around, number(order), number(start)) for order, start in zip(orders, starts, strict=True)]
+            pieces += rows
+            lengths += map(len, rows)
+        else:
+            pieces.append(packed)
+            lengths += [len(packed) // len(orders)] * len(orders)
 
     def _around(self, task: Task, birth: Birth) -> _Around:
-        origin: tuple[object, ...] = birth[_CREATOR + 1 : _ORDER]
-        rest: tuple[object, ...] = task[_REST:_BIRTH]
+        origin: tuple[object, ...] = _ORIGIN_OF(birth)
+        rest: tuple[object, ...] = _REST_OF(task)
         creator = self._creators.get(birth.creator)
         if creator is None:
             creator = self._creators[birth.creator] = pack(creator_facts(birth.creator))
@@ -150,6 +196,52 @@ class _Packer:
         return _Around(
             rest, origin, birth.creator, to_birth + to_creator + creator + to_order, from_order + to_start, from_start
         )
+
+
+def _joined(around: _Around, order: bytes, start: bytes) -> bytes:
+    return b"".join((around[3], order, around[4], start, around[5]))
+
+
+def _columns(around: _Around, orders: Sequence[int | None], starts: Sequence[int | None]) -> bytes | None:
+    """Return the rows of a run, packed column by column; None: their numbers take different numbers of bytes."""
+    order, start = _column(orders), _column(starts)
+    if order is None or start is None:
+        return None
+    row = _joined(around, order.blank, start.blank)
+    packed = bytearray(row * len(orders))
+    at_start = len(around.to_order) + len(order.blank) + len(around.to_start)
+    for column, at in ((order, len(around.to_order)), (start, at_start)):
+        width = len(column.blank) - 1
+        for byte in range(width):
+            packed[at + 1 + byte :: len(row)] = column.digits[byte::width]
+    return bytes(packed)
+
+
+class _Column(NamedTuple):
+    """Numbers in msgpack: all of one type, and so of one width.
+
+    Attributes:
+        blank: the type, and as many zeros as a number has bytes.
+        digits: the bytes of all numbers without their types.
+    """
+
+    blank: bytes
+    digits: bytes
+
+
+def _column(numbers: Sequence[int | None]) -> _Column | None:
+    """Return numbers in msgpack; None where they differ in type, or are smaller than numbers of records or times are."""
+    known = [number for number in numbers if number is not None]
+    if len(known) < len(numbers):
+        return _Column(b"\xc0", b"") if not known else None
+    least, most = min(known), max(known)
+    if least >= 1 << 8 and most < 1 << 16:
+        return _Column(b"\xcd" + bytes(2), struct.Struct(f">{len(known)}H").pack(*known))
+    if least >= 1 << 16 and most < 1 << 32:
+        return _Column(b"\xce" + bytes(4), struct.Struct(f">{len(known)}I").pack(*known))
+    if least >= 1 << 32 and most < 1 << 64:
+        return _Column(b"\xcf" + bytes(8), struct.Struct(f">{len(known)}Q").pack(*known))
+    return None
 
 
 def _cut(document: Document, first: str, second: str) -> tuple[bytes, bytes, bytes]:

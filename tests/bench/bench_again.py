@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measurement of the daemon's own work for one snapshot: the CPU time of its Python, without the kernel's part.
 
-``python -m tests.bench.bench_again [--tasks 100,1000,5000] [--rounds 41] [--json]`` from the repository's root, as any
-user: the kernel is a simulated one, whose time does not count. All cases take their turns in one run, medians:
+``python -m tests.bench.bench_again [--tasks 100,1000,5000] [--rounds 41] [--as-package] [--json]`` from the
+repository's root, as any user: the kernel is a simulated one, whose time does not count. All cases take their turns in
+one run, medians:
 
 * *unchanged*: nothing has happened since the last snapshot of the tree;
 * *first*: nothing is kept of the tree;
@@ -22,6 +23,7 @@ from collections.abc import Callable, Sequence
 from agent.daemon import heap
 from agent.daemon.asker import Asker
 from exporters import gcpause
+from tests.bench import installedstart
 from tests.bench.figures import median, table
 from tests.bench.options import parsed, positive, sizes
 from tests.support.kernelobjects import Thread
@@ -140,7 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", type=sizes, default="100,1000,5000", help="sizes of the tree")
     parser.add_argument("--rounds", type=positive, default=41)
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
+    installedstart.add_as_package(parser)
     options = parsed(parser, arguments, root=False)
+    if options.as_package:
+        words = ["--tasks", ",".join(map(str, options.tasks)), "--rounds", str(options.rounds)]
+        return installedstart.run_compiled("tests.bench.bench_again", [*words, *["--json"] * options.json])
     heap.share()  # as in the daemon, and so is the pause
     with gcpause.paused():
         figures = {f"{tasks} tasks": measure(tasks, options.rounds) for tasks in options.tasks}

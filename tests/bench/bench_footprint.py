@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measurement of the daemon's footprint: start time, memory, and CPU time during a storm.
 
-``python -m tests.bench.bench_footprint [--forks 200000] [--json]`` from the repository's root, as root. With ten
-million forks it tests that living tasks alone determine the memory.
+``python -m tests.bench.bench_footprint [--forks 200000] [--as-package] [--json]`` from the repository's root, as root.
+With ten million forks it tests that living tasks alone determine the memory.
 """
 
 import argparse
@@ -11,13 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
+from tests.bench import installedstart
 from tests.bench.compiled import compiled
 from tests.bench.figures import median, table
 from tests.bench.idle_tree import IdleTree
 from tests.bench.options import amount, parsed, positive
 from tests.bench.storm import Storm
-from tests.bench.watcher import Watcher
+from tests.bench.watcher import CHECKOUT, Watcher
 
 _STARTS = 5
 _SETTLE_S = 0.3  # several times the interval at which the daemon empties the ring
@@ -80,14 +82,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--forks", type=positive, default=200_000, help="processes after which the memory is measured")
     parser.add_argument("--tasks", type=positive, default=10_000, help="tasks for the figure per task")
     parser.add_argument("--seconds", type=amount, default=4.0, help="of a storm at full rate")
+    installedstart.add_as_package(parser)
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
     options = parsed(parser, arguments)
-    watcher = Watcher()
-    figures = {"start_ms": median(started_ms(watcher) for _ in range(_STARTS))}
-    with watcher:
-        figures |= memory(watcher, options.forks, options.tasks)
-    with Watcher() as another:
-        figures |= under_storm(another, options.seconds)
+    with ExitStack() as stack:
+        program: tuple[str, ...] = CHECKOUT
+        if options.as_package:
+            program = (stack.enter_context(installedstart.program(compiled=True)), "daemon")
+        watcher = Watcher(program=program)
+        figures = {"start_ms": median(started_ms(watcher) for _ in range(_STARTS))}
+        with watcher:
+            figures |= memory(watcher, options.forks, options.tasks)
+        with Watcher(program=program) as another:
+            figures |= under_storm(another, options.seconds)
     if options.json:
         print(json.dumps(figures))
     else:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measurement of one capture of a quiet tree: all methods in turn, tree by tree, in one run.
 
-``python -m tests.bench.bench_snapshot [--tasks 100,1000,5000,20000] [--rounds 21] [--json]`` from the repository's
-root, as root. Beside those trees: one of 10 tasks on a host that has the largest of them too, one of 1000 beside a
-storm, and one of 1000 in turn with another of as many. The daemon's figure is from the request to the bytes of the
-image; the command line's is a whole process. A method that is repeated at once finds its data in the processor's
+``python -m tests.bench.bench_snapshot [--tasks 100,1000,5000,20000] [--rounds 21] [--as-package] [--json]`` from the
+repository's root, as root. Beside those trees: one of 10 tasks on a host that has the largest of them too, one of 1000
+beside a storm, and one of 1000 in turn with another of as many. The daemon's figure is from the request to the bytes of
+the image; the command line's is a whole process. A method that is repeated at once finds its data in the processor's
 caches, as far as other methods have not replaced it.
 """
 
@@ -18,7 +18,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
+from tests.bench import installedstart
 from tests.bench.figures import median, quantile, table
 from tests.bench.idle_tree import IdleTree
 from tests.bench.iterator import BareIterator
@@ -49,26 +51,39 @@ def wall_ns(call: Callable[[], object]) -> int:
     return time.perf_counter_ns() - begun
 
 
-def command(*arguments: str) -> None:
-    """Run the command line that is installed beside this interpreter."""
-    program = Path(sys.executable).parent / "ckptree"
-    ran = subprocess.run([str(program), *arguments], check=False, stderr=subprocess.PIPE, text=True)
+def command(program: str, *arguments: str) -> None:
+    """Run a verb of the command line."""
+    ran = subprocess.run([program, *arguments], check=False, stderr=subprocess.PIPE, text=True)
     if ran.returncode:
         raise RuntimeError(f"ckptree {' '.join(arguments)}: exit code {ran.returncode}: {ran.stderr}")
 
 
-def methods(
-    root: int, watcher: Watcher, iterator: BareIterator, image: Path, other: int | None = None
-) -> dict[str, Callable[[], int]]:
+class Stage(NamedTuple):
+    """The rivals, and a place for files.
+
+    Attributes:
+        watcher: the daemon.
+        iterator: the bare iterator.
+        program: the command line's.
+        image: where it writes.
+    """
+
+    watcher: Watcher
+    iterator: BareIterator
+    program: str
+    image: Path
+
+
+def methods(root: int, stage: Stage, other: int | None = None) -> dict[str, Callable[[], int]]:
     """Return the methods by name; each takes one capture and returns its duration in ns.
 
     Args:
         root: of the tree.
-        watcher: the daemon.
-        iterator: the bare iterator.
-        image: where the command line writes.
+        stage: the rivals.
         other: the root of a tree that the daemon captures before each of its captures of this one.
     """
+
+    watcher, iterator, program, image = stage
 
     def in_turn() -> int:
         if other is not None:
@@ -84,20 +99,18 @@ def methods(
         CALL: lambda: wall_ns(lambda: watcher.image_ns(root)),
         PROC: lambda: scan_proc().duration_ns,
         PSUTIL: lambda: scan_psutil().duration_ns,
-        CLI: lambda: wall_ns(lambda: command(*snapshot, "--socket", str(watcher.socket))),
-        ONE_SHOT: lambda: wall_ns(lambda: command(*snapshot, "--source", "bpf")),
+        CLI: lambda: wall_ns(lambda: command(program, *snapshot, "--socket", str(watcher.socket))),
+        ONE_SHOT: lambda: wall_ns(lambda: command(program, *snapshot, "--source", "bpf")),
     }
 
 
-def measure(
-    tasks: int, rounds: int, watcher: Watcher, iterator: BareIterator, directory: Path, other: int | None = None
-) -> Figures:
+def measure(tasks: int, rounds: int, stage: Stage, other: int | None = None) -> Figures:
     """Return, for one size of tree, medians and quartiles in ms, and ckptree's share of the time of each method.
 
     Slow methods take part in every fifth round.
     """
     with IdleTree(tasks) as tree:
-        ways = methods(tree.root, watcher, iterator, directory / "image.ckpt", other)
+        ways = methods(tree.root, stage, other)
         times: dict[str, dict[int, float]] = {name: {} for name in ways}
         for n in range(rounds):
             for name, way in ways.items():
@@ -143,25 +156,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=sizes, default="100,1000,5000,20000", help="sizes of the tree")
     parser.add_argument("--rounds", type=positive, default=21, help="for each size")
+    installedstart.add_as_package(parser)
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
     options = parsed(parser, arguments)
     figures: dict[str, Figures] = {}
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ckptree-bench-")))
+        program = str(Path(sys.executable).parent / "ckptree")
+        watcher = Watcher()
+        if options.as_package:
+            program = stack.enter_context(installedstart.program(compiled=True))
+            watcher = Watcher(program=(program, "daemon"))
         iterator = BareIterator()
         stack.callback(iterator.close)
-        watcher = stack.enter_context(Watcher())
+        stage = Stage(stack.enter_context(watcher), iterator, program, directory / "image.ckpt")
         gc.disable()  # the collector would run within the measurements
         for tasks in options.tasks:
             print(f"bench_snapshot: {tasks} tasks", file=sys.stderr, flush=True)
-            figures[f"{tasks} tasks"] = measure(tasks, options.rounds, watcher, iterator, directory)
+            figures[f"{tasks} tasks"] = measure(tasks, options.rounds, stage)
         print("bench_snapshot: small beside large, two in turn, quiet beside a storm", file=sys.stderr, flush=True)
         with IdleTree(max(options.tasks)):
-            figures[f"{_SMALL} of {max(options.tasks)}"] = measure(_SMALL, options.rounds, watcher, iterator, directory)
+            figures[f"{_SMALL} of {max(options.tasks)}"] = measure(_SMALL, options.rounds, stage)
         with IdleTree(_BESIDE) as other:
-            figures[f"{_BESIDE} in turn"] = measure(_BESIDE, options.rounds, watcher, iterator, directory, other.root)
+            figures[f"{_BESIDE} in turn"] = measure(_BESIDE, options.rounds, stage, other.root)
         with Storm(idle=0, rate=_STORM_RATE):
-            figures[f"{_BESIDE} beside a storm"] = measure(_BESIDE, options.rounds, watcher, iterator, directory)
+            figures[f"{_BESIDE} beside a storm"] = measure(_BESIDE, options.rounds, stage)
     if options.json:
         print(json.dumps(figures))
     else:

@@ -5,15 +5,18 @@ The package's program has the same head (debian/rules): Python looks for no fold
 file of other packages (*.pth) at its start. What these do on a developer's machine is no part of ckptree.
 """
 
+import argparse
 import os
+import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.support.compiledtree import compiled_tree
+from tests.support.dying import die_with_parent
 
 TOP = Path(__file__).parents[2]
 INSTALLED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -36,3 +39,21 @@ def program(*, compiled: bool = False) -> Iterator[str]:
         path.write_text(HEAD.format(python=os.path.realpath(sys.executable), folders=folders))
         path.chmod(0o755)
         yield os.fspath(path)
+
+
+def add_as_package(parser: argparse.ArgumentParser) -> None:
+    """Add the option that measures the package's form."""
+    parser.add_argument(
+        "--as-package",
+        action="store_true",
+        help="measure compiled modules, as the Debian package has them; to compile them takes minutes of a processor",
+    )
+
+
+def run_compiled(module: str, arguments: Sequence[str]) -> int:
+    """Run a module of this checkout where modules are compiled, with these arguments; return its exit code."""
+    with TemporaryDirectory() as folder:
+        tree = compiled_tree(Path(folder))
+        command = (sys.executable, "-m", module, *arguments)
+        with subprocess.Popen(command, cwd=tree, preexec_fn=die_with_parent) as ran:
+            return ran.wait()

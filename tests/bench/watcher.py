@@ -22,6 +22,9 @@ from tests.bench.scanners import Scan
 from tests.support.dying import die_with_parent
 
 _REPOSITORY = Path(__file__).parents[2]
+CHECKOUT = (sys.executable, "-m", "agent.daemon.main")
+"""The words that start the checkout's daemon."""
+
 _PATIENCE_S = 20.0
 _DEAD = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
 
@@ -60,14 +63,23 @@ class Watcher:
         before: words before its command, for example those of taskset(1).
         leads: True: it leads a session of its own, as where a service manager starts it; the kernel's grouping of processes
             by session (sched(7), autogroup) then leaves it its priority.
+        program: the words before its options, those of an installed one for example.
 
     Attributes:
         socket: its path.
         log: its standard error so far.
     """
 
-    def __init__(self, settings: str = "", *, before: Sequence[str] = (), leads: bool = False) -> None:
+    def __init__(
+        self,
+        settings: str = "",
+        *,
+        before: Sequence[str] = (),
+        leads: bool = False,
+        program: Sequence[str] = CHECKOUT,
+    ) -> None:
         self._settings = settings
+        self._program = program
         self._before = before
         self._leads = leads
         self._directory = tempfile.TemporaryDirectory(prefix="ckptree-watcher-")
@@ -97,7 +109,7 @@ class Watcher:
         """Start the daemon and wait until it answers."""
         config = self.socket.with_name("config.toml")
         config.write_text(self._settings)
-        command = [*self._before, sys.executable, "-m", "agent.daemon.main", "--config", str(config)]
+        command = [*self._before, *self._program, "--config", str(config)]
         with self.log.open("ab") as log:  # a line for each snapshot
             command += ["--socket", str(self.socket)]
             self._process = subprocess.Popen(

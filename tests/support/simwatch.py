@@ -164,10 +164,12 @@ def a_watch(kernel: Kernel) -> Watch:
 @contextmanager
 def a_plain_host() -> Iterator[None]:
     """Let snapshots that are made in the block describe no host."""
-    with patch("agent.capture.snapshots.host") as host:
-        host.boot_id.return_value = "00000000-0000-0000-0000-000000000000"
-        host.cut_clock.return_value = lambda: 1 << 60
-        host.header.return_value = Header()
+    with patch.multiple(
+        "agent.proc.host",  # a compiled module looks there for them
+        boot_id=lambda: "00000000-0000-0000-0000-000000000000",
+        cut_clock=lambda: lambda: 1 << 60,
+        header=Header,
+    ):
         yield
 
 

@@ -50,11 +50,11 @@ class _Clock:
     """A clock that moves on by one second each time that it is read: the same program comes to the same end."""
 
     def __init__(self) -> None:
-        self._now_s = 0
+        self._now_s = 0.0
 
-    def monotonic(self) -> int:
+    def monotonic(self) -> float:
         """Return the time, s."""
-        self._now_s += 1
+        self._now_s += 1.0
         return self._now_s
 
     thread_time = monotonic
@@ -186,7 +186,7 @@ class TapedWatch:
 
     def _hurried_sweep(self) -> None:
         clock = _Clock()
-        with patch("agent.capture.watch.time", clock), patch("agent.capture.intake.time", clock):
+        with patch.multiple("time", monotonic=clock.monotonic, thread_time=clock.thread_time, sleep=clock.sleep):
             self.watch.sweep("due", self._chance.randint(0, 20))
 
     def _sweep(self) -> None:

@@ -3,15 +3,16 @@
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.model import OUTSIDE, Creator, Snapshot, Tag, Task
+from agent.model import OUTSIDE, Birth, Creator, Snapshot, Tag, Task
 from exporters.content.facts import facts, task_facts
 from exporters.image.packed import pack
 from exporters.image.packedrows import PackedRows, pack_pid_facts
-from tests.support.builders import snapshots
+from tests.support.builders import a_task, snapshots
 from tests.support.examples import patient
 
 
@@ -54,3 +55,26 @@ def test_rows_beside_an_earlier_image_are_those_without_it(one: Snapshot, other:
         packed = PackedRows(list(rows), packed)
 
         assert packed.data == whole(rows)
+
+
+@given(
+    numbers=st.lists(st.sampled_from([None, 0, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**63]), min_size=1),
+    rows=st.integers(1, 30),
+    mixed=st.booleans(),
+)
+@patient
+def test_a_run_of_rows_that_differ_in_their_numbers_alone_has_the_bytes_of_the_list(
+    numbers: list[int | None], rows: int, *, mixed: bool
+) -> None:
+    """A number takes one to nine bytes; None takes one."""
+    tasks, creator = [], Creator(Tag(1), None)
+    for place in range(rows):
+        number = numbers[place % len(numbers) if mixed else 0]
+        order = number + place if number is not None and number < 2**63 else number
+        birth = Birth(creator, True, Tag(1), Tag(1), (), order)
+        start_ns = (numbers[-1] or 0) + place
+        tasks.append(a_task(place + 2, 1, comm=b"one", start_ns=start_ns, birth=birth))
+    packed = PackedRows(tasks)
+
+    assert packed.data == whole(tasks)
+    assert [packed.data[begin:end] for begin, end in pairwise(packed.ends)] == [pack(row) for row in task_facts(tasks)]
