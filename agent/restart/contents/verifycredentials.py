@@ -5,8 +5,9 @@ Compared are ids, groups, capabilities and no_new_privs of each thread. /proc do
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from agent.record import NamedTuple
 from agent.restart.contents.credentials import mask
 from agent.restart.rebuild import manyanswers
 from agent.restart.rebuild.userids import UserIds, difference

@@ -8,11 +8,11 @@ leader back. exec() ends all other threads, so CKPTREE_THREADS names the threads
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
-from agent.record import replace
+from agent.record import NamedTuple, replace
 from agent.restart.planning.plan import Plan
 from agent.restart.rebuild.failure import name_of
 from agent.restart.rebuild.helperabi import Program, Rights

@@ -7,10 +7,11 @@ caller's ids alone, under the same numbers. So all are compared as numbers.
 """
 
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from agent.errors import RefusedError
 from agent.model import Capabilities, Task
+from agent.record import NamedTuple
 from agent.restart.rebuild import taskanswers
 from agent.restart.rebuild.helperabi import Program, Rights
 
