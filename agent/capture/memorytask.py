@@ -121,6 +121,7 @@ class _Rows:
         made = TaskStruct(NOBODY.pid if pid is None else pid, row.start_ns, row.address, row.flags)
         uid, gid = self._ids[row.ids]
         made.ids, made.comm, made.exit_code = (uid, gid), self._comms[row.comm], WaitStatus(row.exit_code)
+        made.exit_signal = row.exit_signal
         return made
 
     def _pid(self, index: int) -> Pid | None:

@@ -104,6 +104,11 @@ class Feed:
         """The facts last told of each task that is followed."""
         return self._told
 
+    def know(self, task: TaskStruct) -> None:
+        """Count a task as told as it is now, where no event shall tell how it came."""
+        if task not in self._told:
+            self._told[task] = Facts(task)
+
     @property
     def tells_arguments(self) -> bool:
         """True where a subscriber has asked for the arguments of execs."""

@@ -1,50 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records of a recording in which the bytes of a number occur, as they lie in parts of the ring."""
+"""The places in a recording of the records in which the bytes of a number occur, as they lie in parts of the ring."""
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Final
 
 from agent.record import NamedTuple
 from agent.recorder import tape
-from agent.recorder.facts import Instant
 from agent.recorder.recording import Recording
-from agent.recorder.segment import Block
 from agent.recorder.tapesegment import Hole, TapeSegment
 from agent.table import wire
+from agent.table.wire import Kind
 
 _HEAD: Final = struct.Struct("<I")
 _HEAD_BYTES: Final = 8
 _DISCARD: Final = 1 << 30
 _LENGTH: Final = _DISCARD - 1
 _NUMBER: Final = struct.Struct("=I")
-_RECORD: Final = wire.reader(wire.RECORD, "seq", "kind", "time_ns").unpack_from
-
-Damaged = Callable[[TapeSegment, Block | Hole], None]
-"""Takes note of a block, or of a hole, that cannot be read."""
+_SEQ_AND_KIND: Final = wire.reader(wire.RECORD, "seq", "kind").unpack_from
 
 
-class SeenRecord(NamedTuple):
-    """A record, as it lies in a part of the ring.
+class RecordExtent(NamedTuple):
+    """The extent of the records of a segment that may be about a number: no other record of it is about that.
 
     Attributes:
-        order, kind: its own.
-        boottime_ns, ahead_ns: its time, and by how much CLOCK_REALTIME was ahead of it.
-        data, at: the part, and the record's place in it.
+        first, last: their smallest and their largest number.
+        whole: False where some of the blocks that may have such records cannot be read.
     """
 
-    order: int
-    kind: int
-    boottime_ns: int
-    ahead_ns: int
-    data: memoryview
-    at: int
-
-    def kept(self) -> "SeenRecord":
-        """Return it with bytes of its own, so that it does not keep its block in memory."""
-        end = self.at + wire.record_bytes(self.data, self.at, self.kind)
-        return self._replace(data=memoryview(bytes(self.data[self.at : end])), at=0)
+    first: int
+    last: int
+    whole: bool
 
 
 class NumberPlace(NamedTuple):
@@ -80,48 +67,44 @@ def places(recording: Recording, number: int, order: int, begin: int) -> Iterato
             return
 
 
-def records(
-    recording: Recording, number: int, since: Instant, until: Instant, damaged: Damaged
-) -> Iterator[tuple[int, SeenRecord]]:
-    """Yield the records in which the bytes of a number occur, and their runs, from one instant to another.
-
-    Args:
-        recording: the recording.
-        number: the number.
-        since, until: the first record is at or behind `since`, the last one before `until`.
-        damaged: called for each block that may have had such records.
-    """
-    for each, following in zip_longest(recording.segments, recording.segments[1:]):
-        is_before = following is not None and (following.run, following.facts.first) <= (since.run, since.order)
-        if is_before or (each.run, each.facts.first) > (until.run, until.order):
-            continue
-        for seen in _of_segment(each, number, damaged):
-            if (since.run, since.order) <= (each.run, seen.order) < (until.run, until.order):
-                yield each.run, seen
-
-
-def _of_segment(of: TapeSegment, number: int, damaged: Damaged) -> Iterator[SeenRecord]:
-    needle = _NUMBER.pack(number)
-    for block, before_ns in of.about(number):
+def extent(of: TapeSegment, number: int) -> RecordExtent | None:
+    """Return the extent of the records of a segment that are about a number; None where it has none."""
+    found: list[int] = []
+    whole = True
+    for block, _ in of.about(number):
         content = None if isinstance(block, Hole) else of.content(block)
         if content is None:
-            damaged(of, block)
-            continue
-        ahead_ns, begin = before_ns, 0
-        found = content.find(needle)
-        for entry in tape.entries(content):
-            if found < 0:
-                break
-            begin += tape.ENTRY.size
-            end = begin + len(entry.payload)
-            if entry.kind == tape.CLOCK:
-                ahead_ns = entry.value - entry.ns
-            elif entry.kind == tape.PART and 0 <= (found := content.find(needle, max(found, begin))) < end:
-                yield from _of_part(entry.payload, needle, entry.ns, ahead_ns)
-            begin += tape.padded(len(entry.payload))
+            whole = False
+        else:
+            found += (seq for seq, _ in _heads(content, _NUMBER.pack(number)))
+    if not found:
+        return None if whole else RecordExtent(of.facts.first, of.facts.first, whole=False)
+    return RecordExtent(min(found), max(found), whole)
 
 
-def _of_part(part: memoryview, needle: bytes, part_ns: int, ahead_ns: int) -> Iterator[SeenRecord]:
+def has_exit(of: TapeSegment, number: int) -> bool:
+    """Return True if a segment has, or may have, a record of the exit of a task that has a number."""
+    for block, _ in of.about(number):
+        content = None if isinstance(block, Hole) else of.content(block)
+        if content is None or any(kind == Kind.EXIT for _, kind in _heads(content, _NUMBER.pack(number))):
+            return True
+    return False
+
+
+def _heads(content: bytes, needle: bytes) -> Iterator[tuple[int, int]]:
+    """Yield number and kind of the records of a block in which the bytes of a number occur."""
+    begin, found = 0, content.find(needle)
+    for entry in tape.entries(content):
+        if found < 0:
+            return
+        begin += tape.ENTRY.size
+        end = begin + len(entry.payload)
+        if entry.kind == tape.PART and 0 <= (found := content.find(needle, max(found, begin))) < end:
+            yield from _of_part(entry.payload, needle)
+        begin += tape.padded(len(entry.payload))
+
+
+def _of_part(part: memoryview, needle: bytes) -> Iterator[tuple[int, int]]:
     data = bytes(part)
     at, end, found = 0, len(data), data.find(needle)
     while found >= 0 and at < end:
@@ -129,7 +112,6 @@ def _of_part(part: memoryview, needle: bytes, part_ns: int, ahead_ns: int) -> It
         behind = at + _HEAD_BYTES + tape.padded(flags & _LENGTH)
         if found < behind:
             if not flags & _DISCARD:
-                seq, kind, time_ns = _RECORD(data, at + _HEAD_BYTES)
-                yield SeenRecord(seq, kind, time_ns or part_ns, ahead_ns, part, at + _HEAD_BYTES)
+                yield _SEQ_AND_KIND(data, at + _HEAD_BYTES)
             found = data.find(needle, behind)
         at = behind

@@ -290,7 +290,9 @@ class Recording:
 
     @cached_property
     def _places(self) -> dict[tuple[int, int, int], int]:
-        return {(of.run, of.facts.first, of.facts.realtime_ns): place for place, of in enumerate(self.segments)}
+        # Several may begin at one number and time; the gap is in front of the first one.
+        behind = reversed(list(enumerate(self.segments)))
+        return {(of.run, of.facts.first, of.facts.realtime_ns): place for place, of in behind}
 
     def replayer(self, instant: Instant, place: int | None = None) -> Replayer:
         """Return a replayer that stands at an instant, or, where the recording has a gap before it, in front of the gap.

@@ -53,6 +53,7 @@ class Replayer:
         self.ended = False
         self._ahead_ns = ahead_ns
         self._last_ns = boottime_ns
+        self._begun_ns = boottime_ns  # of the last record in front of the present part
         self._part_ns = boottime_ns
         self._handled: memoryview | None = None  # the part whose record, at `_at`, is being handled
         self._entries = _entries_of(tapes)
@@ -70,7 +71,7 @@ class Replayer:
     def boottime_ns(self) -> int:
         """CLOCK_BOOTTIME of the last record, or of the one that is being handled, ns: no earlier than any before it."""
         if self._handled is not None:
-            return max(self._last_ns, int(_TIME(self._handled, self._at + _RING_HEAD.size)[0]))
+            return max(self._begun_ns, int(_TIME(self._handled, self._at + _RING_HEAD.size)[0]))
         return self._last_ns
 
     @property
@@ -151,6 +152,7 @@ class Replayer:
         """Feed a part, or its records up to a number; return False where it has more."""
         view, end = entry.payload, len(entry.payload)
         if not self._at:
+            self._begun_ns = self._last_ns
             if entry.value <= order:
                 self._feed_all(view)
                 self._pass(view, entry.ns)

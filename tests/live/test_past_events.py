@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from agent.recorder import answers as past_answers
+from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from tests.bench.storm import Storm
 from tests.live.daemons import PATIENCE_S, TOP, a_daemon, ckptree
+from tests.support.histories import unlike
 from tests.support.traceprocessor import answers
 
 Said = dict[str, Any]
@@ -137,6 +141,24 @@ def test_the_life_of_a_number_is_told_from_its_birth_on(tmp_path: Path) -> None:
     (exact,) = [each for line in watched.out.splitlines() if (each := json.loads(line)).get("tid") == orphan]
     assert (exact["order"], exact["parent"]) == (moved["order"], moved["parent"])
     assert ckptree("history", "4194303", "--record", place).code == 4
+
+
+def test_each_history_of_a_host_has_the_events_of_its_number(tmp_path: Path) -> None:
+    """Of processes whose parents end in every way: subreapers, threads, namespaces, programs that threads start."""
+    place = tmp_path / "recording"
+    with a_daemon(tmp_path, "--record", place):
+        subprocess.run([sys.executable, TOP / "tests/live/orphanage.py", "3", "1"], check=True, timeout=60)
+        time.sleep(0.6)
+    recording = Recording(place)
+    kinds = {each["event"] for batch in answers_of(recording) for each in batch}
+    assert {"reparent", "reap", "change", "subreaper", "exec", "setsid"} <= kinds
+
+    assert unlike(recording) == {}
+
+
+def answers_of(recording: Recording) -> Iterator[list[Said]]:
+    """Yield all events of a recording."""
+    yield from past_answers.events(recording, {}, Enquirer())
 
 
 def test_a_time_without_a_daemon_is_a_gap_in_the_events(tmp_path: Path) -> None:

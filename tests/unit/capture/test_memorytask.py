@@ -34,7 +34,7 @@ def test_each_task_of_a_memory_has_the_same_state_alone(tmp_path: Path, seed: in
                     assert alone is whole, number
                     free += 1
                 else:
-                    assert state_of_task(alone, 0) == state_of_task(whole, 0), number
+                    assert state_of_task(alone) == state_of_task(whole), number
                     threads += whole.leader is not whole
                     found += 1
 

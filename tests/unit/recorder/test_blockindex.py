@@ -124,7 +124,7 @@ def test_a_history_is_the_same_with_and_without_an_index(tmp_path: Path, seed: i
     assert sum(isinstance(each, list) for each in with_index) > 10
 
 
-def test_only_blocks_that_are_about_a_number_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_segments_that_are_about_a_number_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A life that is over soon is found in a part of the recording, and all its events with it."""
     longrecording.make(tmp_path, 60_000, 100, interval=10_000)
     read: list[int] = []
@@ -141,7 +141,7 @@ def test_only_blocks_that_are_about_a_number_are_read(tmp_path: Path, monkeypatc
         read.clear()
         (life,) = lives(recording, number)
         assert [life[0]["event"], life[-1]["event"]] == ["birth", "reap"]
-        assert read.count(segment.TAPE) <= 3 < blocks
+        assert read.count(segment.TAPE) < blocks // 2
 
 
 @pytest.mark.parametrize("seed", range(4))
