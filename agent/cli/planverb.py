@@ -86,7 +86,7 @@ def plan(
 
     in_json = as_json or fmt is PlanFormat.JSON
     try:
-        _, made = decide(loaded, pidns=pidns, any_numbers=not pids)
+        _, made = decide(loaded, pidns=pidns, any_numbers=not pids, with_contents=images is not None)
     except NotRebuildableError as error:
         if in_json:
             terminal.tell_json(planview.refusal(error, pidns=pidns))

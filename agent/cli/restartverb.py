@@ -331,7 +331,8 @@ def _planned(wish: RestartWish) -> "tuple[Snapshot, Plan, dict[int, Program] | N
         snapshot, *ended = dying.without_dying(snapshot)
         for line in dying.told(snapshot, *ended):
             say(line)
-    snapshot, plan = decide(snapshot, pidns=wish.pidns, any_numbers=wish.any_numbers)
+    with_contents = wish.images is not None
+    snapshot, plan = decide(snapshot, pidns=wish.pidns, any_numbers=wish.any_numbers, with_contents=with_contents)
     programs = None
     if wish.run == "argv":
         programs, held = own_arguments(snapshot, plan)

@@ -109,6 +109,34 @@ def test_areas_of_all_kinds_are_as_they_were(tmp_path: Path, daemon_socket: Path
     assert answer == repr((b"hidden", b"downd", b"low", {b"kept"}))
 
 
+ON_FAULT = """
+libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.mlock2.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+def resident(place):
+    lines = open("/proc/self/smaps").read().splitlines()
+    first = next(at for at, line in enumerate(lines) if line.startswith(f"{place:x}-"))
+    found = {line.split(":")[0]: line.split()[1] for line in lines[first + 1 : first + 24]}
+    return found["Rss"], found["Locked"]
+sparse, whole = area(512 * PAGE, 3, 0x4022), None
+area(PAGE, 0, 0x122)
+whole = area(32 * PAGE)
+write(sparse, b"first")
+if libc.mlock2(sparse, 512 * PAGE, 1) or libc.mlock(whole, 32 * PAGE):
+    raise OSError(ctypes.get_errno(), "mlock")
+stand("one", lambda: (resident(sparse), resident(whole)))
+"""
+
+
+def test_memory_that_is_locked_as_its_pages_come_gets_no_others(tmp_path: Path, daemon_socket: Path) -> None:
+    """A large area that is hardly used must not become resident."""
+    standing = dumped(ON_FAULT, tmp_path, daemon_socket)
+    with restored(standing, daemon_socket):
+        (sparse, _), (whole, locked) = literal_eval(standing.ask("one"))
+
+    assert int(sparse) < 512 * PAGE >> 10
+    assert (int(whole), int(locked)) == (32 * PAGE >> 10,) * 2
+
+
 GROWING = """
 import re
 def stack():

@@ -248,13 +248,13 @@ def test_a_signal_that_python_hears_of_and_no_call_does_ends_a_restart(where: st
         release(rebuild)
         threading.Thread(target=interrupt, daemon=True).start()
 
-    def planned(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
+    def planned(snapshot: Snapshot, *, pidns: bool = True, with_contents: bool = False) -> Plan:
         try:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
         except BaseException:  # noqa: BLE001, S110 - so does Python, within some callbacks
             pass
-        return make(snapshot, pidns=pidns)
+        return make(snapshot, pidns=pidns, with_contents=with_contents)
 
     def restart() -> None:
         if where == "while it holds":

@@ -249,7 +249,18 @@ class AddressSpace:
                 # The first call fails only where the area cannot be locked. The second one makes all of its pages. It fails
                 # where there are none, as without access, and behind the end of a file, but has locked the area also then.
                 script.call("mlock2", area.start, area.size, MLOCK_ONFAULT)
-                script.call("mlock", area.start, area.size, demand=Demand.ANY)
+                if not self._has_locked_on_fault(area):
+                    script.call("mlock", area.start, area.size, demand=Demand.ANY)
+
+    def _has_locked_on_fault(self, area: MemoryArea) -> bool:
+        """Return True for a locked area whose pages were locked as they came.
+
+        The images do not tell it, but mlock() makes each page of private memory that can be written (see
+        populate_vma_page_range() of the kernel), so it leaves none out. Of other memory the images have not all pages.
+        """
+        if not (area.status & ANON_PRIVATE and area.prot & PROT_WRITE):
+            return False
+        return sum(run.size for run in self.pages_of(AddressRange(area.start, area.end))) < area.size
 
     def _advise(self, script: FillScript, area: MemoryArea, which: int) -> None:
         """Give those of an area's advices that are among `which`, as bits."""

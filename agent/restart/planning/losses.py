@@ -9,9 +9,20 @@ _CORE_DUMPED = 0x80  # WCOREFLAG
 _SHOWN = 10
 
 
-def losses(snapshot: Snapshot) -> Iterator[str]:
-    """Yield a line for each kind of loss, with the numbers of the tasks as the image has them."""
-    shared = [task.pid for task in snapshot.tasks if task.shares is not None]
+def losses(snapshot: Snapshot, *, with_contents: bool = False) -> Iterator[str]:
+    """Yield a line for each kind of loss, with the numbers of the tasks as the image has them.
+
+    Args:
+        snapshot: of the original.
+        with_contents: contents follow: by them processes share again what they shared, or are refused. CRIU's images do not
+            tell of a thread that does not share with its leader.
+    """
+    of_leaders = {task.pid: task.shares for task in snapshot.tasks}
+    shared = [
+        task.pid
+        for task in snapshot.tasks
+        if task.shares is not None and not (with_contents and task.shares == of_leaders.get(task.tgid))
+    ]
     if shared:
         yield (
             f"what {_named(snapshot, shared)} share, memory, working directory or open files, without being threads of "

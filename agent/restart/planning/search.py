@@ -21,17 +21,18 @@ from agent.restart.planning.schedule import Scheduler
 from agent.restart.planning.solver import Solver
 
 
-def make_plan(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
+def make_plan(snapshot: Snapshot, *, pidns: bool = True, with_contents: bool = False) -> Plan:
     """Find a plan.
 
     Args:
         snapshot: one that the readers of exporters have checked.
         pidns: give the tree a pid namespace of its own.
+        with_contents: its tasks get contents.
 
     Raises:
         NotRebuildableError: no plan exists, or none was found; the error names the task and the rule.
     """
-    notes = (*[f"squashed: {line}" for line in snapshot.squashed], *losses(snapshot))
+    notes = (*[f"squashed: {line}" for line in snapshot.squashed], *losses(snapshot, with_contents=with_contents))
     if not pidns and guest.is_init(snapshot):
         snapshot = guest.as_guest(snapshot)
         notes += (guest.NOTE,)
@@ -40,13 +41,14 @@ def make_plan(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
     return plan._replace(notes=notes)
 
 
-def decide(snapshot: Snapshot, *, pidns: bool, any_numbers: bool) -> tuple[Snapshot, Plan]:
+def decide(snapshot: Snapshot, *, pidns: bool, any_numbers: bool, with_contents: bool = False) -> tuple[Snapshot, Plan]:
     """Find the plan that the verb `plan` shows and the verb `restart` carries out.
 
     Args:
         snapshot: of the original.
         pidns: give the tree a pid namespace of its own.
         any_numbers: let the kernel choose all numbers.
+        with_contents: its tasks get contents.
 
     Returns:
         The snapshot that the rebuilt tree is to have, and the plan that makes it.
@@ -55,9 +57,9 @@ def decide(snapshot: Snapshot, *, pidns: bool, any_numbers: bool) -> tuple[Snaps
         NotRebuildableError: as for make_plan(); also if a task needs the number 1, which the caller's init has.
     """
     if pidns:
-        return snapshot, make_plan(snapshot)
+        return snapshot, make_plan(snapshot, with_contents=with_contents)
     wanted = guest.as_guest(snapshot) if guest.is_init(snapshot) else snapshot
-    plan = make_plan(snapshot, pidns=False)
+    plan = make_plan(snapshot, pidns=False, with_contents=with_contents)
     taken = next((actor for actor in plan.actors if actor.numbers[:1] == (1,)), None)
     if taken is not None and not any_numbers:
         text = "the number 1 is taken by the init of the caller's namespace: take any numbers with --no-pids"

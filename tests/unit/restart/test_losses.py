@@ -3,6 +3,7 @@
 
 from agent.model import Shares
 from agent.restart.planning.losses import losses
+from agent.restart.planning.search import decide
 from tests.support.builders import a_snapshot, a_task
 
 
@@ -19,3 +20,15 @@ def test_tasks_that_share_without_being_threads_of_one_group_are_named() -> None
     named = ", ".join(str(number) for number in range(102, 112))
     assert line.startswith(f"what {named} and 2 more share, ")
     assert line.endswith("is not rebuilt without contents: each has its own")
+
+
+def test_with_contents_nothing_is_lost_that_tasks_share() -> None:
+    """They share their open files again; what they share beside is refused."""
+    shares = Shares(files=1)
+    alike = [a_task(1, 0, shares=shares), a_task(2, 1, shares=shares), a_task(3, 1, tgid=2, shares=shares)]
+    apart = [a_task(1, 0), a_task(2, 0, tgid=1, shares=shares)]
+    snapshot = a_snapshot([(1,), (2,), (3,)], alike)
+
+    assert decide(snapshot, pidns=True, any_numbers=False, with_contents=True)[1].notes == ()
+    assert len(decide(snapshot, pidns=True, any_numbers=False)[1].notes) == 1
+    assert len([*losses(a_snapshot([(1,), (2,)], apart), with_contents=True)]) == 1
