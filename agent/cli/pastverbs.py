@@ -117,7 +117,13 @@ def _joined_parts(written: "Callable[[Callable[[Iterator[bytes]], None]], bool]"
 
 
 def history(
-    pid: Annotated[str, Argument(metavar="PID", help="A pid or tid, as the initial pid namespace counts.")],
+    pid: Annotated[
+        str,
+        Argument(
+            metavar="PID",
+            help="A pid or tid, as the initial pid namespace counts; 26319/150, as events show it, is 26319.",
+        ),
+    ],
     since: Since = None,
     until: Until = None,
     allow_incomplete: AllowIncomplete = False,
@@ -147,15 +153,18 @@ def history(
 
 
 def _number(text: str) -> int:
-    """Read a PID.
+    """Read a PID: a number, or all that a task has, as events show them, of which the first counts.
 
     Raises:
         UsageError: it is none.
     """
     from exporters.content.soundness import PID_NUMBER_MAX
 
-    if text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS and 0 < int(text) <= PID_NUMBER_MAX:
-        return int(text)
+    numbers = text.split("/")
+    if all(each.isascii() and each.isdigit() and len(each) < _MOST_DIGITS for each in numbers):
+        number = int(numbers[0])
+        if 0 < number <= PID_NUMBER_MAX:
+            return number
     shown = text if len(text) < _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
     raise UsageError(f"PID {shown!r}: expected the number of a process or thread, from 1 to {PID_NUMBER_MAX}")
 

@@ -31,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.mark.parametrize("text", ["foo", "0", "-5", "1.5", "4194304", "9" * 5000, "\u0665"])
+@pytest.mark.parametrize("text", ["foo", "0", "-5", "1.5", "4194304", "9" * 5000, "\u0665", "7/", "/7", "7/x"])
 def test_a_number_that_is_none_is_named(place: Path, text: str) -> None:
     """With the numbers there can be."""
     ran = here("history", "--record", place, "--", text)
@@ -157,3 +157,10 @@ def test_a_time_of_day_is_the_last_one_before_now_where_a_daemon_writes_and_an_a
         os.close(lock)
     assert (ran.returncode, told.returncode) == (4, 4)
     assert ran.stderr == told.stderr
+
+
+def test_the_numbers_of_a_task_as_events_show_them_name_it(place: Path) -> None:
+    """The first one is that of the initial pid namespace."""
+    (one, all_) = (here("history", "--record", place, "--json", text) for text in ("1", "1/150/3"))
+    assert (one.returncode, one.stdout) == (all_.returncode, all_.stdout)
+    assert one.stdout
