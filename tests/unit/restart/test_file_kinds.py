@@ -77,6 +77,18 @@ def test_a_timer_that_ran_out_gets_its_ticks_alone() -> None:
     assert [each.name for each in calls(holder, "timerfd_settime", "ppoll", "ioctl")] == ["ioctl"]
 
 
+def test_a_timer_that_was_off_keeps_its_interval_and_stays_off() -> None:
+    """So the kernel keeps it; an absolute time of 0 is no time either."""
+    entry = file_entry(7, 17, **TIME | {"isec": 3, "settime_flags": 1})
+
+    (holder,) = filled([entry], {17: TimerFiles()}, [((11,), [7])])
+
+    (setting,) = calls(holder, "timerfd_settime", "ppoll", "ioctl")
+    place = setting.arguments[2]
+    assert isinstance(place, Data)
+    assert struct.unpack_from("<4Q", holder.program._data, place.offset) == (3, 0, 0, 0)
+
+
 @pytest.mark.parametrize("wrong", [{"clockid": 5}, {"vsec": 1 << 63}])
 def test_a_timer_of_no_clock_or_time_is_refused(wrong: dict[str, int]) -> None:
     """Images are untrusted."""
