@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measurement of a restart with contents against ``criu restore`` of the same images, by turns in one run.
 
-``python -m tests.bench.bench_contents [--mib 1024] [--processes 1] [--rounds 7] [--json]`` from the repository's root, as
-root. Both commands return when all processes run. ckptree starts as the installed package does. Each process has its own
+``python -m tests.bench.bench_contents [--mib 1024] [--processes 1] [--rounds 7] [--as-checkout] [--json]`` from the
+repository's root, as root. Both commands return when all processes run. ckptree starts as the installed package does, with
+modules compiled; a checkout (--as-checkout) has not. Each process has its own
 memory, which was written.
 """
 
@@ -108,10 +109,10 @@ def reap() -> None:
             os.wait()
 
 
-def measured(mib: int, processes: int, rounds: int) -> dict[str, list[Took]]:
+def measured(mib: int, processes: int, rounds: int, *, compiled: bool) -> dict[str, list[Took]]:
     """Return the costs of all rounds; the first round of each is a warm-up."""
     found: dict[str, list[Took]] = {OURS: [], THEIRS: []}
-    with tempfile.TemporaryDirectory() as name, installedstart.program() as ckptree:
+    with tempfile.TemporaryDirectory() as name, installedstart.program(compiled=compiled) as ckptree:
         images = dumped(Path(name), mib, processes)
         subprocess.run(["sync"], check=True)
         orphans.adopt(wanted=True)
@@ -130,9 +131,10 @@ def main() -> None:
     parser.add_argument("--mib", type=positive, default=1024, help="of memory that each process has")
     parser.add_argument("--processes", type=positive, default=1)
     parser.add_argument("--rounds", type=positive, default=7)
+    parser.add_argument("--as-checkout", action="store_true", help="compile no modules, as the package has them")
     parser.add_argument("--json", action="store_true")
     options = parsed(parser)
-    found = measured(options.mib, options.processes, options.rounds)
+    found = measured(options.mib, options.processes, options.rounds, compiled=not options.as_checkout)
     if options.json:
         print(json.dumps({"mib": options.mib, "processes": options.processes, "took": found}))
         return
