@@ -37,6 +37,9 @@ _EVERY: Final = 2**64 - 1
 _OF_BIRTHS: Final = ("creator", "flags", "assumed", "present", "entered")
 """Fields of the birth of a task that was there before: its birth is not known."""
 
+_OF_EXITS: Final = ("birth", "present", "exec", "death", "change")
+"""Kinds of events that tell if a task has exited."""
+
 _OF_GROUPS: Final = ("pgid", "sid", "on", "assumed")
 """Fields of what a thread gives its process."""
 
@@ -297,9 +300,13 @@ class NumberHistory:
         kept = None if here is None else self._key(gap.next_run, here)
         for key, life in self._lives.items():
             if key != kept and not _is_over(life):
-                said = {"event": "reap", "order": gap.next, "time_ns": gap.until_ns, "assumed": True}
+                said: Said = {"order": gap.next, "time_ns": gap.until_ns, "assumed": True, "run": gap.next_run}
                 said |= {"tid": self._number, "boottime_ns": gap.until_ns - ahead_of(life[-1])}
-                life.append(kept_names(life[-1]) | said | {"run": gap.next_run})
+                names = kept_names(life[-1])
+                if not _is_dead(life):
+                    is_last = names["pid"] == self._number
+                    life.append(names | said | {"event": "death", "exit_code": None, "group_dead": is_last})
+                life.append(names | said | {"event": "reap"})
 
     def _is_one_boot(self, gap: Gap) -> bool:
         runs = self._recording.runs
@@ -320,6 +327,12 @@ class NumberHistory:
 
 def _is_over(life: list[Said]) -> bool:
     return not life or life[-1]["event"] == "reap"
+
+
+def _is_dead(life: list[Said]) -> bool:
+    """Return True if the last event of a life that tells of it says that the task has exited."""
+    last = next(each for each in reversed(life) if each["event"] in _OF_EXITS)
+    return last["event"] == "death" or last.get("exit_code") is not None
 
 
 def _is_stirred(replay: Replayer, lost: int) -> bool:

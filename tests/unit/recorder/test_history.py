@@ -11,6 +11,7 @@ from agent.capture import memoryreader
 from agent.recorder import answers
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
+from tests.bench import longrecording
 from tests.support.examples import examples
 from tests.support.histories import unlike
 from tests.support.taped import Taped, a_recording
@@ -40,6 +41,16 @@ def test_a_history_of_a_span_has_the_events_of_the_span(tmp_path: Path, seed: in
         span = {"since": {"order": since}, "until": {"order": until}}
 
         assert unlike(recording, range(1, 62), span) == {}, (since, until)
+
+
+def test_a_history_over_boots_has_the_events_of_its_number(tmp_path: Path) -> None:
+    """Of tasks that stay, and of those that come and go, each ending with its boot."""
+    longrecording.make(tmp_path, 3000, 100, pid_max=1000, interval=700)
+    longrecording.repeat(tmp_path, 3)
+    recording = Recording(tmp_path)
+
+    assert len(recording.runs) == 3
+    assert unlike(recording, range(1, 200, 4)) == {}
 
 
 def test_a_gap_costs_no_whole_keyframe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
