@@ -17,10 +17,9 @@ import re
 import struct
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from agent.errors import FormatError
-from agent.record import NamedTuple
 from exporters.criu import bounds, criuschema, messagelist
 
 if TYPE_CHECKING:

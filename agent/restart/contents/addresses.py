@@ -2,9 +2,8 @@
 """Ranges of a process's addresses: its areas, the holes among them, and the special areas of the kernel."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
-from agent.record import NamedTuple
 from agent.restart.contents.refusals import Refused
 
 TASK_END: Final = 0x7FFFFFFFF000

@@ -4,9 +4,8 @@
 import os
 import resource
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from agent.record import NamedTuple
 from agent.restart.contents import aiorings, openfiles, pathaccess
 from agent.restart.contents.addresses import AddressRange, Specials
 from agent.restart.contents.fillprogram import TRACED, About, Argument

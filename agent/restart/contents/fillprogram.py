@@ -11,10 +11,9 @@ import bisect
 import struct
 from array import array
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Final, TypeVar, cast
+from typing import Final, NamedTuple, TypeVar, cast
 
 from agent.errors import CkptreeError
-from agent.record import NamedTuple
 from agent.restart.contents import fillabi
 from agent.restart.contents.fillabi import Demand, Special
 from agent.restart.contents.passages import Passage, Passages

@@ -2,9 +2,8 @@
 """A process that is filled, and the numbers at which it has files meanwhile: above all that the images have."""
 
 import os
-from typing import Final
+from typing import Final, NamedTuple
 
-from agent.record import NamedTuple
 from agent.restart.contents.fillprogram import Argument, FillScript, ProcessProgram
 from agent.restart.contents.images import ProcessImage
 

@@ -6,9 +6,7 @@ takes a tenth of the time that it takes to make them.
 """
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, Final
-
-from agent.record import NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from array import array

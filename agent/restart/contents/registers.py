@@ -7,9 +7,8 @@ XSAVE that the image has; the resumer puts each where the processor wants it.
 
 import struct
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from agent.record import NamedTuple
 from agent.restart.contents import fillabi
 from agent.restart.contents.syscalls import CALLS
 
