@@ -122,8 +122,8 @@ class TimerFiles(FileKind):
         flags = int(timer.settime_flags)
         if expired:
             value, flags = 1, 0
-        if value:
-            if flags & TFD_TIMER_ABSTIME:
+        if value or interval:  # one that is off keeps its interval (timerfd_setup() of the kernel)
+            if value and flags & TFD_TIMER_ABSTIME:
                 value += now(int(timer.clockid), self._clocks)
             setting = struct.pack("<4Q", *divmod(interval, _NS_PER_S), *divmod(value, _NS_PER_S))
             script.call("timerfd_settime", number, flags, file.data(setting), 0)
