@@ -30,9 +30,10 @@ _PATCHED = (
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with the compiled modules."""
-    return compiled_tree(tmp_path_factory.mktemp("compiled"))
+    return compiled_tree(tmp_path_factory.mktemp("compiled"), optimized=False)
 
 
+@pytest.mark.timeout(1800)
 def test_the_compiled_modules_come_before_their_sources(tree: Path) -> None:
     """Python takes an extension module where both are there; another Python takes the source."""
     ran = subprocess.run((sys.executable, "-c", _BUILT), cwd=tree, capture_output=True, text=True, check=True)
