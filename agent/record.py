@@ -194,7 +194,7 @@ _TUPLE: Final[dict[str, Any]] = {
 }
 """The attributes that all tuples with names have."""
 _FIXED: Final = {*_TUPLE, "__new__", "__init__", "_fields", "_field_defaults"} - {"__repr__"}
-"""Those that no class defines itself."""
+"""Names that no class defines itself."""
 
 # __new__ of a tuple with so many fields. Each class has a copy with the names of its own: to compile one takes longer.
 _NEW: Final[tuple[Any, ...]] = (

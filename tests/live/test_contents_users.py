@@ -135,7 +135,7 @@ def test_a_task_that_has_taken_other_rights_is_found_before_any_task_runs(fault:
 
 
 def test_a_program_of_another_user_cannot_read_keys_of_the_caller(daemon_socket: Path) -> None:
-    """Whoever possesses a session keyring may read the keys in it, and a child has that of its parent."""
+    """A session keyring is read by all who possess it, and a child has that of its parent."""
     with short_folder() as folder:
         folder.chmod(0o777)
         with program([*AROUND, sys.executable, "-c", READER], folder) as pid:

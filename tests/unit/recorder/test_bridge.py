@@ -10,7 +10,7 @@ from tests.support.retold import in_pieces, told, whole
 
 
 def test_a_process_that_left_the_tree_within_a_gap_is_told_a_new_parent_and_no_end(tmp_path: Path) -> None:
-    """Those that have ended there ended in a way that nothing tells."""
+    """Ends within the gap have no exit status: nothing tells it."""
     left = ended = 0
     for seed in range(8):
         (tmp_path / str(seed)).mkdir()
