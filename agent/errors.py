@@ -18,6 +18,13 @@ INTERRUPTED: Final = 130
 """Exit code after an interrupt: SIGINT is 2."""
 
 
+def in_words(error: BaseException) -> str:
+    """Return the text of an error; of one of the operating system its file and its reason, without its number."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
 class CkptreeError(Exception):
     """Base of all errors: an operation failed (exit code 1)."""
 

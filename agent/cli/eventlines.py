@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from agent.model.signalnames import signal_name
 from agent.protocol.client import Event, EventTask
 from exporters.content.fields import escape
 from exporters.content.identity import word
 from exporters.content.instants import instant
-from exporters.content.wording import count, ended, exit_signal, path, plain, signal_name, status_document
+from exporters.content.wording import count, ended, exit_signal, path, plain, status_document
 
 Lines = Callable[[Event | None], list[str]]
 """Gives the lines to write for an event; None: for now nothing more has come."""

@@ -27,7 +27,7 @@ from agent import interpreter
 from agent.cli import contentsservice, dumpservice
 from agent.daemon import audit
 from agent.daemon.journal import Journal
-from agent.errors import CkptreeError, NotPermittedError, UsageError
+from agent.errors import CkptreeError, NotPermittedError, UsageError, in_words
 from agent.fleet import manifest, messages, relaysettings, restartlink
 from agent.fleet.relaysettings import RestartRule
 from agent.protocol import codec
@@ -189,7 +189,7 @@ class _Restart:
             self._await_keep()
         except (CkptreeError, OSError) as error:
             _end(child)
-            self._journal.error(audit.line("restart", **about, result="taken down", reason=str(error)))
+            self._journal.error(audit.line("restart", **about, result="taken down", reason=in_words(error)))
             return CkptreeError.exit_code
         self._journal.notice(audit.line("restart", **about, result="ok"))
         self._connection.close()

@@ -10,7 +10,7 @@ from typing import Final
 from agent import picture
 from agent.doctor.diagnosis import Diagnosis
 from agent.doctor.rebuilding import a_tree
-from agent.errors import CkptreeError
+from agent.errors import CkptreeError, in_words
 from exporters import registry
 
 _UNITS: Final = ("ckptree.socket", "ckptree-private.socket", "ckptree.service")
@@ -32,7 +32,7 @@ def _unit() -> Diagnosis:
     try:
         states = {unit: _enabled(unit) for unit in _UNITS}
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Diagnosis("warn", "unit", f"systemctl does not answer: {error}")
+        return Diagnosis("warn", "unit", f"systemctl does not answer: {in_words(error)}")
     found = ", ".join(f"{unit} is {state}" for unit, state in states.items())
     if "enabled" in states.values():
         return Diagnosis("ok", "unit", found)

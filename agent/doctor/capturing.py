@@ -15,7 +15,7 @@ from agent.capture.snapshots import Snapshots
 from agent.capture.watch import Watch
 from agent.config import Config
 from agent.doctor.diagnosis import Diagnosis, State
-from agent.errors import CkptreeError, HostError
+from agent.errors import CkptreeError, HostError, in_words
 from agent.proc import host
 from agent.protocol.client import Client
 from bpf import syscall
@@ -94,7 +94,7 @@ def _own_watch() -> tuple[Diagnosis, list[Diagnosis]]:
     try:
         watch = Watch.begin(Probes(Config().ring_bytes))
     except (HostError, OSError) as error:
-        return Diagnosis("no", "capture", str(error), "" if os.geteuid() == 0 else "be root, or ask a daemon"), []
+        return Diagnosis("no", "capture", in_words(error), "" if os.geteuid() == 0 else "be root, or ask a daemon"), []
     try:
         hooks = [hook(each, watch.probes.hooks[each.name], watch.probes.tried) for each in FEATURES]
         snapshots = Snapshots(watch)
@@ -153,7 +153,7 @@ def _bcc() -> Diagnosis:
             [sys.executable, "-P", "-c", _IMPORT_BCC], capture_output=True, text=True, check=False, timeout=_PATIENCE_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Diagnosis("no", "bcc", str(error))
+        return Diagnosis("no", "bcc", in_words(error))
     if ran.returncode == 0:
         return Diagnosis("ok", "bcc", f"the system's, version {ran.stdout.strip()}")
     said = ran.stderr.strip().splitlines()[-1:] or ["it does not say why"]

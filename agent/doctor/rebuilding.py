@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.doctor.diagnosis import Diagnosis
-from agent.errors import CkptreeError
+from agent.errors import CkptreeError, in_words
 from agent.model import Completeness, Header, PidObject, Snapshot, Tag, Task
 from agent.restart.planning.search import make_plan
 from agent.restart.rebuild.beginning import beginning
@@ -66,7 +66,7 @@ def _rebuilt() -> Diagnosis:
             numbers = rebuild.numbers
     except (CkptreeError, OSError) as error:
         return Diagnosis(
-            "no", "restart", str(error), "" if os.geteuid() == 0 else "be root, or see user namespaces above"
+            "no", "restart", in_words(error), "" if os.geteuid() == 0 else "be root, or see user namespaces above"
         )
     if (_CHOSEN_PID,) not in numbers:
         return Diagnosis("no", "restart", f"processes with other numbers stood: {numbers}")
@@ -82,7 +82,7 @@ def _here(proc: Path) -> Diagnosis:
             rebuild.build()
     except (CkptreeError, OSError) as error:
         mend = "be root, or have CAP_CHECKPOINT_RESTORE; without --no-pidns it is not needed"
-        return Diagnosis("warn", "restart --no-pidns", str(error), mend)
+        return Diagnosis("warn", "restart --no-pidns", in_words(error), mend)
     return Diagnosis("ok", "restart --no-pidns", f"a process with the chosen pid {free} stood in this pid namespace")
 
 

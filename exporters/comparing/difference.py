@@ -26,11 +26,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from agent.model import CKPT_PID_ROOT, Snapshot, Task
+from agent.model.signalnames import signal_name
 from agent.record import NamedTuple
 from exporters.comparing.comparison import Change, Changed, Difference, Numbers, Stray, difference
 from exporters.content.facts import Document
 from exporters.content.fields import escape
-from exporters.content.wording import Remarks, count, cut, ended, name, path, plain, signal_name
+from exporters.content.wording import Remarks, count, cut, ended, name, path, plain
 
 __all__ = ["Difference", "difference", "lines", "to_document"]
 

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, OUTSIDE, Namespace, PidRef, Snapshot, Tag, Task, TaskState
+from agent.model.signalnames import signal_in_words, signal_name
 from agent.record import NamedTuple
 from exporters.content.fields import escape
 
@@ -316,9 +317,7 @@ def ended(code: int | None) -> str:
     number = (code or 0) & _SIGNAL
     if code is None or not number:
         return "exit status not known" if code is None else f"exited {code >> 8 & 0xFF}"
-    word = signal_name(number)
-    word = f"signal {word}" if word.isdecimal() else word
-    return f"killed by {word}" + (", core dumped" if code & CORE_DUMPED else "")
+    return f"killed by {signal_in_words(number)}" + (", core dumped" if code & CORE_DUMPED else "")
 
 
 def status_document(code: int | None) -> dict[str, int | str | bool | None]:
@@ -335,18 +334,6 @@ def status_document(code: int | None) -> dict[str, int | str | bool | None]:
         "signal": signal_name(number) if number else None,
         "core": bool(number and code & CORE_DUMPED),
     }
-
-
-def signal_name(number: int) -> str:
-    """Return the name of a signal, as kill -l prints it; "none" for 0, the number if it has no name."""
-    if not number:
-        return "none"
-    if signal.SIGRTMIN < number < signal.SIGRTMAX:
-        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)
 
 
 def exit_signal(number: int | None) -> str:

@@ -19,6 +19,7 @@ from agent.record import NamedTuple
 from agent.restart.contents import fillabi
 from agent.restart.contents.fillabi import ResumeMessage
 from agent.restart.contents.registers import Registers
+from agent.restart.rebuild.failure import remedy
 from agent.restart.rebuild.progress import LOOK_S
 
 PROGRAM: Final = Path(__file__).parents[1] / "helper" / "ckptree-resume"
@@ -68,7 +69,7 @@ class Resumer:
         suspends: bool = False,
     ) -> None:
         if not os.access(PROGRAM, os.X_OK):
-            raise HostError(f"{PROGRAM} is missing: `make setup` compiles it")
+            raise HostError(f"{PROGRAM} is missing: {remedy()}")
         self._about = pids, state, SUSPEND_SECCOMP if suspends else 0
         self._file = os.memfd_create("ckptree-resume")
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -4,6 +4,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from agent.model.signalnames import signal_in_words
 from agent.restart.contents import aiorings, filters, registers, taskstate
 from agent.restart.contents.credentials import CAP_SETPCAP, mask
 from agent.restart.contents.filters import Filters
@@ -122,7 +123,8 @@ def _timers(process: ProcessImage) -> Iterator[Refused]:
             yield Refused(*place, "timer", "two timers have this number, or none can")
         seen.add(timer.it_id)
         if timer.it_sigev_notify not in _KINDS_OF_NOTICE or timer.si_signo > taskstate.SIGNALS:
-            yield Refused(*place, "timer", f"its notice {timer.it_sigev_notify} by signal {timer.si_signo} is none")
+            text = f"its notice {timer.it_sigev_notify} by {signal_in_words(int(timer.si_signo))} is none"
+            yield Refused(*place, "timer", text)
         if timer.it_sigev_notify == taskstate.SIGEV_THREAD_ID and timer.notify_thread_id not in process.threads:
             yield Refused(
                 *place, "timer", f"it signals thread {timer.notify_thread_id}, which the process does not have"

@@ -11,6 +11,7 @@ from agent.record import NamedTuple
 from agent.restart.contents.credentials import mask
 from agent.restart.rebuild import manyanswers
 from agent.restart.rebuild.userids import UserIds, difference
+from exporters.content import kernelnames
 
 _LAST: Final = b"\nNoNewPrivs:"
 _SETS: Final = (
@@ -39,7 +40,7 @@ class _Required(NamedTuple):
         if self.rights not in status:
             for name, _, words in _SETS:
                 if _value(status, name) != _value(self.rights, name):
-                    yield f"the {words} capabilities {_value(status, name)} instead of {_value(self.rights, name)}"
+                    yield f"the {words} capabilities {_names(status, name)} instead of {_names(self.rights, name)}"
             if _value(status, "NoNewPrivs") != _value(self.rights, "NoNewPrivs"):
                 yield f"no_new_privs {_value(status, 'NoNewPrivs')} instead of {_value(self.rights, 'NoNewPrivs')}"
 
@@ -61,6 +62,15 @@ def _required(creds: Any) -> _Required:
 def _value(status: bytes, name: str) -> str:
     text = status.partition(b"\n%s:" % name.encode())[2].partition(b"\n")[0]
     return text.decode(errors="replace").strip() or "none"
+
+
+def _names(status: bytes, name: str) -> str:
+    """Return the names of the capabilities of a set in a status."""
+    text = _value(status, name)
+    try:
+        return kernelnames.capabilities(int(text, 16))
+    except ValueError:
+        return text
 
 
 def verify_credentials(threads: Sequence[tuple[int, int, Any]], named: Callable[[int], str]) -> list[str]:

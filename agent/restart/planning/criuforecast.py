@@ -31,13 +31,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from agent.model import OUTSIDE, Snapshot, Tag, Task, TaskState
+from agent.model.signalnames import signal_in_words
 from agent.restart.planning.criumodel import Forecast, restore
 from agent.table.rules import SIGCHLD
 
 VERSION: Final = "4.2"
 """The version of CRIU whose rules these are."""
 
-_SIGABRT: Final = 6
 _LAST_SIGNAL: Final = 64
 _NOT_SENT: Final = (17, 18, 19, 20, 21, 22, 23, 28, _LAST_SIGNAL)  # of 1 to 64; SIG_FATAL_MASK of criu/cr-restore.c
 _SIGNAL_BITS: Final = 0x7F
@@ -86,7 +86,7 @@ def _lost(snapshot: Snapshot) -> Iterator[Forecast]:
             text = "its next child is to be born into another pid namespace; once CRIU has restored it, into its own"
             yield Forecast(task.pid, pid, "namespace", pid, "pending-namespace", text, "wrong")
         if task.exit_signal not in (None, SIGCHLD):
-            text = f"its end sends signal {task.exit_signal} to its parent; CRIU gives it SIGCHLD"
+            text = f"its end sends its parent {signal_in_words(task.exit_signal)}; CRIU gives it SIGCHLD"
             yield Forecast(task.pid, pid, "process", pid, "exit-signal", text, "wrong")
         above = tasks.get(task.ppid)
         if above is not None and above.pid != above.tgid:
@@ -99,7 +99,7 @@ def _lost(snapshot: Snapshot) -> Iterator[Forecast]:
 def _status(task: Task, pid: int, code: int) -> Iterator[Forecast]:
     signal = code & _SIGNAL_BITS
     if signal in _NOT_SENT:
-        text = f"signal {signal} has ended it; CRIU ends it by signal {_SIGABRT}"
+        text = f"{signal_in_words(signal)} has ended it; CRIU ends it by SIGABRT"
         yield Forecast(task.pid, pid, "zombie", pid, "exit-by-signal", text, "wrong")
     status = code >> 8
     if not signal and status & ~_KEPT_BITS:

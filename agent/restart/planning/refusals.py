@@ -31,6 +31,7 @@ from typing import Final
 
 from agent.errors import NotRebuildableError
 from agent.model import TaskState
+from agent.model.signalnames import signal_in_words
 from agent.restart.planning.cast import Cast, Node
 
 _LAST_SIGNAL: Final = 64
@@ -76,7 +77,7 @@ def _refuse_root(cast: Cast) -> None:
         text = f"the root {name(root)} has exited: no process is left to hold the tree together"
         raise NotRebuildableError(root.tag, "dead-root", text)
     if root.exit_signal in (Signals.SIGKILL, Signals.SIGSTOP) and (cast.top is root or not cast.pidns):
-        sent = "SIGKILL" if root.exit_signal == Signals.SIGKILL else "SIGSTOP"
+        sent = signal_in_words(root.exit_signal)
         text = f"the end of {name(root)} sends its parent {sent}, and here that parent is what looks after the tree"
         raise NotRebuildableError(root.tag, "exit-signal", text)
 
@@ -102,13 +103,13 @@ def _refuse_status(cast: Cast, node: Node) -> None:
         return
     if node.task is not None and node.task.state is TaskState.DEAD_LEADER:
         if not node.waits_in_exit:
-            text = f"{name(node)} was killed by signal {number} as a thread alone: its others live on"
+            text = f"{name(node)} was killed by {signal_in_words(number)} as a thread alone: its others live on"
             raise NotRebuildableError(node.tag, "exit-status", text)
     elif number in _HARMLESS or number > _LAST_SIGNAL or (code or 0) >> _CODE_SHIFT:
         text = f"{name(node)} has the wait status {code:#x}, and no signal ends a process with that"
         raise NotRebuildableError(node.tag, "exit-status", text)
     elif cast.inits.get(node.space) is node.leader and number not in _ENDS_OF_INITS:
-        text = f"the init {name(node)} was killed by signal {number}, which an init is immune to"
+        text = f"the init {name(node)} was killed by {signal_in_words(number)}, which an init is immune to"
         raise NotRebuildableError(node.tag, "exit-status", text)
 
 

@@ -20,6 +20,7 @@ for it arranges each node at most once in each way. A bound on its steps protect
 from typing import NamedTuple
 
 from agent.errors import NotRebuildableError
+from agent.model.signalnames import signal_name
 from agent.restart.planning.cast import Cast, Node
 from agent.restart.planning.lineage import Paths, Route, Way, makers, route, sessions
 from agent.restart.planning.plan import Role
@@ -275,8 +276,9 @@ class Solver:
 
 
 def _of_changed(node: Node, maker: Node) -> NotRebuildableError:
+    sent = signal_name(node.exit_signal or 0)
     text = (
-        f"{name(node)} has the exit signal {node.exit_signal}, which its maker {name(maker)} handed on with CLONE_PARENT: "
+        f"{name(node)} has the exit signal {sent}, which its maker {name(maker)} handed on with CLONE_PARENT: "
         f"that one has called exec() since, or has got another parent, and so has SIGCHLD itself"
     )
     return NotRebuildableError(node.tag, "exit-signal", text)

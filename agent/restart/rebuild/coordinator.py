@@ -23,7 +23,7 @@ from agent.errors import HostError
 from agent.restart.planning.plan import Plan
 from agent.restart.rebuild import guardprocess, helperabi, helperprogram, orphans, terminals
 from agent.restart.rebuild.beginning import Begin
-from agent.restart.rebuild.failure import RebuildError, failure
+from agent.restart.rebuild.failure import RebuildError, failure, remedy
 from agent.restart.rebuild.helperabi import Message, Program, Run, Said
 from agent.restart.rebuild.progress import LOOK_S, Progress
 from agent.restart.rebuild.timenamespace import NO_NAMESPACES, MadeNamespaces
@@ -272,7 +272,7 @@ class Rebuild:
 
     def _spawn(self) -> None:
         if not os.access(self._helper, os.X_OK):
-            raise HostError(f"{self._helper} is missing: `make setup` compiles it")
+            raise HostError(f"{self._helper} is missing: {remedy()}")
         start = helperabi.answer_offset(self._code)
         size = start + helperabi.ANSWER.size + helperabi.PID_BYTES * len(self.plan.actors)
         self._file = os.memfd_create("ckptree-program")

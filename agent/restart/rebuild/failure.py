@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import CkptreeError, HostError
+from agent.interpreter import TOP
+from agent.model.signalnames import signal_in_words
 from agent.restart.planning.plan import NOBODY, Actor, Op, Plan, Step
 from agent.restart.rebuild.helperabi import Doing, Message, Reason, Setup
 from agent.restart.rebuild.preflight import holders
 
 _SETUP: Final = {
-    Setup.PROGRAM: "the helper cannot read its program",
+    Setup.PROGRAM: "the helper cannot map its program",
     Setup.USERNS: "no CAP_SYS_ADMIN, and a user namespace for the tree is refused: unshare(CLONE_NEWUSER)",
     Setup.IDMAP: "no CAP_SYS_ADMIN, and the ids of the user namespace for the tree cannot be mapped",
     Setup.SOCKETS: "no descriptors for the helper",
@@ -41,6 +43,15 @@ class RebuildError(CkptreeError):
         self.error = error
 
 
+def remedy(top: Path = Path(TOP)) -> str:
+    """Return what a user does about a helper that is missing, or of another version.
+
+    Args:
+        top: the folder in which this installation lies; of a checkout, it has the file by which `make` compiles helpers.
+    """
+    return "`make setup` compiles it" if (top / "Makefile").exists() else "install the package ckptree again"
+
+
 def differs(found: Sequence[str]) -> RebuildError:
     """Make the error for differences of a tree from its image; the tree must be taken down."""
     return RebuildError("the kernel says of the rebuilt tree:\n  " + "\n  ".join(found))
@@ -64,6 +75,8 @@ def failure(message: Message, plan: Plan, helper: Path) -> CkptreeError:
     who = name_of(plan.actors[message.actor]) if message.actor < len(plan.actors) else "nobody"
     if message.reason == Reason.SETUP:
         setup = message.value or message.actor
+        if setup == Setup.PROGRAM and not message.error:
+            return RebuildError(f"{helper} is of another version, and cannot read this plan: {remedy()}")
         text = f"{_SETUP[Setup(setup)]}{cause}"
         if setup == Setup.CLONE and message.error == errno.EEXIST:
             text += holders(plan.actors[0].numbers[:1])
@@ -105,8 +118,8 @@ def _unfit(message: Message, helper: Path) -> str:
     if message.reason == Reason.SPARE:
         return ": no number is left that no task of the tree has: raise kernel.pid_max"
     if message.reason == Reason.SURVIVED:
-        return f": signal {message.value} does not end it here"
-    return f": {helper} does not know that step, so it is of another version: `make setup` compiles it"
+        return f": {signal_in_words(message.value)} does not end it here"
+    return f": {helper} does not know that step, so it is of another version: {remedy()}"
 
 
 def _told(plan: Plan, step: Step) -> str:

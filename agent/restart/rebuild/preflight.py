@@ -82,7 +82,7 @@ def _faults(plan: Plan, machine: str) -> Iterator[str]:
         if leader.numbers[-1:] == (1,) or leader.role is Role.KEEPER:
             who = "/".join(map(str, leader.numbers))
             yield (
-                f"the init {who} was killed by signal {signal.SIGFPE:d}, by which an init ends of its own fault alone, and "
+                f"the init {who} was killed by {signal.SIGFPE.name}, by which an init ends of its own fault alone, and "
                 f"on {machine} no division traps: rebuild it on x86_64"
             )
 

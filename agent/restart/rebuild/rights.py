@@ -265,7 +265,7 @@ def _changed_by_exec(details: ProcessDetails) -> Iterator[str]:
                 for verb, some in (("add", becomes & ~was), ("take away", was & ~becomes))
                 if some
             )
-            yield f"its {name} capabilities are {was:#x}, {cause}, and exec would {effect}"
+            yield f"its {name} capabilities are {kernelnames.capabilities(was)}, {cause}, and exec would {effect}"
 
 
 def _set_ids(known: "_Known", *, fixed: bool) -> Iterator[str]:

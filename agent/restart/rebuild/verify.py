@@ -26,6 +26,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from agent.model import CKPT_PID_ROOT, Snapshot, Tag, Task, TaskState
+from agent.model.signalnames import signal_name
 from agent.restart.planning.plan import Actor, Plan, Role
 from agent.restart.rebuild import manyanswers, taskanswers, userids
 from agent.restart.rebuild.failure import name_of
@@ -124,7 +125,8 @@ class _Answers:
                 if task is not None:
                     yield from self._relations(index, task, status)
             if task is not None and self._signalled(index) and exit_signal != task.exit_signal:
-                yield f"{name_of(actor)}: has the exit signal {exit_signal} instead of {task.exit_signal}"
+                found, wanted = signal_name(exit_signal), signal_name(task.exit_signal or 0)
+                yield f"{name_of(actor)}: has the exit signal {found} instead of {wanted}"
         yield from self._namespaces()
 
     def _signalled(self, index: int) -> bool:

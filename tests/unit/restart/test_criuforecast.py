@@ -122,6 +122,23 @@ def test_the_status_of_a_zombie_is_what_criu_makes_of_it(code: int, expected: li
     assert told(snapshot) == expected
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            {"state": {2: TaskState.ZOMBIE}, "exit_code": {2: WaitStatus(28)}},
+            "SIGWINCH has ended it; CRIU ends it by SIGABRT",
+        ),
+        ({"exit_signal": {1: 17, 2: 10}}, "its end sends its parent SIGUSR1; CRIU gives it SIGCHLD"),
+        ({"exit_signal": {1: 17, 2: 33}}, "its end sends its parent signal 33; CRIU gives it SIGCHLD"),
+        ({"exit_signal": {1: 17, 2: 0}}, "its end sends its parent no signal; CRIU gives it SIGCHLD"),
+    ],
+)
+def test_signals_are_named(change: dict[str, Any], text: str) -> None:
+    """Those without a name have their number."""
+    assert [each.text for each in forecast(tree(ROOT, (2, 1, 1, 1), **change))] == [text]
+
+
 def test_a_zombie_below_a_helper_is_waited_for_by_the_root() -> None:
     """It comes to the root of a container alone, and there the root may miss that it came."""
     dead: dict[str, Any] = {"state": {3: TaskState.ZOMBIE, 103: TaskState.ZOMBIE}}

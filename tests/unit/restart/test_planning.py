@@ -278,7 +278,7 @@ def test_a_sibling_with_the_signal_that_its_maker_had_is_refused_with_what_has_c
     found = obstacles(a_snapshot([(1,), (2,), (3,)], tasks, mode="container"))
 
     assert [(one.tag, one.rule) for one in found] == [(3, "exit-signal")]
-    assert "has the exit signal 10, which its maker 2 handed on with CLONE_PARENT" in found[0].text
+    assert "has the exit signal SIGUSR1, which its maker 2 handed on with CLONE_PARENT" in found[0].text
     kept = [tasks[0], tasks[1]._replace(exit_signal=10), tasks[2]]
     assert obstacles(a_snapshot([(1,), (2,), (3,)], kept, mode="container")) == ()
 

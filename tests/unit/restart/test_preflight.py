@@ -141,7 +141,7 @@ def test_an_init_that_a_division_has_killed_ends_so_on_some_machines_alone(machi
 
     (reason,) = str(caught.value).splitlines()[1:]
     assert reason == (
-        "  the init 10/1 was killed by signal 8, by which an init ends of its own fault alone, and on aarch64 no division "
+        "  the init 10/1 was killed by SIGFPE, by which an init ends of its own fault alone, and on aarch64 no division "
         "traps: rebuild it on x86_64"
     )
 

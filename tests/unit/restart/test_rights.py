@@ -76,9 +76,9 @@ def test_what_exec_leaves_as_it_is_can_be_started_again(details: ProcessDetails)
     [
         (
             AS_ROOT._replace(caps=Capabilities(0, RAW, RAW, FULL, 0)),
-            "permitted capabilities are 0x2000, by capset(), securebits or its file, and exec would",
+            "permitted capabilities are CAP_NET_RAW, by capset(), securebits or its file, and exec would",
         ),
-        (AS_ROOT._replace(caps=Capabilities(0, FULL, 0, FULL, 0)), "effective capabilities are 0x0"),
+        (AS_ROOT._replace(caps=Capabilities(0, FULL, 0, FULL, 0)), "effective capabilities are none, by"),
         (AS_NOBODY._replace(caps=Capabilities(0, RAW, RAW, FULL, 0)), "exec would take away CAP_NET_RAW"),
         (AS_ROOT._replace(uids=(0, 1, 0, 1)), "exec makes the last three the same"),
         (AS_ROOT._replace(uids=(1, 0, 0, 0), no_new_privs=True), "real and effective ids differ"),

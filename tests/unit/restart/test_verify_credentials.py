@@ -46,7 +46,7 @@ def test_a_task_with_the_credentials_of_its_image_has_no_difference() -> None:
         ("fsuid", 4242, "the user ids"),
         ("sgid", 4242, "the group ids"),
         ("groups", [4242, 4243], "instead of 4242 4243"),
-        ("cap_inh", [1 << 5, 1], "instead of 0000000100000020"),
+        ("cap_inh", [1 << 5, 1], "the inheritable capabilities none instead of CAP_KILL, CAP_MAC_OVERRIDE"),
         ("cap_prm", [1 << 6, 0], "the permitted capabilities"),
         ("cap_eff", [1 << 6, 0], "the effective capabilities"),
         ("cap_bnd", [1 << 6, 0], "the bounding capabilities"),
