@@ -142,9 +142,10 @@ STEPS: Final = (
     ),
     Step(
         "contents",
-        "programs that criu 4.1.1 dumped run on in the rebuilt tree: memory, state, clocks, calls of the vdso",
+        "programs that criu 4.1.1 dumped run on in the rebuilt tree: memory, state, users, clocks, calls of the vdso",
         (
             *("tests/live/test_contents.py", "tests/live/test_contents_memory.py", "tests/live/test_contents_state.py"),
+            "tests/live/test_contents_users.py",
             *("tests/live/test_contents_vdso.py", "tests/live/test_contents_clocks.py"),
             "tests/live/test_contents_programs.py::test_a_program_goes_on_from_where_it_was_dumped[sqlite, WAL]",
         ),

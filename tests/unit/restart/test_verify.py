@@ -103,7 +103,7 @@ def test_an_exit_signal_that_differs_is_told(standing: Standing) -> None:
     """The exit signal is in another file than the numbers, and is compared where all of these are right."""
     path = Path(taskanswers.PROC, "5003", "stat")
     path.write_text(path.read_text().replace(" 17 ", " 10 "))
-    assert [line.partition(": ")[2] for line in verify(standing)] == ["has the exit signal 10 instead of 17"]
+    assert [line.partition(": ")[2] for line in verify(standing)] == ["has the exit signal SIGUSR1 instead of SIGCHLD"]
 
 
 def lead_into(pid: int, namespace: str) -> None:
