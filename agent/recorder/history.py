@@ -120,6 +120,8 @@ class NumberHistory:
         since, first = self._since, self._recording.segments[place].facts.first
         if since.missing and (gap := self._recording.first_gap) is not None:
             self._mark(gap, same_boot=True)
+        elif self._is_quiet(since, place):
+            return
         replay = self._recording.replayer(since)
         self._feed = NumberFeed(replay, self._number)
         self._feed.tell_present()
@@ -129,6 +131,11 @@ class NumberHistory:
             self._take(each)
         if (since.order > first and self._lives) or since.missing:  # the plan knows the state at its beginning alone
             self._plan.loud.add(place)
+
+    def _is_quiet(self, since: Instant, place: int) -> bool:
+        """Return True if the span begins with a keyframe in which no task has the number, and nothing happens behind it."""
+        is_begin = since.order == self._recording.segments[place].facts.first and not since.missing
+        return is_begin and place not in self._plan.loud and self._plan.state(place) is None
 
     def _listen(self, place: int, last: int) -> Gap | None:
         """Take what a segment tells of the number; return the gap where its tape cannot be read to its end."""

@@ -4,7 +4,9 @@
 import random
 import shutil
 from array import array
+from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -124,24 +126,51 @@ def test_a_history_is_the_same_with_and_without_an_index(tmp_path: Path, seed: i
     assert sum(isinstance(each, list) for each in with_index) > 10
 
 
-def test_only_segments_that_are_about_a_number_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A life that is over soon is found in a part of the recording, and all its events with it."""
-    longrecording.make(tmp_path, 60_000, 100, interval=10_000)
-    read: list[int] = []
+def needed(recording: Recording, number: int, life: list[dict[str, Any]]) -> tuple[set[int], set[int]]:
+    """Return the offsets of the blocks of the tape and the places of the keyframes without which a life is not known.
+
+    Of each segment that has records about the number: its keyframe, and the tape from there up to the last of those
+    records, or to the end of the life. Of each row of other segments: the keyframes at its beginning and behind it.
+    """
+    ends = max(event["order"] for event in life)
+    about = [[block for block, _ in each.about(number)] for each in recording.segments]
+    places = [place for place, blocks in enumerate(about) if blocks]
+    tapes: set[int] = set()
+    for place in places:
+        each = recording.segments[place]
+        last = max(about[place][-1].first, min(ends, each.next - 1))
+        tapes.update(1000 * place + block.number for block in each.tapes if block.first <= last)
+    keyframes = set(places)
+    for before, behind in pairwise([-1, *places, len(about)]):
+        if behind - before > 1:
+            keyframes |= {before + 1, min(behind, len(about) - 1)}
+    return tapes, keyframes
+
+
+def test_only_what_a_life_cannot_be_known_without_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other block of the tape, and none more than twice: to find the records about the number, and to replay it."""
+    longrecording.make(tmp_path, 250_000, 100, interval=50_000)
+    read: list[tuple[int, int, int]] = []
     content = TapeSegment.content
 
     def counted(self: TapeSegment, block: segment.Block) -> bytes | None:
-        read.append(block.kind)
+        read.append((block.kind, self.facts.sequence - 1, block.number))
         return content(self, block)
 
     recording = Recording(tmp_path)
     blocks = sum(len(each.tapes) for each in recording.segments)
     monkeypatch.setattr(TapeSegment, "content", counted)
-    for number in (700, 2000, 3000):
+    for number in (700, 2000, 20_000, 40_000):
         read.clear()
         (life,) = lives(recording, number)
         assert [life[0]["event"], life[-1]["event"]] == ["birth", "reap"]
-        assert read.count(segment.TAPE) < blocks // 2
+        tapes = Counter(1000 * place + block for kind, place, block in read if kind == segment.TAPE)
+        keyframes = Counter(place for kind, place, _ in read if kind == segment.KEYFRAME)
+        needed_tapes, needed_keyframes = needed(recording, number, life)
+        assert set(tapes) == needed_tapes
+        assert set(keyframes) == needed_keyframes
+        assert max((tapes | keyframes).values()) <= 2
+        assert len(tapes) < blocks // 3
 
 
 @pytest.mark.parametrize("seed", range(4))
