@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One task of a watch's memory, without the objects of all others.
+"""One task of a watch's memory, or its count of losses, without the objects of all others.
 
 A question about one number looks into many memories, of which a whole one has a host's tasks. The rows of these are passed
 over (agent.capture.memorywriter has the grammar). So references are checked as far as they lead to the task alone.
@@ -59,6 +59,29 @@ def task_of(data: bytes, number: int, parents: Iterable[int] = ()) -> TaskStruct
         return _Rows(body).task(number, parents)
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, struct.error, msgpack.UnpackException) as error:
         raise UnusableMemoryError(f"it contradicts its own grammar: {error!r}") from error
+
+
+def losses_of(data: bytes) -> int:
+    """Return how many records a watch had lost.
+
+    Args:
+        data: the memory.
+
+    Raises:
+        UnusableMemoryError: as of memoryreader.load, as far as that is noticed.
+    """
+    body = body_of(data)
+    objects = msgpack.Unpacker(max_buffer_size=len(body) + 1)
+    objects.feed(body)
+    begin = 0
+    try:
+        while objects.tell() < len(body):
+            begin = objects.tell()
+            objects.skip()
+        _, _, lost, _, _ = msgpack.unpackb(body[begin:])
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise UnusableMemoryError(f"it contradicts its own grammar: {error!r}") from error
+    return int(lost)
 
 
 class _Rows:

@@ -182,6 +182,8 @@ def _details(event: Event, task: EventTask) -> list[str]:
             return [ended(told["exit_code"]), "" if last else "other threads go on"]
         case "gap":
             return _gap(told)
+        case "loss":
+            return [f"{count(told['count'], 'event')} lost on their way to the daemon: some may be of this number"]
         case "reparent":
             return [f"now child of {told['parent']}"]
         case "setsid" | "setpgid":

@@ -148,7 +148,7 @@ def history(
                 terminal.tell("")
             for event in part:
                 terminal.tell(as_line(event))
-    if not allow_incomplete and (gaps or any(event.kind == "gap" for life in lives for event in life)):
+    if not allow_incomplete and (gaps or any(event.kind in ("gap", "loss") for life in lives for event in life)):
         raise SystemExit(INCOMPLETE)
 
 

@@ -11,6 +11,7 @@ about the number on, or from the beginning where a task has it there, and until 
 
 A life is that of one task: what a daemon tells of it and what the next one does, on another numbering of the same boot, is
 one life, with a ``gap`` in it where records are missing. What differs behind the gap is assumed, as it is among all events.
+A ``loss`` is told of every number, as of its gaps: the records that were lost may have been of any task.
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -54,7 +55,8 @@ class NumberHistory:
         enquirer: the one who asks: what a task did under ids that it may not see is left out.
 
     Attributes:
-        gaps: events of the gaps in the span in which no life goes on, once `lives` has been called: one may be within.
+        gaps: events of the gaps and the losses in the span at which no life goes on, once `lives` has been called: one
+            may be within.
     """
 
     def __init__(self, recording: Recording, span: tuple[Instant, Instant], number: int, enquirer: Enquirer) -> None:
@@ -155,18 +157,23 @@ class NumberHistory:
             self._lost = feed.replay.stream.lost
         self._feed = feed
         behind = self._behind(place)
-        for _ in self._steps:
+        is_lossy = place in self._plan.lossy
+        for entry in self._steps:
+            feed.note(entry)
             for each in feed.taken():
                 self._take(each)
             if place < last and feed.replay.order > behind:
                 return None  # it stands in the next segment
-            if about is None or about.whole:
+            if not is_lossy and (about is None or about.whole):
                 ends = -1 if about is None else about.last
                 if feed.task is None and feed.replay.order > ends and not _is_stirred(feed.replay, self._lost):
                     self._drop()
                     return None
             if place < last and feed.replay.order >= behind:
                 return None
+        feed.settle()
+        for each in feed.taken():
+            self._take(each)
         if feed.replay.order >= self._limit(place, last) and not (place >= last and feed.replay.at_end):
             return None
         return self._break(feed.replay)
@@ -200,7 +207,7 @@ class NumberHistory:
         """Return a feed at the beginning of a segment, or at its first record about a number that no task has there."""
         of = self._recording.segments[place]
         first = of.facts.first
-        if self._plan.state(place) is None:
+        if place not in self._plan.lossy and self._plan.state(place) is None:
             if about is None:
                 return None
             first = max(first, about.first) if about.whole else first
@@ -215,6 +222,9 @@ class NumberHistory:
 
     def _take(self, event: Said) -> None:
         """Add an event to the life that it is of."""
+        if event["event"] == "loss":
+            self._put_apart({**event, "run": self._run})
+            return
         if event["tid"] != self._number:
             self._take_of_group(event)
             return
@@ -323,13 +333,18 @@ class NumberHistory:
         """Mark a gap in the lives that go on; where none does, it stands apart: a life may be in it."""
         said: Said = {"event": "gap", "why": gap.why, "until_ns": gap.until_ns, "reboot": not same_boot}
         said |= {"run": gap.run, "order": gap.first, "time_ns": gap.from_ns}
-        boot_id = self._recording.runs[gap.run].boot_id
+        self._put_apart(said)
+
+    def _put_apart(self, said: Said) -> None:
+        """Put a gap or a loss in the lives that go on; where none does, it stands apart."""
+        boot_id = self._recording.runs[said["run"]].boot_id
         lives = [life for (of, _), life in self._lives.items() if of == boot_id and not _is_over(life)]
         for life in lives:
-            names = kept_names(life[-1])
-            life.append(names | said | {"tid": self._number, "boottime_ns": gap.from_ns - ahead_of(life[-1])})
+            boottime_ns = said["time_ns"] - ahead_of(life[-1])
+            life.append(kept_names(life[-1]) | {"boottime_ns": boottime_ns} | said | {"tid": self._number})
         if not lives:
-            self.gaps.append(said | {"boottime_ns": gap.from_ns - self._recording.ahead_ns(gap.run, gap.first)})
+            boottime_ns = said["time_ns"] - self._recording.ahead_ns(said["run"], said["order"])
+            self.gaps.append({"boottime_ns": boottime_ns} | said)
 
 
 def _is_over(life: list[Said]) -> bool:

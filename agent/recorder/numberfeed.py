@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The events of one number over a replay: those that the feed of all events tells of the tasks that have it.
 
-What a thread of its process gives the process is the number's, too: a session, a group, a subreaper's flag.
+What a thread of its process gives the process is the number's, too: a session, a group, a subreaper's flag. So is a
+loss, for what was lost may have been about any number.
 
 Theory
 ------
@@ -23,6 +24,8 @@ from agent.events.feed import Feed
 from agent.events.subscriber import KINDS, Subscriber
 from agent.recorder import bridge
 from agent.recorder.replay import Replayer
+from agent.recorder.settler import Settler
+from agent.recorder.tape import TapeEntry
 from agent.table import wire
 from agent.table.objects import TaskStruct
 from agent.table.pidspace import Data
@@ -57,6 +60,7 @@ class NumberFeed:
         for kind, handler in stream.handlers().items():
             stream.handle(kind, self._strings(handler) if kind is Kind.STRINGS else self._narrowed(handler))
         self._feed = Feed(stream, table, lambda: replay.time_ns, lambda: replay.ahead_ns)
+        self._settler = Settler(self._feed, stream)
         # It is fetched from after each entry of the tape, so that it needs no bound.
         self._listener = Subscriber(_EVERYBODY, table.pids.initial, (), KINDS, replay.order, _ANY_BYTES)
         self._feed.add(self._listener, int)
@@ -98,8 +102,16 @@ class NumberFeed:
         there = {bridge.key(task): task for task in self.side.told} if same_boot else {}
         bridge.cross(side, self.side, there, self._listener, replay.order, replay.time_ns)
 
+    def note(self, entry: TapeEntry) -> None:
+        """Tell the losses that are due behind an entry."""
+        self._settler.note(entry)
+
+    def settle(self) -> None:
+        """Tell the losses that are due where the tape ends."""
+        self._settler.settle()
+
     def taken(self) -> list[Said]:
-        """Return the events that have come since the last call, with the boot's clock beside their times."""
+        """Return the events that have come since the last call, and losses, with the boot's clock beside their times."""
         self._collect()
         events, self._events = self._events, []
         return events
@@ -108,7 +120,9 @@ class NumberFeed:
         if not self._listener.waiting:
             return
         for each in msgpack.unpackb(b"".join(self._listener.take(self.replay.order)))["events"]:
-            if each.get("tid") == self._number or (each.get("pid") == self._number and each["event"] in OF_GROUP):
+            is_loss = each["event"] == "loss" and each["count"]  # 0: a sweep took too long, and no record is missing
+            is_of_group = each.get("pid") == self._number and each["event"] in OF_GROUP
+            if is_loss or is_of_group or each.get("tid") == self._number:
                 each["boottime_ns"] = each["time_ns"] - self.replay.ahead_ns
                 self._events.append(each)
 

@@ -18,6 +18,7 @@ from collections.abc import Hashable
 
 from agent.capture import memoryreader, memorytask
 from agent.capture.memoryreader import UnusableMemoryError
+from agent.recorder import lossplan
 from agent.recorder.lifestates import state_of_task
 from agent.recorder.numberrecords import has_exit
 from agent.recorder.recording import Recording
@@ -34,6 +35,7 @@ class NumberPlan:
 
     Attributes:
         loud: the indices of the segments that have to be replayed.
+        lossy: those of them in which records were lost: a life may be within.
     """
 
     def __init__(self, recording: Recording, number: int, first: int, last: int) -> None:
@@ -44,7 +46,8 @@ class NumberPlan:
         self._parent = 0
         self._gaps = {recording.place_behind(gap) for gap in recording.seams}
         runs = recording.runs
-        self.loud: set[int] = set()
+        self.lossy = lossplan.lossy(recording, first, last)
+        self.loud = set(self.lossy)
         begin = first
         for place in range(first, last + 1):
             is_about = bool(self._segments[place].about(number))

@@ -29,8 +29,8 @@ from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.recorder.replay import NO_RECORDS
 from agent.recorder.rootsearch import RootSearch
+from agent.recorder.settler import Settler
 from agent.rootname import RootName
-from agent.table.inputs import Input
 from agent.table.objects import PidNamespace, TaskStruct
 
 Said: TypeAlias = dict[str, Any]
@@ -80,7 +80,6 @@ class Retelling:
         self._entries = self._replay.steps(self._limit())
         self._ahead_ns = self._replay.ahead_ns
         self._asleep_ns = 0
-        self._sweeping = False
         self._over = False
         self._crossed: list[Gap] = []
 
@@ -107,7 +106,7 @@ class Retelling:
                 yield self._taken()
                 if self._listener.ended:
                     return
-            self._settle()
+            self._settler.settle()
             yield self._taken()
             gap = None
             if self._replay.at_end and not self._listener.ended:
@@ -168,6 +167,7 @@ class Retelling:
     def _listen(self, roots: tuple[TaskStruct, ...], namespace: PidNamespace) -> None:
         replay = self._replay
         self._feed = Feed(replay.stream, replay.table, lambda: replay.time_ns, lambda: replay.ahead_ns)
+        self._settler = Settler(self._feed, replay.stream)
         kinds = (*self._span.kinds, ARGUMENTS) if self._span.arguments else self._span.kinds
         # It is fetched from after each part of the ring, so that it needs no bound.
         self._listener = Subscriber(self._reader.viewer, namespace, roots, kinds, replay.order, _ANY_BYTES)
@@ -230,20 +230,11 @@ class Retelling:
     # ---- the span ----------------------------------------------------------------------------------------------------
 
     def _note(self, entry: tape.TapeEntry) -> None:
-        """Tell what is due behind an entry. While a sweep repairs the table, it does not count as repaired."""
-        if entry.kind == Input.TRUST:
-            self._sweeping = True
-        elif entry.kind == Input.STRIKE_OFF:
-            self._sweeping = False
-        elif entry.kind == tape.CLOCK:
+        """Tell what is due behind an entry."""
+        if entry.kind == tape.CLOCK:
             self._compare_clocks(entry.ns - tape.MONOTONIC.unpack_from(entry.payload)[0])
-        elif entry.kind == tape.PART:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Tell the end of a loss, or of the roots, if no sweep is under way that repairs the table."""
-        if not self._sweeping or self._replay.stream.suspect:
-            self._feed.settle()
+        else:
+            self._settler.note(entry)
 
     def _compare_clocks(self, asleep_ns: int) -> None:
         by_ns, slept_ns = self._replay.ahead_ns - self._ahead_ns, asleep_ns - self._asleep_ns
@@ -282,7 +273,7 @@ class Retelling:
         replay = self._replay = self._recording.replayer(behind, self._recording.place_behind(gap))
         self._run = gap.next_run
         self._entries = replay.steps(self._limit())
-        self._ahead_ns, self._asleep_ns, self._sweeping = replay.ahead_ns, 0, False
+        self._ahead_ns, self._asleep_ns = replay.ahead_ns, 0
         here = {bridge.key(task): task for task in replay.table.tasks()} if same_boot else {}
         roots = tuple(here[bridge.key(root)] for root in listener.roots if bridge.key(root) in here)
         if listener.roots and not roots:

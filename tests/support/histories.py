@@ -13,6 +13,7 @@ from agent.recorder.recording import Recording
 
 Said = dict[str, Any]
 
+_APART: Final = ("gap", "loss")
 _NOT_OF_EVENTS: Final = ("run", "arguments_cut")
 _NAMES: Final = ("pid", "tid", "numbers", "start_ns", "uid", "gid", "comm")
 _OF_BIRTHS: Final = ("creator", "flags", "assumed", "present", "entered")
@@ -20,7 +21,7 @@ _OF_BIRTHS: Final = ("creator", "flags", "assumed", "present", "entered")
 
 def unlike(
     recording: Recording, numbers: Iterable[int] | None = None, span: dict[str, Any] | None = None
-) -> dict[int, tuple[list[Said], list[Said]]]:
+) -> dict[int, tuple[list[Said], list[Any]]]:
     """Return the numbers whose history differs from the events of all tasks: what each of the two alone tells.
 
     Args:
@@ -29,6 +30,7 @@ def unlike(
         span: its ends, as a question has them.
     """
     asked, by_number, without = span or {}, defaultdict[int, list[Said]](list), defaultdict[int, list[Said]](list)
+    losses: list[tuple[int, ...]] = []
     for batch in answers.events(recording, {**asked, "present": True, "arguments": True}, Enquirer()):
         for event in batch:
             if "tid" in event:
@@ -37,27 +39,35 @@ def unlike(
                     _give(by_number[event["pid"]], event)
             elif event["event"] == "gap":
                 without[0].append(event)
-    found = {}
+            elif event["event"] == "loss":
+                losses.append(_loss(event))
+    found: dict[int, tuple[list[Said], list[Any]]] = {}
     for number in numbers if numbers is not None else [*sorted(by_number), *(max(by_number) + more for more in (1, 2))]:
         told, gaps = _history(recording, number, asked)
         expected = [_like(event) for event in by_number[number]]
         if _by_life(told) != _by_life(expected):
             found[number] = [e for e in told if e not in expected], [e for e in expected if e not in told]
-        marked = {event["order"] for event in gaps}
+        if sorted(_loss(event) for event in gaps if event["event"] == "loss") != sorted(losses):
+            found[number] = gaps, losses
+        marked = {event["order"] for event in gaps if event["event"] == "gap"}
         if not marked <= {event["order"] for event in without[0]}:
             found[number] = gaps, without[0]
     return found
 
 
 def _history(recording: Recording, number: int, asked: dict[str, Any]) -> tuple[list[Said], list[Said]]:
-    """Return the events of a number's lives, and the gaps in them and beside them."""
+    """Return the events of a number's lives, and the gaps and losses in them and beside them."""
     try:
         lives, gaps = answers.history(recording, {**asked, "pid": number}, Enquirer())
     except NoSuchRootError:
         return [], []
     events = [event for life in lives for event in life]
-    gaps += [event for event in events if event["event"] == "gap"]
-    return [_like(event) for event in events if event["event"] != "gap"], gaps
+    gaps += [event for event in events if event["event"] in _APART]
+    return [_like(event) for event in events if event["event"] not in _APART], gaps
+
+
+def _loss(event: Said) -> tuple[int, ...]:
+    return event["order"], event["count"], event["time_ns"], event["boottime_ns"]
 
 
 def _by_life(events: list[Said]) -> dict[int, list[Said]]:

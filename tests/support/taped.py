@@ -194,7 +194,8 @@ class Taped:
                 kernel.answer(address, start_ns)
         if heard:
             if not lost and self._watch.is_in_doubt:
-                self._watch._trust()  # as a sweep does
+                self._watch._trust()  # as a sweep does, which finds nothing
+                self._watch.table.strike_off(self._watch.stream.next)
             self._remember(lost=lost)
             if self._clocks.random() < 0.3:
                 self.clock()

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from agent.capture import memoryreader
+from agent.errors import NoSuchRootError
 from agent.recorder import answers
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
@@ -74,3 +75,45 @@ def test_a_gap_costs_no_whole_keyframe(tmp_path: Path, monkeypatch: pytest.Monke
         assert sum(event["event"] == "gap" for event in events) >= _GAPS
         spared += load.call_count < _GAPS // 2
     assert spared > len(_NUMBERS) // 2
+
+
+def test_a_number_that_nobody_had_is_not_denied_where_records_were_lost(tmp_path: Path) -> None:
+    """A whole life may be among them, however many segments that lost none are around."""
+    taped = Taped(tmp_path, 3)
+    taped.mark(continues=False, why="the daemon began")
+    for lost in (False, False, True, False, False):
+        taped.step()
+        taped.step(lost=lost)
+        taped.step()
+        taped.mark(continues=True)
+    taped.end()
+    recording = Recording(tmp_path)
+    events = (each for batch in answers.events(recording, {}, Enquirer()) for each in batch)
+    (loss,) = (each for each in events if each["event"] == "loss")
+
+    lives, gaps = answers.history(recording, {"pid": 4_000_000}, Enquirer())
+
+    assert (lives, [(each["event"], each["order"], each["count"]) for each in gaps]) == (
+        [],
+        [("loss", loss["order"], 1)],
+    )
+
+
+def test_a_loss_outside_of_the_span_leaves_a_number_denied(tmp_path: Path) -> None:
+    """Before it, or behind it."""
+    taped = Taped(tmp_path, 3)
+    taped.mark(continues=False, why="the daemon began")
+    taped.step()
+    before = taped.next
+    taped.step(lost=True)
+    taped.step()
+    taped.step()
+    behind = taped.next
+    taped.step()
+    taped.end()
+    recording = Recording(tmp_path)
+
+    for span in ({"until": {"order": before}}, {"since": {"order": behind}}):
+        with pytest.raises(NoSuchRootError):
+            answers.history(recording, {"pid": 4_000_000, **span}, Enquirer())
+    assert answers.history(recording, {"pid": 4_000_000}, Enquirer())[1]
