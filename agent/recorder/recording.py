@@ -290,9 +290,16 @@ class Recording:
 
     @cached_property
     def _places(self) -> dict[tuple[int, int, int], int]:
-        # Several may begin at one number and time; the gap is in front of the first one.
-        behind = reversed(list(enumerate(self.segments)))
-        return {(of.run, of.facts.first, of.facts.realtime_ns): place for place, of in behind}
+        found: dict[tuple[int, int, int], int] = {}
+        for place, of in enumerate(self.segments):
+            begin = of.run, of.facts.first, of.facts.realtime_ns
+            # Several may begin at one number and time; the gap is in front of the first one that does not go on.
+            if begin not in found or (self._goes_on(found[begin]) and not self._goes_on(place)):
+                found[begin] = place
+        return found
+
+    def _goes_on(self, place: int) -> bool:
+        return place > 0 and self.segments[place].joins(self.segments[place - 1])
 
     def replayer(self, instant: Instant, place: int | None = None) -> Replayer:
         """Return a replayer that stands at an instant, or, where the recording has a gap before it, in front of the gap.

@@ -61,6 +61,24 @@ def test_a_segment_in_which_records_were_lost_alone_is_behind_no_gap(tmp_path: P
     assert {each["event"] for each in events(tmp_path)} & {"gap", "resync", "loss"} == {"loss"}
 
 
+def test_a_segment_that_was_cut_is_in_a_gap_though_the_next_one_begins_at_its_number_and_time(tmp_path: Path) -> None:
+    """The gap is between the two: no replay from the first one gets behind it."""
+    taped = begun(tmp_path)
+    taped.mark(continues=True)
+    taped.mark(continues=True)
+    taped.step()
+    taped.end()
+    _, cut, behind = Recording(tmp_path).segments
+    assert (cut.facts.first, cut.facts.realtime_ns) == (behind.facts.first, behind.facts.realtime_ns)
+    whole = [each for each in events(tmp_path) if each["event"] != "resync"]
+    cut.path.write_bytes(cut.path.read_bytes()[: cut._begin + 4])
+
+    told = events(tmp_path)
+    assert [each["order"] for each in told if each["event"] == "gap"] == [cut.facts.first]
+    assert [each for each in told if each["event"] not in ("gap", "resync")] == whole
+    assert gaps_of_lives(tmp_path, 1) == [cut.facts.first]
+
+
 def test_a_loss_goes_on_where_the_end_of_the_sweep_is_damaged(tmp_path: Path) -> None:
     """Not before a sweep has ended does the table count as repaired, also in front of a gap."""
     taped = begun(tmp_path)
