@@ -55,7 +55,7 @@ class _LossPlan:
         if one is not None and other is not None and one == other:
             return
         if end - begin > 1:
-            middle = (begin + end) // 2
+            middle = (begin + end) // 2 if is_joined else end - 1  # its keyframe is the last one that tells
             self.search(begin, middle, is_joined=True)
             self.search(middle, end, is_joined=is_joined)
         elif None not in (one, other) or _gives_up(self._segments[begin]):
