@@ -160,6 +160,79 @@ def test_nobody_gets_an_address_beside_a_restored_socket_that_does_not_share_it(
             pass
 
 
+SHARED = """
+import os, socket, time
+S, A, P = socket.SOL_SOCKET, socket.SO_REUSEADDR, socket.SO_REUSEPORT
+def bound(port, option=A, host="127.0.0.1"):
+    each = socket.socket()
+    each.setsockopt(S, option, 1)
+    each.bind((host, port))
+    each.setsockopt(S, option, 0)
+    return each
+waiting = bound(0)
+port = waiting.getsockname()[1]
+waiting.setsockopt(S, A, 1)
+if os.fork() == 0:
+    waiting.close()
+    mine = socket.socket()
+    mine.setsockopt(S, A, 1)
+    mine.bind(("127.0.0.1", port))
+    mine.listen(3)
+    mine.setsockopt(S, A, 0)
+    open("listens", "w").close()
+    while True:
+        client = mine.accept()[0]
+        client.sendall(b"listener")
+        client.close()
+while not os.path.exists("listens"):
+    time.sleep(0.02)
+waiting.setsockopt(S, A, 0)
+first = bound(0, P)
+first.setsockopt(S, P, 1)
+second = socket.socket()
+second.setsockopt(S, P, 1)
+second.bind(first.getsockname())
+for each in (first, second):
+    each.listen(2)
+for each in (first, second):
+    each.setsockopt(S, P, 0)
+alone = socket.socket()
+alone.bind(("127.0.0.1", 0))
+with open("ports", "w") as file:
+    print([port, first.getsockname()[1], alone.getsockname()[1]], file=file)
+open("begun", "w").close()
+while True:
+    time.sleep(60)
+"""
+
+
+def test_an_address_that_sockets_of_a_tree_share_without_an_option_is_theirs_alone(
+    tmp_path: Path, daemon_socket: Path
+) -> None:
+    """A listener and a socket that is only bound, of two processes; two listeners; a socket alone that is only bound."""
+    with program([sys.executable, "-c", SHARED], tmp_path) as pid:
+        eventually((tmp_path / "begun").exists, "it has begun")
+        images = dump(pid, tmp_path / "images", daemon_socket, suite=NEWER)
+    shared, twice, alone = ast.literal_eval((tmp_path / "ports").read_text())
+    with restarted(images):
+        for option in (socket.SO_REUSEPORT, socket.SO_REUSEADDR):
+            assert [_beside(each, socket.SOCK_STREAM, option) for each in (shared, twice, alone)] == [False] * 3
+            assert not _bound_beside(alone, option)
+        with socket.create_connection(("127.0.0.1", shared)) as client:
+            assert client.recv(100) == b"listener"
+
+
+def _bound_beside(port: int, option: int) -> bool:
+    """Return True if a socket of TCP with an option is bound to a port of 127.0.0.1, without listening."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, option, 1)
+        try:
+            other.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 FILTERED = """
 import ctypes, os, socket, struct, time
 a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -46,7 +46,7 @@ def filled(
         image = ProcessImage(numbers[0], (numbers[0],), None, {}, {}, None, None, None, fds)
         holders.append(Holder(actor, len(numbers) - 1, numbers, image, program.process((actor,))))
     made = Descriptors(holders, by_id, kinds, {each.numbers[0]: each.numbers for each in holders})
-    made.create()
+    made.create(program.word())
     made.hand_over(program.word(), program.word())
     return holders
 

@@ -27,7 +27,7 @@ from agent.restart.contents.filelocks import FileLocks
 from agent.restart.contents.filters import Filters
 from agent.restart.contents.ghostfiles import GhostFiles
 from agent.restart.contents.hostfacts import HostFacts, lowest_address
-from agent.restart.contents.images import Images, ProcessImage
+from agent.restart.contents.images import Images, Message, ProcessImage
 from agent.restart.contents.layouts import Layouts
 from agent.restart.contents.memory import AddressSpace
 from agent.restart.contents.pagereads import PageFiles
@@ -180,6 +180,8 @@ class Contents:
         self.refusals[:0] = spaces
         for pid, refused in treechecks.zombies(self._snapshot, host):
             self.refuse(pid, refused)
+        for pid, refused in treechecks.owners(self._images.files, self._checked, host):
+            self.refuse(pid, refused)
         self.namespaces = self.namespaces._replace(ipc=self._systemv.needed(host))
         fault = clocks.fault(self.namespaces.clocks, host)
         for refused in (*([fault] if fault is not None else []), *self._systemv.faults(host)):
@@ -253,7 +255,7 @@ class Contents:
             self._memories[pid] = memory
             for key in memory.files():
                 if key[0] == "file":
-                    self._check_file(pid, key[1])
+                    self._check_path(pid, key[1])
         numbers = {int(info.fd) for info in process.fds}
         for identity in {int(info.id) for info in process.fds}:
             self._check_way(pid, process, identity)
@@ -313,9 +315,11 @@ class Contents:
             return
         self._check_file(pid, identity)
         try:
+            fileowners.check(entry, name)
             self._kinds[kind].check(entry, numbers)
         except Refused as refused:
             self.refuse(pid, refused)
+        self._check_access(pid, entry)
 
     def _check_rooms(self) -> None:
         """Refuse processes whose addresses have no room for their restart; the helper's own areas are few and small."""
@@ -374,6 +378,16 @@ class Contents:
             return  # the process is there when the file is opened
         yield from openfiles.differences(entry, build=identity not in self._built)
         self._built.add(identity)
+
+    def _check_access(self, pid: int, entry: Message) -> None:
+        """Refuse a file that is there before the tree is, and that the caller may not open."""
+        try:
+            is_later = pathaccess.process_of(bytes(entry.reg.name)) in self._images.processes
+            if entry.HasField("reg") and not is_later and not self.ghosts.made_later(int(entry.id)):
+                openfiles.check_access(entry)
+        except Refused as refused:
+            self.refuse(pid, refused)
+            self._elsewhere.add(self._refusal(pid, refused))
 
     def _check_way(self, pid: int, process: ProcessImage, identity: int) -> None:
         """Refuse a user's file in the /proc folder of another process: the number may be another user's process by now."""

@@ -106,6 +106,10 @@ class FileKind(metaclass=ABCMeta):
     def create(self, file: OpenFile) -> int:
         """Add the operations that create an open file in its owner; return the high number that it gets there."""
 
+    def awaits_all(self) -> bool:
+        """Return True if `load` needs what other processes create."""
+        return False
+
     def load(self, file: OpenFile) -> None:  # noqa: B027 - most kinds have nothing to do there
         """Add the operations that put content into a file at its high number in its owner."""
 
@@ -162,10 +166,19 @@ class Descriptors:
         leaders = groups(self.holders_of, files, kinds)
         self._owners = owners(leaders, self.holders_of, lambda each: each.depth)
 
-    def create(self) -> None:
-        """Create every open file in its owner, and then put content into each."""
+    def create(self, bound: int) -> None:
+        """Create every open file in its owner, and then put content into each.
+
+        Args:
+            bound: a word that all processes post and wait for in between, where that is needed.
+        """
         for identity in self._owners:
             self.made(identity)
+        if any(kind.awaits_all() for kind in self._kinds.values()):
+            for holder in self.holders:
+                holder.leader.about = About("descriptors", "")
+                holder.leader.post(bound, len(self.holders))
+                holder.leader.wait(bound, len(self.holders))
         for identity in self._owners:
             holder, number = self.owned["file", identity]
             entry = self._about(holder, identity)

@@ -63,7 +63,8 @@ def kinds(
 def _inet_sockets(images: Images, allowed: External, blocked: "BlockedConnections | None") -> FileKind:
     from agent.restart.contents.inetsockets import InetSockets
 
-    return InetSockets(partial(_stream, images) if allowed.established else None, blocked, closed=allowed.closed)
+    stream = partial(_stream, images) if allowed.established else None
+    return InetSockets(images.files, stream, blocked, closed=allowed.closed)
 
 
 def _unix_sockets(images: Images) -> FileKind:

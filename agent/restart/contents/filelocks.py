@@ -14,6 +14,7 @@ F_RDLCK, F_WRLCK, F_UNLCK = 0, 1, 2
 F_SETLK, F_OFD_SETLK, F_SETLEASE = 6, 37, 1024
 _BREAKING: Final = 4
 LOCK_SH, LOCK_EX, LOCK_NB = 1, 2, 4
+_MOST: Final = (1 << 63) - 1
 _NAMES: Final = {POSIX: "fcntl", FLOCK: "flock", OFD: "open file", LEASE: "lease"}
 
 
@@ -42,6 +43,8 @@ class FileLocks:
                 yield Refused("lock", _identity(entry), "lease", text)
             elif entry.type not in (F_RDLCK, F_WRLCK) or int(entry.fd) not in have:
                 yield Refused("lock", _identity(entry), "missing", "the images do not describe its file or type")
+            elif entry.flag in (POSIX, OFD) and not 0 <= entry.start <= entry.start + max(entry.len, 0) <= _MOST:
+                yield Refused("lock", _identity(entry), "range", "no file has such a range: dump it again")
 
     def restore(self, holder: Holder) -> None:
         """Add the operations by which a process takes its locks. Closing any descriptor of the file ends one."""

@@ -25,6 +25,9 @@ class NetlinkSockets(FileKind):
         if len(socket.groups) > 1 or socket.dst_group > _MOST_GROUP:
             text = "it is a member of groups beyond the first 32: have the program leave them before the dump"
             raise Refused("netlink-socket", str(entry.id), "groups", text)
+        rule, text = socketoptions.fault((AF_NETLINK, SOCK_RAW, int(socket.protocol)), socket.opts)
+        if rule:
+            raise Refused("netlink-socket", str(entry.id), rule, text)
 
     def create(self, file: OpenFile) -> int:
         """Create a socket with its groups, and with its number if that is free."""
@@ -44,4 +47,5 @@ class NetlinkSockets(FileKind):
 
     def settle(self, file: OpenFile) -> None:
         """Set its options."""
+        socketoptions.bind_to_device(file, file.entry.nlsk.opts)
         socketoptions.restore_options(file, file.entry.nlsk.opts)

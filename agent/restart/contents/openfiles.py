@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The open files that are opened by a path, pipes and FIFOs."""
 
+import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,14 @@ O_CREAT, O_EXCL, O_TRUNC, O_NOCTTY = 0o100, 0o200, 0o1000, 0o400
 O_TMPFILE: Final = 0o20200000
 _NOT_FOR_OPEN: Final = O_CREAT | O_EXCL | O_TRUNC
 F_SETPIPE_SZ: Final = 1031
+_PIPE: Final = 1 << 16
+"""Bytes of a pipe whose size no program has set."""
+_MOST_PIPE: Final = 1 << 31
+_O_PATH: Final = 0o10000000
+_MOST_POSITION: Final = (1 << 63) - 1
+_TERMINALS: Final = (*range(2, 6), *range(128, 144))
+"""Major numbers of devices that are terminals: the kernel's include/uapi/linux/major.h. CRIU has other messages of them."""
+_ASKED: Final = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK}
 
 
 def open_flags(flags: int) -> int:
@@ -49,13 +58,68 @@ def differences(entry: Any, *, build: bool) -> Iterator[Refused]:
     elif reg.HasField("size") and found.st_size != reg.size and stat.S_ISREG(found.st_mode):
         text = f"{path} has {found.st_size} bytes, and had {reg.size} at the dump: {then}"
         yield Refused("file", identity, "size", text)
+    elif stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) in _TERMINALS:
+        yield Refused("file", identity, "type", f"{path} is a terminal, and was another device at the dump: {then}")
     wanted = buildids.recorded(list(reg.build_id)) if build else b""
     if wanted and stat.S_ISREG(found.st_mode) and not buildids.same(buildids.build_id(Path(path)), wanted):
         yield Refused("file", identity, "build", f"{path} is another build than at the dump: {then}")
 
 
+def check_access(entry: Any) -> None:
+    """Refuse a file that is at its path, and that the caller may not open as it was open.
+
+    The kernel is asked without opening it, which does something to some files. One of the caller's own may be opened in a
+    user namespace, where the caller gets all rights over such.
+
+    Raises:
+        Refused: the reason.
+    """
+    flags, path = int(entry.reg.flags), bytes(entry.reg.name)
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # it is looked for elsewhere
+        return
+    mode = _ASKED.get(flags & os.O_ACCMODE, os.R_OK | os.W_OK)
+    is_own = os.geteuid() and (found.st_uid, found.st_gid) == (os.geteuid(), os.getegid())
+    if not (flags & _O_PATH or is_own or os.access(path, mode, effective_ids=True)):
+        text = f"the caller may not open {os.fsdecode(path)} as it was open: be its user, or root"
+        raise Refused("file", str(entry.id), "access", text)
+
+
+def _check_pipe(kind: str, identity: int, content: bytes, size: int) -> None:
+    """Refuse the size of a pipe that the kernel does not give, and more content than it has room for.
+
+    Raises:
+        Refused: the reason.
+    """
+    rule = text = ""
+    if size > _MOST_PIPE or len(content) > (size or _PIPE):
+        rule, text = "size", f"{len(content)} bytes are in a pipe of {size or _PIPE} bytes: dump it again"
+    elif size > _PIPE:
+        reader, writer = os.pipe()
+        try:
+            fcntl.fcntl(writer, F_SETPIPE_SZ, size)
+        except OSError as error:
+            rule, text = "size", f"a pipe gets no {size} bytes here: {error.strerror}: raise fs.pipe-max-size"
+        finally:
+            os.close(reader)
+            os.close(writer)
+    if rule:
+        raise Refused(kind, str(identity), rule, text)
+
+
 class PathFiles(FileKind):
     """Files, folders and devices, which have a path."""
+
+    def check(self, entry: Any, _numbers: AbstractSet[int]) -> None:
+        """Refuse a position that a file cannot have, and a folder that is written."""
+        reg, identity = entry.reg, str(entry.id)
+        name, flags = os.fsdecode(bytes(reg.name)), int(reg.flags)
+        if reg.pos > (0 if flags & _O_PATH else _MOST_POSITION):
+            text = f"{name} cannot be open at position {reg.pos}: dump it again"
+            raise Refused("file", identity, "position", text)
+        if stat.S_ISDIR(reg.mode) and flags & os.O_ACCMODE != os.O_RDONLY:
+            raise Refused("file", identity, "flags", f"{name} is a folder, which nothing can write to: dump it again")
 
     def create(self, file: OpenFile) -> int:
         """Open a file by its path, at its position. Not every device has positions."""
@@ -81,6 +145,10 @@ class Pipes(FileKind):
         for identity, entry in files.items():
             if entry.HasField("pipe"):
                 self._ends.setdefault(int(entry.pipe.pipe_id), []).append(identity)
+
+    def check(self, entry: Any, _numbers: AbstractSet[int]) -> None:
+        """Refuse a size that no pipe has, or not here."""
+        _check_pipe("pipe", int(entry.id), *self._contents.get(int(entry.pipe.pipe_id), (b"", 0)))
 
     def create(self, file: OpenFile) -> int:
         """Create a pipe when its first end is asked for; both ends are then in one process."""
@@ -146,6 +214,7 @@ class Fifos(FileKind):
         if os.path.lexists(path) and not (os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)):
             text = f"{os.fsdecode(path)} is no FIFO any more: put the one there that it had open"
             raise Refused("fifo", str(entry.id), "type", text)
+        _check_pipe("fifo", int(entry.id), *self._contents.get(int(entry.fifo.pipe_id), (b"", 0)))
 
     def together(self, entry: Any) -> Iterable[int]:
         """Return all open files of the FIFO."""

@@ -100,7 +100,7 @@ class Programs:
         self._known: dict[tuple[int, int | None], Registers] = {}
         objects = len(source.objects.objects)
         self.fill = FillProgram(_WORDS_OF_TREE + _WORDS_OF_PROCESS * len(source.memories) + _WORDS_OF_OBJECT * objects)
-        self._created, self._fetched = self.fill.word(), self.fill.word()
+        self._bound, self._created, self._fetched = (self.fill.word() for _ in range(3))
         self._actors = {
             (actor.leader, source.snapshot.number(actor.tag)): index
             for index, actor in enumerate(source.plan.actors)
@@ -138,7 +138,7 @@ class Programs:
         for each in self._exchanges:
             each.begin_rest()
         self._source.memfds.shared = self._shared
-        self._descriptors.create()
+        self._descriptors.create(self._bound)
         self._descriptors.hand_over(self._created, self._fetched)
         for each in self._exchanges:
             self._finish(each.holder, each.ready)

@@ -40,6 +40,8 @@ MEMFD_DESCRIPTOR: Final = 18
 MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_HUGETLB = 1, 2, 4
 F_ADD_SEALS: Final = 1033
 F_SEAL_SEAL, F_SEAL_WRITE = 1, 8
+_SEALS: Final = 0x3F
+"""All seals, F_SEAL_EXEC of Linux 6.3 the last one."""
 _ALIGNED: Final = 1 << 30
 """Bytes that the scratch mapping of an object is aligned to: the largest of huge pages."""
 _ANONYMOUS: Final = b"/dev/zero"
@@ -181,6 +183,8 @@ class SharedMemory:
             raise Refused(*one.about, "size", f"{one.size} bytes are more than a process can map")
         if any(run.address + run.size > one.span for run in one.runs):
             raise Refused(*one.about, "pages", "the image has pages behind its end")
+        if one.seals & ~_SEALS:
+            raise Refused(*one.about, "seals", f"its seals {one.seals:#x} are not known here: use a newer ckptree")
 
 
 class SharedFiles:

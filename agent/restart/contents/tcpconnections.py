@@ -84,21 +84,25 @@ def fault(part: Any, state: TcpStream | None) -> tuple[str, str]:
         return "state", f"its state {part.state} is none in which CRIU dumps a connection: dump it again"
     if state is None:
         return "missing", "the images have no state of the connection: dump it with --tcp-established"
-    with sockets.socket() as probe:
-        try:
-            probe.setsockopt(SOL_TCP, TCP_REPAIR, 1)
-            probe.setsockopt(SOL_TCP, TCP_REPAIR, 0)
-        except OSError as error:
-            return (
-                "repair",
-                f"the kernel allows no repair of connections: {error.strerror}: restart needs CAP_NET_ADMIN",
-            )
+    if text := repair_fault():
+        return "repair", text
     if part.state in (*_PEER_ENDED, *_END_ACKNOWLEDGED):
         try:
             sockets.socket(sockets.AF_INET, sockets.SOCK_RAW, sockets.IPPROTO_RAW).close()
         except OSError as error:
             return "repair", f"no packet can be sent in its peer's name: {error.strerror}: restart needs CAP_NET_RAW"
     return "", ""
+
+
+def repair_fault() -> str:
+    """Return the reason why the caller puts no socket into repair mode; empty: it does."""
+    with sockets.socket() as probe:
+        try:
+            probe.setsockopt(SOL_TCP, TCP_REPAIR, 1)
+            probe.setsockopt(SOL_TCP, TCP_REPAIR, 0)
+        except OSError as error:
+            return f"the kernel allows no repair of connections: {error.strerror}: restart needs CAP_NET_ADMIN"
+    return ""
 
 
 def connect(file: OpenFile, state: TcpStream, bind: Callable[[], None], peer: bytes) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from agent.model import Snapshot, Tag, Task, TaskState
+from agent.restart.contents import fileowners
 from agent.restart.contents.descriptors import KINDS, FileKind, unseen
 from agent.restart.contents.hostfacts import NAMESPACES, HostFacts
 from agent.restart.contents.images import Images, ProcessImage
@@ -130,6 +131,24 @@ def zombies(snapshot: Snapshot, host: HostFacts) -> Found:
             number = snapshot.number(task.pid)
             ids = ("user", (task.uid,), host.uids), ("group", (task.gid,), host.gids)
             yield from ((number, refused) for refused in ids_of_host(number, ids))
+
+
+def owners(files: Mapping[int, Any], having: Mapping[int, int], host: HostFacts) -> Found:
+    """Check whether open files can signal their owners as the users that have set these.
+
+    Args:
+        files: the file_entry of each open file.
+        having: a process that has it, by each open file.
+        host: this host.
+    """
+    for identity, pid in having.items():
+        entry = files.get(identity)
+        if entry is None or not fileowners.is_described(entry):
+            continue
+        for user in sorted({*fileowners.users(entry)}):
+            if not any(user in each for each in host.uids):
+                text = f"user {user} has set its owner, and there is no user {user} here"
+                yield pid, Refused(KINDS[int(entry.type)], str(identity), "user", text)
 
 
 def reach(images: Images, spaces: Mapping[int, tuple[int, ...]], kinds: Mapping[int, FileKind]) -> Found:

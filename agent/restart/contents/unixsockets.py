@@ -87,6 +87,9 @@ class UnixSockets(FileKind):
         """Refuse a socket that is connected to one outside the tree, or whose name or queue cannot be restored."""
         for rule, text in self._faults(entry):
             raise Refused("unix-socket", str(entry.id), rule, text)
+        rule, text = socketoptions.fault((AF_UNIX, int(entry.usk.type), 0), entry.usk.opts)
+        if rule:
+            raise Refused("unix-socket", str(entry.id), rule, text)
 
     def together(self, entry: Any) -> Iterable[int]:
         """Return the sockets of its connection and of its name, and the files in flight to it."""
@@ -145,6 +148,7 @@ class UnixSockets(FileKind):
         other = self._other_ends.get(int(file.entry.id))
         if other is not None:
             file.script.call("close", other)
+        socketoptions.bind_to_device(file, socket.opts)
         socketoptions.restore_options(file, socket.opts)
         if socket.opts.reuseaddr:
             socketoptions.set_option(file, socketoptions.SOL_SOCKET, socketoptions.SO_REUSEADDR, 1)

@@ -109,7 +109,7 @@ def test_a_socket_of_no_interface_and_of_no_protocol_is_refused(fields: dict[str
     known = {"family": 2, "type": 2, "proto": 17, "state": 7, "src_port": 0, "dst_port": 0, "backlog": 0, "ino": 1}
     entry = file_entry(1, 4, **known | fields, src_addr=[0], dst_addr=[0])
     with pytest.raises(Refused) as refused:
-        InetSockets().check(entry, set())
+        InetSockets({}).check(entry, set())
 
     assert refused.value.refusal[2] == rule
 
@@ -119,7 +119,7 @@ def test_options_of_a_socket_may_have_all_bits() -> None:
     known = {"family": 2, "type": 1, "proto": 6, "state": 7, "src_port": 0, "dst_port": 0, "backlog": 0, "ino": 1}
     options = {"tos": MOST, "ttl": MOST}
     entry = file_entry(1, 4, **known, src_addr=[0], dst_addr=[0], tcp_opts={"keepidle": MOST}, ip_opts=options)
-    (holder,) = filled([entry], {4: InetSockets()}, [((10,), [1])])
+    (holder,) = filled([entry], {4: InetSockets({})}, [((10,), [1])])
 
     assert calls(holder, "setsockopt")
 

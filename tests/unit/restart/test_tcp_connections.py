@@ -37,7 +37,7 @@ def _blocked(method: int = 2, run: bytes = b"") -> BlockedConnections:
 
 def test_a_connection_gets_sequence_numbers_before_and_data_after_it_is_connected() -> None:
     """Numbers count from the first byte of a queue, and wrap."""
-    kind = InetSockets(lambda _: _stream(), _blocked())
+    kind = InetSockets({}, lambda _: _stream(), _blocked())
     kind.check(_connection(), {3})
 
     (holder,) = filled([_connection()], {4: kind}, [((10,), [1])])
@@ -68,11 +68,11 @@ def _u32(holder: Any, place: Any) -> int:
 
 def test_connections_are_refused_unless_they_are_asked_for_and_established() -> None:
     """Each for its own reason."""
-    asked = InetSockets(lambda _: _stream(), _blocked())
+    asked = InetSockets({}, lambda _: _stream(), _blocked())
     for kind, entry, rule in (
-        (InetSockets(), _connection(), "connection"),
+        (InetSockets({}), _connection(), "connection"),
         (asked, _connection(state=6), "state"),
-        (InetSockets(lambda _: None, _blocked()), _connection(), "missing"),
+        (InetSockets({}, lambda _: None, _blocked()), _connection(), "missing"),
     ):
         with pytest.raises(Refused) as caught:
             kind.check(entry, {3})
@@ -92,7 +92,7 @@ def test_a_blocked_connection_is_refused_where_the_program_is_missing(monkeypatc
     """It would stand still for ever."""
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(Refused, match="--network-lock skip"):
-        InetSockets(lambda _: _stream(), _blocked(0)).check(_connection(), {3})
+        InetSockets({}, lambda _: _stream(), _blocked(0)).check(_connection(), {3})
     assert _blocked(2).fault() == ("", "")
 
 
@@ -146,7 +146,7 @@ def test_a_connection_of_ipv4_in_a_socket_of_ipv6_was_blocked_as_ipv4(monkeypatc
 )
 def test_a_connection_that_is_being_closed_gets_its_ends_in_their_order(state: int, steps: list[str]) -> None:
     """A packet in the peer's name has the number behind the data, less an end that is not there yet."""
-    kind = InetSockets(lambda _: TcpStream(_stream(outq_len=0, inq_len=0, inq_seq=1).message, b"", b""), _blocked())
+    kind = InetSockets({}, lambda _: TcpStream(_stream(outq_len=0, inq_len=0, inq_seq=1).message, b"", b""), _blocked())
     kind.check(_connection(state=state), {3})
 
     (holder,) = filled([_connection(state=state)], {4: kind}, [((10,), [1])])
