@@ -208,7 +208,7 @@ def _restart(wish: RestartWish, asked: "Asked", begun: list[bool]) -> int:
         given, wish = wish, located(wish)
         snapshot, plan, programs = _planned(wish)
         filled = whole(examined(wish.images, snapshot, plan, with_terminal(wish.allowed))) if wish.images else None
-        plan = filled.plan if filled is not None else plan
+        snapshot, plan = (filled.snapshot, filled.plan) if filled is not None else (snapshot, plan)
         asked.check()
     except RuntimeError as error:  # an import may wrap an exception that is raised within it
         if not asked.numbers:

@@ -18,6 +18,7 @@ from agent.restart.contents import (
     pathaccess,
     taskchecks,
     treechecks,
+    zombieusers,
 )
 from agent.restart.contents.addresses import AddressRange, Specials, hole
 from agent.restart.contents.descriptors import KINDS, groups
@@ -55,12 +56,13 @@ class Contents:
         plan: of the same tree, in which births share what processes share.
         namespaces: that the tree gets, once `check_host` knows them.
         ghosts: the deleted files.
+        snapshot: the tree, whose zombies have the ids that they have in its user namespace.
         blocked: the rules that block connections; None where there are no such sockets.
     """
 
     def __init__(self, images: Images, snapshot: Snapshot, plan: Plan, allowed: External = NOTHING) -> None:
         self._images = images
-        self._snapshot = snapshot
+        self.snapshot, strange = zombieusers.numbered(snapshot, images)
         self._plan = plan
         self.refusals: list[ContentRefusal] = []
         self._told: set[ContentRefusal] = set()
@@ -98,6 +100,7 @@ class Contents:
             treechecks.sharing(images.processes),
             self._tables.faults(),
             treechecks.unknown(images.processes),
+            strange,
         ):
             for pid, refused in found:
                 self.refuse(pid, refused)
@@ -178,9 +181,8 @@ class Contents:
         if any(each.identity.startswith("mnt ") for each in spaces):  # its paths are those of other mounts
             self.refusals = [each for each in self.refusals if each not in self._elsewhere]
         self.refusals[:0] = spaces
-        for pid, refused in treechecks.zombies(self._snapshot, host):
-            self.refuse(pid, refused)
-        for pid, refused in treechecks.owners(self._images.files, self._checked, host):
+        owners = treechecks.owners(self._images.files, self._checked, host)
+        for pid, refused in (*treechecks.zombies(self.snapshot, host), *owners):
             self.refuse(pid, refused)
         self.namespaces = self.namespaces._replace(ipc=self._systemv.needed(host))
         fault = clocks.fault(self.namespaces.clocks, host)
@@ -215,7 +217,7 @@ class Contents:
         """
         source = TreeContents(
             images=self._images,
-            snapshot=self._snapshot,
+            snapshot=self.snapshot,
             plan=self._plan,
             memories=self._memories,
             leaders=self._leaders,
@@ -257,8 +259,8 @@ class Contents:
                 if key[0] == "file":
                     self._check_path(pid, key[1])
         numbers = {int(info.fd) for info in process.fds}
-        for identity in {int(info.id) for info in process.fds}:
-            self._check_way(pid, process, identity)
+        for other in pathaccess.ways_of_others(process, self._images.files):
+            self.refuse(pid, other)
         for info in process.fds:
             self._check_open_file(pid, int(info.id), int(info.type), numbers)
         for fault in self._locks.faults(pid, numbers):
@@ -278,7 +280,7 @@ class Contents:
 
     def _check_owners(self) -> None:
         """Refuse files that processes have in common, and of which none is seen by all others."""
-        tags = {pid: self._snapshot.pid(self._plan.actors[self._leaders[pid]].tag) for pid in self._memories}
+        tags = {pid: self.snapshot.pid(self._plan.actors[self._leaders[pid]].tag) for pid in self._memories}
         spaces = {pid: known.namespaces if known else () for pid, known in tags.items()}
         for pid, refused in treechecks.reach(self._images, spaces, self._kinds):
             self.refuse(pid, refused)
@@ -388,13 +390,3 @@ class Contents:
         except Refused as refused:
             self.refuse(pid, refused)
             self._elsewhere.add(self._refusal(pid, refused))
-
-    def _check_way(self, pid: int, process: ProcessImage, identity: int) -> None:
-        """Refuse a user's file in the /proc folder of another process: the number may be another user's process by now."""
-        entry = self._images.files.get(identity)
-        if entry is None or not entry.HasField("reg") or pathaccess.user_of(process) is None:
-            return
-        path = bytes(entry.reg.name)
-        if pathaccess.process_of(path) not in (None, pid):
-            text = f"{os.fsdecode(path)} is a file of another process, whose number may be one of another user by now"
-            self.refuse(pid, Refused("file", str(identity), "other-process", text))

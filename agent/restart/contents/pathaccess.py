@@ -10,15 +10,16 @@ file there by a symbolic link: the kernel has told CRIU the path of each open fi
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from agent.record import NamedTuple
 from agent.restart.contents import credentials
 from agent.restart.contents.holder import AT_FDCWD, O_CLOEXEC, Holder, keep_high, open_high
 from agent.restart.contents.images import ProcessImage
+from agent.restart.contents.refusals import Refused
 from agent.restart.rebuild.programpath import changeable_at
 
 O_DIRECTORY, O_NOFOLLOW, O_PATH = 0o200000, 0o400000, 0o10000000
@@ -53,6 +54,21 @@ def process_of(path: bytes) -> int | None:
     """Return the number of the process whose file in /proc a path names; None for all other paths."""
     found = _OF_PROCESS.match(path)
     return int(found[1]) if found else None
+
+
+def ways_of_others(process: ProcessImage, files: Mapping[int, Any]) -> Iterator[Refused]:
+    """Yield the files of a user's process in the /proc folder of another one: its number may be another user's by now.
+
+    Args:
+        process: the process.
+        files: the file_entry of each open file.
+    """
+    for identity in sorted({int(info.id) for info in process.fds}) if user_of(process) is not None else ():
+        entry = files.get(identity)
+        path = bytes(entry.reg.name) if entry is not None and entry.HasField("reg") else b""
+        if process_of(path) not in (None, process.pid):
+            text = f"{os.fsdecode(path)} is a file of another process, whose number may be one of another user by now"
+            yield Refused("file", str(identity), "other-process", text)
 
 
 @cache
