@@ -20,6 +20,7 @@ from tests.live.rebuilds import assert_gone, free_number, status, verified
 from tests.live.restartverb import TOP, command, ran, running, soon
 from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
+from tests.support import usernamespace
 from tests.support.builders import a_snapshot, a_task
 
 LARGE = {"two_hundred_tasks", "four_hundred_nested", "six_hundred_pids"}
@@ -112,6 +113,25 @@ def test_the_root_of_a_container_adopts_orphans_here_and_its_end_is_that_of_all(
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 7
     assert_gone([*pids, number])
+
+
+@pytest.mark.parametrize(
+    ("before", "allowed"),
+    [((), False), (("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"), True)],
+    ids=["another's pid namespace", "its own"],
+)
+def test_root_of_a_user_namespace_has_the_numbers_of_its_own_pid_namespaces_alone(
+    images: dict[str, Path], before: tuple[str, ...], *, allowed: bool
+) -> None:
+    """It has all capabilities, and over the numbers of another user namespace none of them holds."""
+    words = [*usernamespace.WORDS, *before, *command(images["flat"], "--no-pidns", "--run", "true")]
+    done = subprocess.run(
+        words, cwd=TOP, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == (0 if allowed else 125), done.stderr
+    assert ("rights over this pid namespace, which is another user namespace's" in done.stderr) != allowed
+    assert "step" not in done.stderr
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checks before a rebuild: limits of this host, rights of the caller, and numbers that are in use."""
 
+import errno
+import fcntl
 import os
 import resource
 import signal
@@ -23,6 +25,7 @@ _DESCRIPTORS: Final = 128
 _SYS_ADMIN: Final = 1 << 21
 _MAY_CHOOSE: Final = _SYS_ADMIN | 1 << 40
 """CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE."""
+_NS_GET_USERNS: Final = 0xB701
 
 
 def limit_per_namespace() -> bool | None:
@@ -130,6 +133,30 @@ def _permission(plan: Plan, proc: Path, *, any_numbers: bool) -> Iterator[str]:
             "to choose numbers here takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE: be root, take any numbers with "
             "--no-pids, or leave out --no-pidns"
         )
+    elif not any_numbers and not owns_pid_namespace(proc):
+        yield (
+            "to choose numbers here takes rights over this pid namespace, which is another user namespace's, and not that "
+            "of the caller: leave out --no-pidns, take any numbers with --no-pids, or call it from outside of that one"
+        )
+
+
+def owns_pid_namespace(proc: Path = Path("/proc")) -> bool:
+    """Return False if this process's rights in its user namespace are none over its pid namespace; True if unknown.
+
+    The kernel gives the user namespace that owns another one only where the caller's, or one below, is that
+    (ns_get_owner(); ioctl_ns(2)). set_tid of clone3() takes rights in that one (alloc_pid()).
+    """
+    try:
+        namespace = os.open(proc / "self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        os.close(fcntl.ioctl(namespace, _NS_GET_USERNS))
+    except OSError as error:
+        return error.errno != errno.EPERM
+    finally:
+        os.close(namespace)
+    return True
 
 
 def _capabilities(proc: Path) -> int:

@@ -212,6 +212,20 @@ def test_who_may_choose_no_numbers_here_is_told_what_else_there_is(proc: Path) -
     preflight(own.plan(), proc=proc)
 
 
+def test_root_of_a_user_namespace_in_the_pid_namespace_of_another_is_told_before_anything_is_made(
+    proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has all capabilities in its user namespace, and none over the numbers here; with any numbers it needs none."""
+    (proc / "self/status").write_text("NSpid:\t7\nCapEff:\t000001ffffffffff\n")
+    here = PlanWriter(pidns=False)
+    here.actor(901)
+    preflight(here.plan(), proc=proc)
+    monkeypatch.setattr("agent.restart.rebuild.preflight.owns_pid_namespace", lambda _: False)
+    with pytest.raises(HostError, match=r"rights over this pid namespace, .*: leave out --no-pidns, take any numbers"):
+        preflight(here.plan(), proc=proc)
+    preflight(here.plan(), any_numbers=True, proc=proc)
+
+
 def nested(writer: PlanWriter) -> None:
     """Make a nested namespace by clone()."""
     writer.born(0, 901, 1, bits=CloneBits.NEWPID)
