@@ -162,12 +162,12 @@ def a_watch(kernel: Kernel) -> Watch:
 
 
 @contextmanager
-def a_plain_host() -> Iterator[None]:
-    """Let snapshots that are made in the block describe no host."""
+def a_plain_host(boottime_ns: int = 1 << 60) -> Iterator[None]:
+    """Let snapshots that are made in the block describe no host, and be cut at a time of CLOCK_BOOTTIME, ns."""
     with patch.multiple(
         "agent.proc.host",  # a compiled module looks there for them
         boot_id=lambda: "00000000-0000-0000-0000-000000000000",
-        cut_clock=lambda: lambda: 1 << 60,
+        cut_clock=lambda: lambda: boottime_ns,
         header=Header,
     ):
         yield
@@ -176,18 +176,21 @@ def a_plain_host() -> Iterator[None]:
 class Scene:
     """A kernel, a watch over it, and a service.
 
+    Args:
+        boottime_ns: the time at which all snapshots are cut, CLOCK_BOOTTIME, ns.
+
     Attributes:
         kernel: has an init, and the tasks that a test makes.
         unsent: the bytes of answers that the clients of a user have not fetched, by user id.
         log: the lines of the service's log.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, boottime_ns: int = 1 << 60) -> None:
         self.kernel = Kernel(lambda _: None)
         self.watch = a_watch(self.kernel)
         self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.unsent = Counter[int]()
-        with a_plain_host():
+        with a_plain_host(boottime_ns):
             self.service = Service(self.watch, Journal(writer), self.unsent.__getitem__)
 
     def child(self, parent: Thread | None = None, ids: tuple[int, int] | None = None, flags: int = 0) -> Thread:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A watch over a simulated kernel that skips program runs: a skipped run leaves neither a record nor a number."""
 
-import time
 from collections.abc import Callable
 from unittest.mock import patch
 
@@ -16,7 +15,7 @@ from agent.rootname import parse
 from agent.table.objects import AUTOREAP
 from tests.support.kernelobjects import Thread
 from tests.support.kernelsim import Kernel
-from tests.support.simwatch import SimProbes, a_plain_host, a_watch
+from tests.support.simwatch import SimProbes, SimRing, a_plain_host, a_watch
 
 
 class Scene:
@@ -140,6 +139,26 @@ class Clock:
         return self.now_s
 
 
+class FloodedRing(SimRing):
+    """A ring into which more comes than its reader takes, which gets little time: no record that is wanted is reached.
+
+    Args:
+        clock: moves as it is read.
+    """
+
+    PART_S = 0.1
+    pending = 1 << 30
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def drain(self, _feed: Callable[[bytes, int], None], limit: int = 1 << 62) -> int:
+        """Pass over records that others have discarded."""
+        self._clock.now_s += self.PART_S
+        return limit
+
+
 def test_a_snapshot_on_a_host_that_is_too_busy_says_so_and_does_not_go_on_and_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -169,11 +188,14 @@ def test_a_watch_that_gets_no_time_to_catch_up_answers_within_its_patience_and_s
     """The daemon is starved of the CPU: an unknown number may be that of any user's task, so ownership is not
     certain.
     """
-    scene = Scene()
+    scene, clock = Scene(), Clock(0)
     root = scene.snapshots.find(parse(str(scene.root.tid)))
-    monkeypatch.setattr(scene.watch._intake, "catch_up", lambda deadline_s: deadline_s == float("inf"))
+    scene.watch.probes.ring = FloodedRing(clock)  # type: ignore[assignment]  # it has the interface
+    scene.kernel.fork(scene.root)
+    monkeypatch.setattr("agent.capture.watch.time.monotonic", clock.monotonic)
     snapshot = scene.snapshots.take(root)
 
+    assert clock.now_s == pytest.approx(2, abs=2 * FloodedRing.PART_S)
     assert not snapshot.completeness.complete
     assert scene.snapshots.find(parse(str(scene.root.tid))) is root
     for ask in (
@@ -225,20 +247,19 @@ def test_a_memory_of_no_use_is_refused_and_a_watch_begins_without_it(damage: byt
 
 def test_a_sweep_beside_the_loop_is_given_up_and_has_longer_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests wait for it; a sweep that never has enough time would never end."""
-    scene = Scene()
-    given: list[float] = []
-
-    def catch_up(deadline_s: float) -> bool:
-        given.append(deadline_s - time.monotonic())
-        return False
-
-    monkeypatch.setattr(scene.watch._intake, "catch_up", catch_up)
+    scene, clock, given = Scene(), Clock(0), list[int]()
+    ring = scene.watch.probes.ring
+    scene.watch.probes.ring = FloodedRing(clock)  # type: ignore[assignment]  # it has the interface
+    scene.kernel.fork(scene.root)
+    monkeypatch.setattr("agent.capture.watch.time.monotonic", clock.monotonic)
     for _ in range(4):
+        begun_s = clock.now_s
         scene.watch.mend()
+        given.append(round(clock.now_s - begun_s))
 
-    assert [round(each) for each in given] == [5, 10, 20, 20]
+    assert given == [5, 10, 20, 20]
     assert scene.watch.is_in_doubt
-    monkeypatch.undo()
+    scene.watch.probes.ring = ring
     scene.watch.mend()
     assert not scene.watch.is_in_doubt
 

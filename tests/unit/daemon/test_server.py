@@ -16,9 +16,11 @@ import pytest
 from agent.access import Policy
 from agent.config import Config
 from agent.daemon import fairness, listeners, server
+from agent.daemon.asker import Asker
 from agent.daemon.journal import Journal
 from agent.daemon.listeners import opened
 from agent.daemon.server import MAX_CLIENTS_PER_USER, Server
+from agent.daemon.service import Service
 from agent.environment import private_socket
 from agent.protocol import codec
 from tests.support.kernelsim import Kernel
@@ -101,6 +103,35 @@ class Served:
             self.turn()
             found = [said or answer(client) for said, client in zip(found, clients, strict=True)]
         return [said for said in found if said is not None]
+
+
+class SlowService:
+    """A service of which each answer takes the worker until it is told to go on.
+
+    Args:
+        service: does all else.
+
+    Attributes:
+        begun: set once the worker makes an answer.
+        go_on: lets it be made.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._service, name)
+
+    def is_heavy(self, _request: codec.Message) -> bool:
+        """Return True."""
+        return True
+
+    def packed(self, _request: codec.Message, _asker: Asker) -> bytes:
+        """Return an answer, as late as it may be."""
+        self.begun.set()
+        self.go_on.wait(PATIENCE_S)
+        return codec.pack({"ok": True})
 
 
 def answer(peer: socket.socket) -> codec.Message | None:
@@ -247,23 +278,16 @@ def test_a_subscriber_whose_socket_is_full_gets_the_rest_once_it_reads(served: S
 
 @pytest.mark.parametrize("closes", [True, False])
 def test_a_client_that_closes_or_asks_on_while_it_is_answered_does_not_keep_the_loop_awake(
-    served: Served, monkeypatch: pytest.MonkeyPatch, *, closes: bool
+    served: Served, *, closes: bool
 ) -> None:
     """The socket stays ready, and nothing is read from it before the answer is made: the selector is to be told so."""
     client = served.client(served.private)
     (said,) = served.answers([client])
-    begun, go_on = threading.Event(), threading.Event()
-
-    def packed(*_: object) -> bytes:
-        begun.set()
-        go_on.wait(PATIENCE_S)
-        return codec.pack({"ok": True})
-
-    monkeypatch.setattr(served.server.service, "is_heavy", lambda _: True)
-    monkeypatch.setattr(served.server.service, "packed", packed)
+    service = SlowService(served.server.service)
+    served.server.service = service  # type: ignore[assignment]  # it has the interface
     try:
         client.send(codec.encode({"verb": "status"}))
-        while not begun.is_set():
+        while not service.begun.is_set():
             served.turn()
         if closes:
             client.shutdown(socket.SHUT_WR)
@@ -274,7 +298,7 @@ def test_a_client_that_closes_or_asks_on_while_it_is_answered_does_not_keep_the_
             ready.append(len(served._selector.select(0)))
             served.turn()
     finally:
-        go_on.set()
+        service.go_on.set()
 
     assert said["ok"]
     assert ready[-1] == 0, ready

@@ -16,15 +16,6 @@ _BUILT = "import agent.table.rules as rules; print(rules.__file__)"
 _COMPILED = ("table", "events", "selection")
 # They count the lines that the interpreter runs, or put other values in the place of the modules' own.
 _INTERPRETED = ("events/test_work_bounds.py", "events/test_packed_once.py", "restart/test_plan_work.py")
-# They put other functions in the place of methods, which compiled classes do not let.
-_PATCHED = (
-    "daemon/test_server.py::test_a_client_that_closes_or_asks_on_while_it_is_answered_does_not_keep_the_loop_awake",
-    "daemon/test_service.py::test_a_subscription_that_fails_after_its_cut_tells_nobody_anything",
-    "daemon/test_service.py::test_an_error_of_ours_is_told_in_full_to_those_alone_who_see_everything",
-    "daemon/test_service.py::test_the_rows_of_a_tree_that_is_asked_for_again_and_again_outlast_the_periodic_work",
-    "capture/test_watch.py::test_a_watch_that_gets_no_time_to_catch_up_answers_within_its_patience_and_says_so",
-    "capture/test_watch.py::test_a_sweep_beside_the_loop_is_given_up_and_has_longer_the_next_time",
-)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +50,6 @@ def test_the_tests_of_the_rooms_that_use_them_pass(tree: Path, room: str) -> Non
         (
             *command,
             *(f"--ignore=tests/unit/{name}" for name in _INTERPRETED),
-            *(f"--deselect=tests/unit/{name}" for name in _PATCHED),
             f"tests/unit/{room}",
         ),
         cwd=tree,
