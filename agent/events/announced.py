@@ -16,7 +16,7 @@ OF_GROUP: Final = ("setsid", "setpgid", "subreaper")
 EXACT: Final = (Kind.EXIT, Kind.EXEC, Kind.RELEASE, Kind.WAITED)
 """Kinds of records at whose moment the kernel releases tasks; other records tell of a release later."""
 
-_OWN: Final[dict[int, str]] = {
+OWN: Final[dict[int, str]] = {
     Kind.FORK.value: "birth",
     Kind.EXEC.value: "exec",
     Kind.EXIT.value: "death",
@@ -24,6 +24,7 @@ _OWN: Final[dict[int, str]] = {
     Kind.GROUP.value: "setpgid",
     Kind.SUBREAPER.value: "subreaper",
 }
+"""The event that a record announces, by its kind."""
 _EXEC: Final = Kind.EXEC.value
 _WHOM: Final = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid").unpack_from
 _CALLED: Final = wire.reader(wire.RECORD_TASK, "uid", "gid", "comm").unpack_from
@@ -69,7 +70,7 @@ class Record:
         self._is_exec = kind == _EXEC
         self._identity = self._tid = 0
         self.kind = kind
-        self.own = _OWN.get(kind)
+        self.own = OWN.get(kind)
         self.is_exact = kind in EXACT
         self.subject: TaskStruct | None = None
         self.is_new = False

@@ -11,13 +11,14 @@ about the number on, or from the beginning where a task has it there, and until 
 
 A life is that of one task: what a daemon tells of it and what the next one does, on another numbering of the same boot, is
 one life, with a ``gap`` in it where records are missing. What differs behind the gap is assumed, as it is among all events.
+What a record behind damage tells of its own task is certain, and told within the gap (agent.recorder.islands).
 A ``loss`` is told of every number, as of its gaps: the records that were lost may have been of any task.
 """
 
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import NoSuchRootError, NoSuchTimeError, NotPermittedError
-from agent.recorder import spanends
+from agent.recorder import islands, spanends
 from agent.recorder.facts import Gap, Instant
 from agent.recorder.instant import written
 from agent.recorder.lifestates import ahead_of, kept_names
@@ -30,7 +31,9 @@ from agent.recorder.replay import NO_RECORDS, Replayer
 from agent.recorder.tape import TapeEntry, TornError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from agent.recorder.tapesegment import TapeSegment
 
 Said = dict[str, Any]
 
@@ -275,12 +278,15 @@ class NumberHistory:
             The index of the segment behind it; None where that is not in the span, or cannot be replayed.
         """
         recording, plan = self._recording, self._plan
-        before = self._feed.side if self._feed is not None else None
+        heard = self._feed
         self._drop()
         while True:
             same_boot = self._is_one_boot(gap)
             self._mark(gap, same_boot=same_boot)
             behind = recording.place_behind(gap)
+            if heard is not None:
+                self._tell_islands(heard, gap, recording.segments[place:behind])
+            before = heard.side if heard is not None else None
             if behind >= len(recording.segments) or not spanends.is_behind(recording, self._until, gap):
                 return None
             self._run = gap.next_run
@@ -306,6 +312,30 @@ class NumberHistory:
             if before is None:
                 self._bury(gap, feed.task.start_ns if feed.task is not None else None)
             return behind
+
+    def _tell_islands(self, feed: NumberFeed, gap: Gap, segments: "Sequence[TapeSegment]") -> None:
+        """Tell what records within a gap say of their own tasks, and assume what else they show.
+
+        Args:
+            feed: stands in front of the gap.
+            gap: the gap.
+            segments: from the one in front of it up to the one behind it.
+        """
+        replay, run = feed.replay, self._run
+        is_joined = gap.next_run == run and self._recording.place_behind(gap) < len(self._recording.segments)
+        end = min(gap.next if is_joined else _EVERY, self._until.order if self._until.run == run else _EVERY)
+        replay.stream.resume(replay.order)  # what has come early waits for what is missing
+        here = [each for each in segments if each.run == run]
+        for island in islands.records(here, self._number, replay.order, end):
+            known = set(self._lives)
+            replay.extend((island.pieces,))
+            for _ in replay.steps(end):
+                for each in feed.taken():
+                    if each.get("tid") == self._number:  # not a loss: it is of the gap
+                        is_certain = each["event"] in (island.own, "arguments")
+                        self._take(each | (island.said if is_certain else {"assumed": True}))
+            if not known.issuperset(self._lives):
+                self._mark(gap._replace(first=replay.order, from_ns=replay.time_ns), same_boot=self._is_one_boot(gap))
 
     def _bury(self, gap: Gap, here: int | None) -> None:
         """Tell the end of lives of which the state in front of a gap could not be replayed, and that are not behind it.

@@ -2,9 +2,11 @@
 """A time about which a recording cannot be sure is named as one, and times behind damage are true."""
 
 from pathlib import Path
+from typing import Any
 
 from agent.errors import CkptreeError
 from agent.recorder import folder, segment
+from agent.recorder.history import NumberHistory
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
@@ -111,6 +113,50 @@ def test_a_clock_set_in_a_damaged_end_without_records_is_in_a_gap(tmp_path: Path
     assert [each["event"] for each in events if each["event"] in ("clock", "gap")] == ["gap"]
 
 
+def test_the_time_of_a_record_behind_damage_is_by_the_clock_that_was_set_in_it(tmp_path: Path) -> None:
+    """As in the whole recording: the index has the clock before each block, and a later look at the clocks else."""
+    taped = Taped(tmp_path, 11)
+    taped.mark(continues=False, why="the daemon began")
+    for _ in range(3):
+        taped.step()
+    taped.flush()
+    taped.rest(_SECOND_NS)
+    taped.clock(by_ns=50 * _SECOND_NS)
+    taped.step()
+    taped.flush()
+    for _ in range(12):
+        taped.step()
+    taped.end()
+    whole = Recording(tmp_path)
+    (stored,) = folder.stored(tmp_path)
+    data, tapes = blocks_of(stored.path)
+    hidden = next(block for block in tapes if block.ahead_ns != tapes[0].ahead_ns)
+    expected = times_of(whole, behind=hidden.next)
+    for end in (len(data), max(block.end for block in tapes)):  # with the index, and without it
+        changed = bytearray(data[:end])
+        changed[hidden.begin] ^= 1
+        stored.path.write_bytes(changed)
+        found = times_of(Recording(tmp_path), behind=hidden.next)
+        assert found
+        assert found.items() <= expected.items()
+
+
+def times_of(recording: Recording, *, behind: int) -> dict[tuple[int, int, str], int]:
+    """Return CLOCK_REALTIME of the certain events in all lives behind a number."""
+    span = recording.runs[0].first, recording.runs[-1].last
+    found = {}
+    for number in range(1, 60):
+        try:
+            lives = NumberHistory(recording, span, number, Enquirer()).lives()
+        except CkptreeError:
+            continue
+        for event in (event for life in lives for event in life):
+            is_told = event["event"] in ("exec", "death", "setsid", "setpgid", "subreaper") and not event.get("assumed")
+            if is_told and event["order"] >= behind:
+                found[number, event["order"], event["event"]] = event["time_ns"]
+    return found
+
+
 def test_a_time_shown_again_in_front_of_a_missing_segment_is_the_later_one(tmp_path: Path) -> None:
     """The segment behind the missing one does not have the clock with which this one ended."""
     taped = Taped(tmp_path, 5)
@@ -169,3 +215,38 @@ def test_records_that_are_read_behind_a_mark_count_before_it_by_their_times(tmp_
     changed[tapes[0].at] ^= 1
     newest.write_bytes(changed)
     assert reasons_at(Recording(tmp_path), between_ns)
+
+
+def test_a_birth_behind_damage_names_the_parent_that_was_born_in_it(tmp_path: Path) -> None:
+    """The record has its number, and no table has the parent. What happens to the child later stands behind a gap."""
+    taped = Taped(tmp_path, 7)
+    taped.mark(continues=False, why="the daemon began")
+    taped.flush()
+    parent = taped.kernel.fork(taped.kernel.init)
+    taped.hear()
+    taped.flush()
+    child = taped.kernel.fork(parent)
+    taped.hear()
+    taped.rest(_SECOND_NS)
+    taped.kernel.exit(child)
+    taped.hear()
+    taped.end()
+    (expected,) = lives_of(tmp_path, child.tid)
+    (stored,) = folder.stored(tmp_path)
+    data, tapes = blocks_of(stored.path)
+    hidden = next(block for block in tapes if block.next > block.first)
+    changed = bytearray(data)
+    changed[hidden.at] ^= 1
+    stored.path.write_bytes(changed)
+
+    (told,) = lives_of(tmp_path, child.tid)
+    assert told[0] == expected[0]
+    assert told[0]["parent"] == parent.tid
+    assert [event["event"] for event in told] == ["birth", "gap", "death"]
+    assert told[2] == expected[1]
+
+
+def lives_of(place: Path, number: int) -> list[list[dict[str, Any]]]:
+    """Return all lives of a number."""
+    recording = Recording(place)
+    return NumberHistory(recording, (recording.runs[0].first, recording.runs[-1].last), number, Enquirer()).lives()
