@@ -61,10 +61,11 @@ class Joined(Generic[_Line]):
             self._events.append(event)
             if event.kind == "exec" and key is not None and self._told and not event.details.get("assumed"):
                 self._open[key] = self._first + len(self._events) - 1
-            self._open = {key: place for key, place in self._open.items() if not self._is_late(place, event)}
+            if self._open:
+                self._open = {key: place for key, place in self._open.items() if not self._is_late(place, event)}
         if len(self._events) > MOST_WAITING:
             self._open.clear()
-        return self._release(min(self._open.values(), default=self._first + len(self._events)) - self._first)
+        return self._release(min(self._open.values()) - self._first if self._open else len(self._events))
 
     def _is_late(self, place: int, event: Event) -> bool:
         """Return True if an exec happened so long before an event that its arguments do not come any more."""
@@ -77,7 +78,8 @@ class Joined(Generic[_Line]):
         for _ in range(count):
             found += self._lines(self._events.popleft())
         self._first += count
-        self._open = {key: place for key, place in self._open.items() if place >= self._first}
+        if self._open:
+            self._open = {key: place for key, place in self._open.items() if place >= self._first}
         return found
 
 

@@ -90,12 +90,13 @@ def events(
         with recorded.told(
             record, socket, since, until, root=root, kinds=kinds, present=is_trace or is_page or None
         ) as told:
+            shortened = output == "-" and sys.stdout.isatty()
+            told.tells_progress = is_page or not shortened
             if is_trace:
                 write(_trace(told))
             elif is_page:
                 write(iter([_page(told, root, record, socket)]))
             else:
-                shortened = output == "-" and sys.stdout.isatty()
                 lines = _lines(told, as_json=as_json or fmt is EventsFormat.JSON, shortened=shortened)
                 write(terminal.without_del(line).encode() for line in lines)
         return told.missing

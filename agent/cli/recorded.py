@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from agent import rootname
 from agent.cli.options import SourceName
 from agent.cli.sources import Taken, made, opened, received
-from agent.errors import CkptreeError, HostError, NoDaemonError, UsageError
+from agent.errors import CkptreeError, HostError, NoDaemonError, NoSuchTimeError, UsageError
 from agent.protocol import codec
 from agent.protocol.client import Client
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES = 512  # of st_blocks
 _ALONE, _ONE_OF, _TRUTH = "file", "file.", "truth"
+_MS = 1_000_000
 _LONGEST_S = 3600.0  # between two parts of an answer: nothing may have happened for long
 
 
@@ -150,6 +151,27 @@ def moment(text: str, last_ns: int | None = None) -> "Time":
     return instant.parse(text, time.time_ns(), last_ns)
 
 
+@contextmanager
+def _dated(last_ns: int | None, *times: str | None) -> "Iterator[None]":
+    """Say in the refusal of a time of day which day was taken for it.
+
+    Args:
+        last_ns: the end of the recording, CLOCK_REALTIME, ns; None: it goes on.
+        times: TIMEs.
+    """
+    from agent.recorder import instant
+
+    try:
+        yield
+    except NoSuchTimeError as error:
+        if last_ns is None or not any(text is not None and instant.is_daily(text) for text in times):
+            raise
+        end = instant.written(last_ns // _MS * _MS, None)
+        raise NoSuchTimeError(
+            f"{error}; the recording ends at {end}, and a time of day is the last one before: give the date, too"
+        ) from error
+
+
 def check_folder(folder: Path | None, socket: Path | None) -> None:
     """Refuse a daemon's socket where a folder is read."""
     if folder is not None and socket is not None:
@@ -191,7 +213,7 @@ def opened_at(
         raise UsageError(f"--at asks a recording, and --source {kind.value} none: leave one of them out")
     check_folder(folder, socket)
     if folder is not None:
-        with open_folder(folder) as recording:
+        with open_folder(folder) as recording, _dated(_ended_ns(recording), at):
             yield _RecordingFolder(recording, moment(at, _ended_ns(recording)))
         return
     asked = moment(at)
@@ -253,6 +275,7 @@ class Told:
 
     Attributes:
         missing: True where records were missing among those told so far.
+        tells_progress: True where a terminal shall tell how far they have come (agent.cli.progress).
     """
 
     def __init__(self, batches: "Iterable[list[dict[str, Any]]]", *, has_arguments: bool, boot_id: str) -> None:
@@ -260,9 +283,15 @@ class Told:
         self.boot_id = boot_id
         self.has_arguments = has_arguments
         self.missing = False
+        self.tells_progress = False
 
     def events(self) -> "Iterator[Event]":
         """Yield the events."""
+        from agent.cli import progress
+
+        return progress.told(self._events(), shown=self.tells_progress)
+
+    def _events(self) -> "Iterator[Event]":
         from agent.protocol.replies import event_of
 
         for batch in self._batches:
@@ -304,7 +333,7 @@ def told(
         from agent.recorder import answers
         from agent.recorder.past import Enquirer
 
-        with open_folder(folder) as recording:
+        with open_folder(folder) as recording, _dated(_ended_ns(recording), since, until):
             asked = question(since, until, _ended_ns(recording), arguments=True, **others)
             batches = answers.events(recording, asked, Enquirer())
             yield Told(batches, has_arguments=True, boot_id=recording.runs[-1].boot_id)
@@ -339,7 +368,7 @@ def lives(
         from agent.recorder import answers
         from agent.recorder.past import Enquirer
 
-        with open_folder(folder) as recording:
+        with open_folder(folder) as recording, _dated(_ended_ns(recording), since, until):
             asked = question(since, until, _ended_ns(recording), pid=number)
             found, gaps = answers.history(recording, asked, Enquirer())
     else:

@@ -2,7 +2,8 @@
 """Messages of a daemon as a client has them: a class for each kind of message, and its constructor."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.protocol import codec
 from agent.record import record
@@ -127,16 +128,18 @@ def hello_of(answer: codec.Message) -> Hello:
     )
 
 
-_OF_TASK = ("pid", "tid", "numbers", "start_ns", "uid", "gid", "comm")
+_OF_TASK: Final = ("pid", "tid", "numbers", "start_ns", "uid", "gid", "comm")
+_TASK_OF: Final = itemgetter(*_OF_TASK)
+_NO_DETAILS: Final = frozenset(("event", "order", "time_ns", *_OF_TASK))
 
 
 def event_of(said: dict[str, Any]) -> Event:
     """Return the event that a message of the daemon tells; raise KeyError where a key is missing."""
     task = None
     if "tid" in said:
-        fields = {key: said[key] for key in _OF_TASK}
-        task = EventTask(**fields | {"numbers": tuple(fields["numbers"])})
-    rest = {key: value for key, value in said.items() if key not in ("event", "order", "time_ns", *_OF_TASK)}
+        pid, tid, numbers, *others = _TASK_OF(said)
+        task = EventTask(pid, tid, tuple(numbers), *others)
+    rest = {key: said[key] for key in said if key not in _NO_DETAILS}
     return Event(said["event"], said["order"], task, rest, said.get("time_ns"))
 
 

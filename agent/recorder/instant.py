@@ -94,6 +94,11 @@ def parse(text: str, now_ns: int, last_ns: int | None = None, zone: tzinfo | Non
     raise _wrong(text, _EXPECTED)
 
 
+def is_daily(text: str) -> bool:
+    """Return True if a TIME is a time of day, without a date."""
+    return _DAILY.fullmatch(text) is not None
+
+
 def said_point(time: Time) -> dict[str, int]:
     """Return a TIME as the daemon's protocol has it."""
     return {"order": time.order} if isinstance(time, RecordNumber) else {"time_ns": time.realtime_ns}

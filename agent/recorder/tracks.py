@@ -17,8 +17,8 @@ the tables are of its version 52.
 """
 
 from collections.abc import Iterator, Mapping
-from functools import cache
-from typing import Any, Final
+from functools import cache, lru_cache
+from typing import Any, Final, TypeAlias
 
 from agent.protocol.replies import Event, EventTask
 from agent.recorder.axis import Axis
@@ -72,6 +72,10 @@ def messages() -> Mapping[str, Any]:
     return classes(MESSAGES, "ckptree.perfetto", "traces of Perfetto", "perfetto")
 
 
+Packet: TypeAlias = dict[str, Any]
+"""The fields of a TracePacket."""
+
+
 class _Track:
     """The track of a task.
 
@@ -119,18 +123,17 @@ class Tracks:
             ],
             "primary_trace_clock": _BOOTTIME,
         }
-        return b"".join(
-            [
-                self._packet(timestamp=boottime_ns, clock_snapshot=snapshot),
-                self._packet(track_descriptor={"uuid": _RECORDING, "name": b"recording"}),
-            ]
-        )
+        first = _packet(timestamp=boottime_ns, clock_snapshot=snapshot)
+        return self._written([first, _packet(track_descriptor={"uuid": _RECORDING, "name": b"recording"})])
 
     def event(self, event: Event) -> bytes:
         """Return the packets of an event; events come in their order."""
-        return b"".join(self._packets(event))
+        return self._written([*self._packets(event)])
 
-    def _packets(self, event: Event) -> Iterator[bytes]:
+    def _written(self, packets: list[Packet]) -> bytes:
+        return bytes(self._trace(packet=packets).SerializeToString())
+
+    def _packets(self, event: Event) -> Iterator[Packet]:
         at_ns = self._axis.at(event)
         task = event.task
         if task is None:
@@ -158,7 +161,7 @@ class Tracks:
         elif event.kind in _INSTANTS:
             yield self._told(_INSTANT, track.uuid, at_ns, event.kind.encode(), event)
 
-    def _begun(self, task: EventTask, event: Event, at_ns: int) -> Iterator[bytes]:
+    def _begun(self, task: EventTask, event: Event, at_ns: int) -> Iterator[Packet]:
         """Yield the track of a task, and its first slice."""
         key = (task.tid, task.start_ns)
         track = self._living[key] = _Track(self._uuid())
@@ -176,10 +179,10 @@ class Tracks:
         if process is None:
             process = self._processes[leader] = self._uuid()
             described = {"pid": task.pid, "process_name": name}
-            yield self._packet(timestamp=at_ns, track_descriptor={"uuid": process, "process": described})
+            yield _packet(timestamp=at_ns, track_descriptor={"uuid": process, "process": described})
         thread = {"pid": task.pid, "tid": task.tid, "thread_name": name}
         described = {"uuid": track.uuid, "parent_uuid": process, "thread": thread}
-        yield self._packet(timestamp=at_ns, track_descriptor=described)
+        yield _packet(timestamp=at_ns, track_descriptor=described)
         if creator is not None and not event.details.get("assumed"):
             self._flows += 1
             track.first = self._flows
@@ -187,14 +190,14 @@ class Tracks:
             yield self._told(_INSTANT, creator.uuid, at_ns, said, None, flow_ids=[track.first])
         yield self._begin(track, task, event, at_ns)
 
-    def _begin(self, track: _Track, task: EventTask, event: Event, at_ns: int) -> bytes:
+    def _begin(self, track: _Track, task: EventTask, event: Event, at_ns: int) -> Packet:
         """Return the packet with which a program begins on a track."""
         track.running += 1
         flows = {"terminating_flow_ids": [track.first]} if track.first else {}
         track.first = 0
         return self._told(_BEGIN, track.uuid, at_ns, _text(task.comm), event, **flows)
 
-    def _end(self, track: _Track, at_ns: int) -> Iterator[bytes]:
+    def _end(self, track: _Track, at_ns: int) -> Iterator[Packet]:
         while track.running:
             track.running -= 1
             yield self._told(_END, track.uuid, at_ns, b"", None)
@@ -205,24 +208,24 @@ class Tracks:
         if self._numbers.get(task.tid) == key:
             del self._numbers[task.tid]
 
-    def _told(self, kind: int, uuid: int, at_ns: int, name: bytes, event: Event | None, **flows: list[int]) -> bytes:
+    def _told(self, kind: int, uuid: int, at_ns: int, name: bytes, event: Event | None, **flows: list[int]) -> Packet:
         told: dict[str, Any] = {"type": kind, "track_uuid": uuid, **flows}
         if name:
             told["name"] = name
         if event is not None:
             told |= {"categories": [event.kind.encode()], "debug_annotations": _annotations(event)}
-        return self._packet(timestamp=at_ns, track_event=told)
+        return _packet(timestamp=at_ns, track_event=told)
 
-    def _scheduled(self, at_ns: int, tid: int, **told: dict[str, Any]) -> bytes:
-        return self._packet(ftrace_events={"cpu": 0, "event": [{"timestamp": at_ns, "pid": tid, **told}]})
+    def _scheduled(self, at_ns: int, tid: int, **told: dict[str, Any]) -> Packet:
+        return _packet(ftrace_events={"cpu": 0, "event": [{"timestamp": at_ns, "pid": tid, **told}]})
 
     def _uuid(self) -> int:
         self._uuids += 1
         return self._uuids
 
-    def _packet(self, **fields: Any) -> bytes:
-        packet = self._trace(packet=[{"trusted_packet_sequence_id": _SEQUENCE, **fields}])
-        return bytes(packet.SerializeToString())
+
+def _packet(**fields: Any) -> Packet:
+    return {"trusted_packet_sequence_id": _SEQUENCE, **fields}
 
 
 def _annotations(event: Event) -> list[dict[str, Any]]:
@@ -250,5 +253,6 @@ def _value(value: int | bool | bytes) -> dict[str, Any]:  # noqa: FBT001 - it is
     return {kind: value}
 
 
+@lru_cache(maxsize=1 << 12)
 def _text(raw: bytes) -> bytes:
     return plain(escape(raw)).encode()

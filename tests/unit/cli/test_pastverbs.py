@@ -164,3 +164,18 @@ def test_the_numbers_of_a_task_as_events_show_them_name_it(place: Path) -> None:
     (one, all_) = (here("history", "--record", place, "--json", text) for text in ("1", "1/150/3"))
     assert (one.returncode, one.stdout) == (all_.returncode, all_.stdout)
     assert one.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [("tree", "1", "--at"), ("events", "--since"), ("history", "1", "--until")], ids=" ".join
+)
+def test_a_time_of_day_that_an_ended_recording_lacks_has_the_date_named(place: Path, words: tuple[str, ...]) -> None:
+    """A time of day is the last one before the end, which may be days ago; with a date nothing is added."""
+    end_ns = Recording(place).until_ns
+    behind = written(end_ns + 60_000_000_000, None)
+    hint = f"; the recording ends at {written(end_ns, None)[:19]}".encode()
+    ran = here(*words, behind[11:16], "--record", place)
+    assert (ran.returncode, hint in ran.stderr) == (4, True), ran.stderr
+    assert ran.stderr.endswith(b"give the date, too\n")
+    ran = here(*words, behind, "--record", place)
+    assert (ran.returncode, hint in ran.stderr) == (4, False), ran.stderr
