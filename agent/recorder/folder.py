@@ -29,9 +29,9 @@ class SegmentFile(NamedTuple):
     path: Path
 
 
-def name_of(sequence: int, first: int) -> str:
-    """Return the name of a segment's file."""
-    return f"{sequence:08d}-{first:016x}.tape"
+def name_of(sequence: int, first: int | None = None) -> str:
+    """Return the name of a segment's file; with a star for the first number where that is not known."""
+    return f"{sequence:08d}-{'*' if first is None else f'{first:016x}'}.tape"
 
 
 def is_segment(name: str) -> bool:

@@ -55,7 +55,7 @@ class Recording:
     def __init__(self, place: Path) -> None:
         self.folder = place
         self._standing: tuple[tuple[int, int, int], Replayer] | None = None
-        self.segments, self._lost_first, self._lost = storedsegments.opened(place)
+        self.segments, self._lost_first, self._lost, self._between = storedsegments.opened(place)
         if not self.segments:
             also = f" that can be read: {lostsegment.named(self._lost)}" if self._lost else ""
             raise NoRecordingError(f"{place}: there is no recording in it{also}")
@@ -132,7 +132,7 @@ class Recording:
         found = search(each, time_ns)
         is_joined = following is not None and each.is_sound and following.joins(each)
         if following is not None and not is_joined and _may_be_between(each, following, time_ns):
-            return found.last._replace(missing=_missing(found.last.order, following)), True
+            return found.last._replace(missing=self._missing(found.last.order, following)), True
         if found.is_within:
             return found.last._replace(missing=self._damaged(found.last, following)), True
         if not found.is_before:
@@ -150,7 +150,7 @@ class Recording:
             if behind.is_damaged:
                 missing = self._damaged(found.last, following)
         if not shown and not is_joined and following is not None:
-            missing = _missing(found.last.order, following)
+            missing = self._missing(found.last.order, following)
         if found.is_damaged:
             missing = self._damaged(found.last, following)
         return found.last._replace(missing=missing), shown
@@ -177,7 +177,11 @@ class Recording:
     def _damaged(self, stands: Instant, following: TapeSegment | None) -> str:
         if following is None:
             return f"the recording is damaged behind #{stands.order}: this is the state before"
-        return _missing(stands.order, following)
+        return self._missing(stands.order, following)
+
+    def _missing(self, order: int, following: TapeSegment) -> str:
+        behind = f"the recording has a gap from #{order} on, until {_date(following.facts.realtime_ns)}"
+        return f"{behind} ({self._why(self.segments.index(following))}): this is the state before"
 
     @property
     def until_ns(self) -> int:
@@ -196,12 +200,13 @@ class Recording:
 
     def _gaps(self, nexts: list[int]) -> tuple[Gap, ...]:
         found = []
-        for before, following, behind in zip(self.segments, nexts, self.segments[1:], strict=False):
+        ahead = enumerate(zip(self.segments, nexts, self.segments[1:], strict=False), 1)
+        for place, (before, following, behind) in ahead:
             if not behind.joins(before, following):
                 facts = behind.facts
-                why = facts.why or DAMAGED
                 ended_ns = before.known_ns + before.end_ahead_ns
-                found.append(Gap(before.run, following, behind.run, facts.first, ended_ns, facts.realtime_ns, why))
+                times = ended_ns, facts.realtime_ns
+                found.append(Gap(before.run, following, behind.run, facts.first, *times, self._why(place)))
         end = self.runs[-1].last
         if end.missing:
             found.append(self._last_gap(end.run, end.order, end.time_ns))
@@ -216,19 +221,23 @@ class Recording:
             run: the replayer's.
             order, boottime_ns: where it stands.
         """
-        for before, each in zip([None, *self.segments], self.segments, strict=False):
+        for place, (before, each) in enumerate(zip([None, *self.segments], self.segments, strict=False)):
             facts = each.facts
             is_reached = each.run == run and facts.first <= order
             if before is not None and is_reached and before.ends_whole and each.joins(before):
                 continue  # the replayer has passed over from one to the other
             if (each.run, facts.boottime_ns) > (run, boottime_ns) and each.keyframe() is not None:
                 ahead_ns = self._end_ahead_ns(run)
-                why = facts.why or DAMAGED
-                return Gap(run, order, each.run, facts.first, boottime_ns + ahead_ns, facts.realtime_ns, why)
+                times = boottime_ns + ahead_ns, facts.realtime_ns
+                return Gap(run, order, each.run, facts.first, *times, self._why(place))
         end = self.runs[-1].last
         if (run, order) < (end.run, end.order) or end.missing or self._is_broken_behind(run, boottime_ns):
             return self._last_gap(run, order, boottime_ns + self._end_ahead_ns(run))
         return None
+
+    def _why(self, place: int) -> str:
+        """Return the reason of the gap in front of a segment, and what of the folder is missing there."""
+        return "; ".join(filter(None, (self.segments[place].facts.why, self._between.get(place)))) or DAMAGED
 
     def _is_broken_behind(self, run: int, boottime_ns: int) -> bool:
         """Return True if something is damaged or missing in the segment of a time or behind it, be it no record."""
@@ -384,12 +393,6 @@ def _may_be_between(before: TapeSegment, behind: TapeSegment, time_ns: int) -> b
         return begin_ns + min(aheads) < time_ns <= end_ns + max(aheads)
     first_ns, last_ns = sorted((begin_ns + before.end_ahead_ns, behind.facts.realtime_ns))
     return first_ns < time_ns <= last_ns
-
-
-def _missing(order: int, following: TapeSegment) -> str:
-    facts = following.facts
-    behind = f"the recording has a gap from #{order} on, until {_date(facts.realtime_ns)}"
-    return f"{behind} ({facts.why or DAMAGED}): this is the state before"
 
 
 def _date(time_ns: int) -> str:

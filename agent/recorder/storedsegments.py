@@ -17,13 +17,15 @@ class StoredSegments(NamedTuple):
 
     Attributes:
         whole: those whose heads can be read, and that are in their places; oldest first.
-        lost_first, lost_last: those in front of and behind the `whole` ones that cannot be read. Between them there may be
-            others, which the next one does not join.
+        lost_first, lost_last: those in front of and behind the `whole` ones that cannot be read.
+        between: phrases on those between that cannot be read, or whose files are missing, by the index of the whole one
+            behind them, which does not join the one in front.
     """
 
     whole: list[TapeSegment]
     lost_first: list[LostSegment]
     lost_last: list[LostSegment]
+    between: dict[int, str]
 
 
 def opened(place: Path) -> StoredSegments:
@@ -35,7 +37,10 @@ def opened(place: Path) -> StoredSegments:
     whole: list[TapeSegment] = []
     lost_first: list[LostSegment] = []
     lost: list[LostSegment] = []
+    between: dict[int, str] = {}
+    passed = 0  # files since the last whole one
     for each in folder.stored(place):
+        passed += 1
         try:
             facts, begin = tapesegment.head_of(each.path)
         except FileNotFoundError:
@@ -50,11 +55,26 @@ def opened(place: Path) -> StoredSegments:
         new = last is None or (last.facts.boot_id, last.facts.ring) != (facts.boot_id, facts.ring)
         if last is None:
             lost_first = lost
-        lost = []
+        elif text := "; ".join(filter(None, (lostsegment.named(lost), _missing(last.facts, facts, passed - 1)))):
+            between[len(whole)] = text
+        lost, passed = [], 0
         whole.append(TapeSegment(each.path, facts, begin, (last.run + new) if last else 0))
     if whole:
         whole[-1].idle = idleblock.read(place)
-    return StoredSegments(whole, lost_first, lost)
+    return StoredSegments(whole, lost_first, lost, between)
+
+
+def _missing(before: segment.SegmentFacts, behind: segment.SegmentFacts, there: int) -> str:
+    """Return a phrase on the files that are missing between two segments, of which others are there; empty: none is."""
+    first, last = before.sequence + 1, behind.sequence - 1
+    count = last - first + 1 - there
+    if count <= 0:
+        return ""
+    if there:
+        return f"of the files {folder.name_of(first)} to {folder.name_of(last)} {count} cannot be found"
+    if count == 1:
+        return f"the file {folder.name_of(first)} is missing"
+    return f"the files {folder.name_of(first)} to {folder.name_of(last)} are missing"
 
 
 def _is_placed(facts: segment.SegmentFacts, before: list[TapeSegment]) -> bool:

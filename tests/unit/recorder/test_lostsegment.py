@@ -182,3 +182,60 @@ def test_the_commands_exit_as_for_any_damage(tmp_path: Path, made: tuple[Path, i
     ):
         told = here(*asked, "--record", place)
         assert (told.returncode, b"cannot be read" in told.stderr) == (4, True), asked
+
+
+@pytest.mark.parametrize(
+    ("places", "text"),
+    [
+        ((1,), "the file 00000002-*.tape is missing"),
+        ((1, 2), "the files 00000002-*.tape to 00000003-*.tape are missing"),
+    ],
+)
+def test_a_segment_that_is_missing_between_others_is_named(tmp_path: Path, places: tuple[int, ...], text: str) -> None:
+    """In the gap of events and histories, and in the reason of a snapshot within it."""
+    whole = _four(tmp_path)
+    stored = folder.stored(tmp_path)
+    for place in places:
+        stored[place].path.unlink()
+    recording = Recording(tmp_path)
+
+    assert _whys(recording) == [text]
+    (reason,) = recording.table_at(recording.at_time(whole.segments[1].facts.realtime_ns + 1)).reasons
+    assert text in reason
+
+
+def test_a_segment_between_others_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Beside one that is missing; of these one of two is."""
+    _four(tmp_path)
+    stored = folder.stored(tmp_path)
+    data = bytearray(stored[1].path.read_bytes())
+    data[30] ^= 0x20
+    stored[1].path.write_bytes(data)
+    name = stored[1].path.name
+    (why,) = _whys(Recording(tmp_path))
+    assert why.startswith(f"{name} cannot be read: ")
+    assert "missing" not in why
+
+    stored[2].path.unlink()
+    (why,) = _whys(Recording(tmp_path))
+    assert why.startswith(f"{name} cannot be read: ")
+    assert why.endswith("; of the files 00000002-*.tape to 00000003-*.tape 1 cannot be found")
+
+
+def _four(place: Path) -> Recording:
+    taped = Taped(place, 3)
+    for number in range(4):
+        taped.mark(continues=number > 0, why="" if number else "the daemon began")
+        taped.step()
+        taped.rest(_SECOND_NS)
+        taped.clock()
+        taped.flush()
+    taped.end()
+    return Recording(place)
+
+
+def _whys(recording: Recording) -> list[str]:
+    (gap,) = [each for each in events_of(recording) if each["event"] == "gap"]
+    _, (apart,) = answers.history(recording, {"pid": 4_000_000}, Enquirer())
+    assert [each.why for each in recording.gaps] == [gap["why"]] == [apart["why"]]
+    return [gap["why"]]
