@@ -350,7 +350,7 @@ def test_what_the_stream_has_dropped_is_a_gap_that_is_named(
         finally:
             standby.process.terminate()
             standby.process.wait()
-    assert [each.why for each in Recording(standby.place).gaps] == ["what lies between is damaged, or missing"]
+    assert [each.why for each in Recording(standby.place).gaps] == ["the file 00000002-*.tape is missing"]
 
 
 async def settled(nats: servers.Server, until: float) -> None:
