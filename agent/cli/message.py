@@ -14,6 +14,12 @@ def say(text: str) -> None:
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
+def say_over(text: str) -> None:
+    """Write a message over the line of standard error, a terminal, that stands there; an empty one clears that line."""
+    sys.stderr.write(f"\r\x1b[K{'ckptree: ' if text else ''}{in_a_line(text)}")
+    sys.stderr.flush()
+
+
 def plain(text: str) -> str:
     """Return a text in which nothing commands a terminal."""
     if text.isprintable():

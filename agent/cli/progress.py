@@ -8,6 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from agent.cli import message
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 
 _EVERY_S: Final = 1.0
 _LOOK: Final = 256  # events between two looks at the clock
-_BACK: Final = "\r\x1b[K"  # to the beginning of the line, which is cleared
 
 
 def told(events: "Iterable[Event]", *, shown: bool) -> "Iterator[Event]":
@@ -33,17 +34,12 @@ def told(events: "Iterable[Event]", *, shown: bool) -> "Iterator[Event]":
         for count, event in enumerate(events, 1):
             if not count % _LOOK and time.monotonic() >= due_s:
                 due_s, is_told = time.monotonic() + _EVERY_S, True
-                _write(f"{_BACK}ckptree: {count} events{_up_to(event.time_ns)}")
+                message.say_over(f"{count} events{_up_to(event.time_ns)}")
             yield event
     finally:
         if is_told:
-            _write(_BACK)
+            message.say_over("")
 
 
 def _up_to(time_ns: int | None) -> str:
     return "" if time_ns is None else f", up to {time.strftime('%F %T', time.localtime(time_ns // 1_000_000_000))}"
-
-
-def _write(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
