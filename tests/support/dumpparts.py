@@ -28,7 +28,8 @@ MAP_ANONYMOUS, MAP_SHARED = 0x22, 0x21
 _AREA: Final = {"pgoff": 0, "shmid": 0, "prot": 3, "flags": MAP_ANONYMOUS, "status": AREA_REGULAR, "fd": -1}
 _CODE, _HEAP, FREE_ADDRESS, _STACK = 0x400000, 0x500000, 0x7F0000000000, 0x7FFD10000000
 _MARKS: Final = {
-    **{f"mm_{name}": _CODE for name in ("start_code", "end_code", "start_data", "end_data")},
+    **{f"mm_{name}": _CODE for name in ("start_code", "start_data", "end_data")},
+    "mm_end_code": _CODE + PAGE,
     **{f"mm_{name}": _HEAP for name in ("start_brk", "brk")},
     **{f"mm_{name}": _STACK for name in ("start_stack", "arg_start", "arg_end", "env_start", "env_end")},
 }

@@ -5,11 +5,13 @@ Processes that descend from one by forks alone have the same areas until they ma
 messages, of which the areas are made once (`Images.areas`).
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any, Final
 
 from agent.record import NamedTuple
 from agent.restart.contents.addresses import TASK_END, AddressRange
+from agent.restart.contents.fileowners import O_PATH, VALID_FLAGS
 from agent.restart.contents.pageruns import PAGE
 from agent.restart.contents.privateareas import PrivateArea
 from agent.restart.contents.refusals import Refused
@@ -35,6 +37,20 @@ from exporters.criu.memorymessages import (
 MAP_DROPPABLE: Final = 0x8
 MAP_GROWSDOWN, MAP_NORESERVE, MAP_HUGETLB = 0x100, 0x4000, 0x40000
 O_RDWR: Final = 2
+_MAP_TYPE: Final = 0xF
+_PRIVATE, _SHARED = (2, MAP_DROPPABLE), (1, 3)
+"""The types of mappings: MAP_PRIVATE, MAP_DROPPABLE; MAP_SHARED, MAP_SHARED_VALIDATE."""
+_PROTECTIONS, _PROT_WRITE = 7, 2
+_MOST_OFFSET: Final = 1 << 63
+_ORDERED: Final = tuple(
+    (f"mm_{first}", f"mm_{last}")
+    for first, last in (
+        *(("start_code", "end_code"), ("start_data", "end_data"), ("start_brk", "brk")),
+        *(("arg_start", "arg_end"), ("env_start", "env_end")),
+    )
+)
+"""Pairs of marks, each with its first one first; of the first pair both may not be equal."""
+_MARKS: Final = (*(name for pair in _ORDERED for name in pair), "mm_start_stack")
 SPECIAL: Final = AREA_VDSO | AREA_VVAR | AREA_VSYSCALL | AREA_UPROBES
 _KERNEL_MADE: Final = AREA_VSYSCALL | AREA_UPROBES
 _KNOWN: Final = SPECIAL | AREA_AIORING | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | ANON_SHARED
@@ -125,6 +141,7 @@ class MemoryAreas:
         self._keys: list[FileKey | None] | None = None
         self._mapped: list[FileKey] | None = None
         self._check(lowest)
+        _check_marks(mm, lowest)
 
     def keys(self, files: Mapping[int, Any]) -> list[FileKey | None]:
         """Return the file that each regular area maps; None for private anonymous memory, and System V shared memory.
@@ -160,8 +177,11 @@ class MemoryAreas:
             for bit, reason in _NOT_YET.items():
                 if area.status & bit:
                     raise Refused(*place(area), "area", reason)
-            if not area.status & _KNOWN:
+            if not area.status & _KNOWN or not area.status & (AREA_REGULAR | SPECIAL | AREA_AIORING):
                 raise Refused(*place(area), "area", f"its status {area.status:#x} has no meaning here")
+        for area in self.regular:
+            if text := _contradiction(area):
+                raise Refused(*place(area), "area", f"{text}: dump it again")
         for guard in self.guards:
             if guard.start % PAGE or guard.end % PAGE or guard.start >= guard.end:
                 raise Refused(*place(guard), "area", "its addresses are no range of whole pages")
@@ -175,6 +195,34 @@ class MemoryAreas:
             if area.start <= at < area.end:
                 at = area.end
         return at >= guard.end
+
+
+def _check_marks(mm: Any, lowest: int) -> None:
+    """Refuse marks that the kernel does not set: validate_prctl_map_addr() in its kernel/sys.c."""
+    for name in _MARKS:
+        if not lowest <= getattr(mm, name) < TASK_END:
+            raise Refused("memory", name, "marks", f"{getattr(mm, name):#x} is no address of a process: dump it again")
+    for first, last in _ORDERED:
+        begin, end = getattr(mm, first), getattr(mm, last)
+        if begin > end or (begin == end and first == _MARKS[0]):
+            raise Refused("memory", first, "marks", f"{begin:#x} is not before {last}, {end:#x}: dump it again")
+
+
+def _contradiction(area: MemoryArea) -> str:
+    """Return the reason why the kernel would map no such area; empty: there is none."""
+    kind, opened = area.flags & _MAP_TYPE, area.fdflags or 0
+    if kind not in (_SHARED if area.status & (FILE_SHARED | ANON_SHARED) else _PRIVATE):
+        return f"its flags {area.flags:#x} are not those of an area of status {area.status:#x}"
+    if area.prot & ~_PROTECTIONS:
+        return f"its protection {area.prot:#x} is none"
+    if area.pgoff % PAGE or area.pgoff + area.size > _MOST_OFFSET:
+        return f"it begins at byte {area.pgoff} of its file, which no area does"
+    writes = kind in _SHARED and area.prot & _PROT_WRITE
+    if area.status & (FILE_PRIVATE | FILE_SHARED) and (
+        opened & ~VALID_FLAGS or opened & O_PATH or opened & os.O_ACCMODE not in ((O_RDWR,) if writes else (0, O_RDWR))
+    ):
+        return f"its file was open with the flags {opened:#o}, and those map no such area"
+    return ""
 
 
 def _key(area: MemoryArea, files: Mapping[int, Any]) -> FileKey | None:

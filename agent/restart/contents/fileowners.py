@@ -17,8 +17,8 @@ _OPENED_BY_PATH: Final = {1, 3, 11}
 """The kinds of which open() takes all flags but O_ASYNC."""
 _WITHOUT_BUFFER: Final = {*_OPENED_BY_PATH, 2, 18}
 """The kinds that may have O_DIRECT: files, terminals, FIFOs, pipes, memfds."""
-_O_PATH: Final = 0o10000000
-_VALID: Final = 0o37777703
+O_PATH: Final = 0o10000000
+VALID_FLAGS: Final = 0o37777703
 """The flags that the kernel knows: VALID_OPEN_FLAGS of its include/linux/fcntl.h. openat2(2) refuses all others."""
 _SIGNALS: Final = 64
 _OWNER_TYPES: Final = (0, 1, 2)
@@ -49,7 +49,7 @@ def check(entry: Any, kind: str) -> None:
     names = {field.name for field in part.DESCRIPTOR.fields}
     flags = int(part.flags) if "flags" in names else 0
     rule = text = ""
-    if flags & ~_VALID or (flags & O_DIRECT and entry.type not in _WITHOUT_BUFFER):
+    if flags & ~VALID_FLAGS or (flags & O_DIRECT and entry.type not in _WITHOUT_BUFFER):
         rule, text = "flags", f"its flags {flags:#o} are none of such a file"
     if "fown" in names:
         fown = part.fown
@@ -57,7 +57,7 @@ def check(entry: Any, kind: str) -> None:
             rule, text = "signal", f"it sends its owner signal {fown.signum}, and {_SIGNALS} is the last one"
         elif fown.pid and fown.pid_type not in _OWNER_TYPES:
             rule, text = "owner", f"its owner {fown.pid} is of type {fown.pid_type}, which is no type of an owner"
-        elif (fown.signum or fown.pid or flags & O_ASYNC) and flags & _O_PATH and entry.type in _OPENED_BY_PATH:
+        elif (fown.signum or fown.pid or flags & O_ASYNC) and flags & O_PATH and entry.type in _OPENED_BY_PATH:
             rule, text = "owner", "it has an owner, or sends signals, and is open for its path alone"
     if rule:
         raise Refused(kind, str(entry.id), rule, f"{text}: dump it again")

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from agent.restart.contents import buildids
 from agent.restart.contents.descriptors import Descriptors, FileKind, OpenFile
-from agent.restart.contents.fileowners import F_SETFL
+from agent.restart.contents.fileowners import F_SETFL, O_PATH
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.holder import O_CLOEXEC, Holder, keep_high, open_high
 from agent.restart.contents.pathaccess import open_path
@@ -24,7 +24,6 @@ F_SETPIPE_SZ: Final = 1031
 _PIPE: Final = 1 << 16
 """Bytes of a pipe whose size no program has set."""
 _MOST_PIPE: Final = 1 << 31
-_O_PATH: Final = 0o10000000
 _MOST_POSITION: Final = (1 << 63) - 1
 _TERMINALS: Final = (*range(2, 6), *range(128, 144))
 """Major numbers of devices that are terminals: the kernel's include/uapi/linux/major.h. CRIU has other messages of them."""
@@ -81,7 +80,7 @@ def check_access(entry: Any) -> None:
         return
     mode = _ASKED.get(flags & os.O_ACCMODE, os.R_OK | os.W_OK)
     is_own = os.geteuid() and (found.st_uid, found.st_gid) == (os.geteuid(), os.getegid())
-    if not (flags & _O_PATH or is_own or os.access(path, mode, effective_ids=True)):
+    if not (flags & O_PATH or is_own or os.access(path, mode, effective_ids=True)):
         text = f"the caller may not open {os.fsdecode(path)} as it was open: be its user, or root"
         raise Refused("file", str(entry.id), "access", text)
 
@@ -115,7 +114,7 @@ class PathFiles(FileKind):
         """Refuse a position that a file cannot have, and a folder that is written."""
         reg, identity = entry.reg, str(entry.id)
         name, flags = os.fsdecode(bytes(reg.name)), int(reg.flags)
-        if reg.pos > (0 if flags & _O_PATH else _MOST_POSITION):
+        if reg.pos > (0 if flags & O_PATH else _MOST_POSITION):
             text = f"{name} cannot be open at position {reg.pos}: dump it again"
             raise Refused("file", identity, "position", text)
         if stat.S_ISDIR(reg.mode) and flags & os.O_ACCMODE != os.O_RDONLY:

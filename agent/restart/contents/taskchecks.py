@@ -31,6 +31,8 @@ _NS_PER_S, _US_PER_S = 1_000_000_000, 1_000_000
 _POLICIES: Final = (0, 1, 2, 3, 5)
 _MEMBARRIER: Final = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8
 _STACK_FLAGS: Final = 1 << 31 | 1 | 2
+_STACK_MODES, _NO_STACK, _LEAST_STACK = 3, 2, 2048
+"""SS_ONSTACK and SS_DISABLE, the second one alone, and MINSIGSTKSZ."""
 _MOST_GROUPS: Final = 65536
 _SIGNAL_WORDS: Final = 2
 _LIMITS: Final = 16
@@ -158,6 +160,12 @@ def _thread(process: ProcessImage, tid: int, installed: Filters) -> Iterator[Ref
         yield Refused("signal", str(thread.pdeath_sig), "signal", "there is no such signal")
     if thread.sas.ss_flags & ~_STACK_FLAGS:
         yield Refused(*place, "stack", f"the flags {thread.sas.ss_flags:#x} of its signal stack are not known here")
+    mode = thread.sas.ss_flags & _STACK_MODES
+    if mode == _STACK_MODES or (thread.HasField("sas") and not mode & _NO_STACK and thread.sas.ss_size < _LEAST_STACK):
+        text = (
+            f"flags {thread.sas.ss_flags:#x} and {thread.sas.ss_size} bytes are none of a signal stack: dump it again"
+        )
+        yield Refused(*place, "stack", text)
     if thread.rseq_entry.rseq_cs_pointer:
         text = "it was within a restartable sequence that must not be restarted, which kernels since Linux 6.0 refuse"
         yield Refused(*place, "rseq", text)

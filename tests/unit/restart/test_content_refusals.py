@@ -141,6 +141,8 @@ CASES = {
     "timer's signal": (LEADER, with_timer(si_signo=2**31), "4 timer timer"),
     "sequence": (LEADER, with_field("thread_core.rseq_entry.rseq_cs_pointer", 4096), "4 thread rseq"),
     "stack": (LEADER, with_field("thread_core.sas.ss_flags", 64), "4 thread stack"),
+    "stack in two modes": (LEADER, with_field("thread_core.sas.ss_flags", 3), "4 thread stack"),
+    "small stack": (LEADER, with_field("thread_core.sas.ss_flags", 0), "4 thread stack"),
     "program": ("mm-4.img", with_field("exe_file_id", 999), "4 file missing"),
     "folder": ("fs-4.img", with_field("cwd_id", 999), "4 file missing"),
 }

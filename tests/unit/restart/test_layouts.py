@@ -35,7 +35,8 @@ def memory() -> Any:
         )
         for start, pages, status in AREAS
     ]
-    return made["mm_entry"](**dict.fromkeys(names, 0), exe_file_id=1, vmas=vmas)
+    marks = {**dict.fromkeys(names, PAGE << 8), "mm_end_code": PAGE << 9}
+    return made["mm_entry"](**marks, exe_file_id=1, vmas=vmas)
 
 
 def process(folder: Path, pid: int, mm: Any, runs: list[tuple[int, int]], flags: int = PRESENT) -> ProcessImage:
