@@ -14,6 +14,8 @@ from agent.restart.contents.refusals import Refused
 AF_NETLINK, SOCK_RAW = 16, 3
 _CONNECTED: Final = 1
 _MOST_GROUP: Final = 32
+_PROTOCOLS: Final = 32
+"""The kernel's bound of the numbers of protocols, MAX_LINKS."""
 
 
 class NetlinkSockets(FileKind):
@@ -25,6 +27,9 @@ class NetlinkSockets(FileKind):
         if len(socket.groups) > 1 or socket.dst_group > _MOST_GROUP:
             text = "it is a member of groups beyond the first 32: have the program leave them before the dump"
             raise Refused("netlink-socket", str(entry.id), "groups", text)
+        if socket.protocol >= _PROTOCOLS:
+            text = f"there is no protocol {socket.protocol} of netlink: dump it again"
+            raise Refused("netlink-socket", str(entry.id), "type", text)
         rule, text = socketoptions.fault((AF_NETLINK, SOCK_RAW, int(socket.protocol)), socket.opts)
         if rule:
             raise Refused("netlink-socket", str(entry.id), rule, text)

@@ -151,3 +151,15 @@ def test_a_descriptor_of_a_process_names_it_as_its_owner_sees_it() -> None:
     assert calls(holder, "pidfd_open")[0].arguments[0] == 1
     with pytest.raises(Refused):
         ProcessFiles([11]).check(file_entry(7, 20, nspid=-1, ino=9), {3})
+
+
+@pytest.mark.parametrize(("protocol", "rule"), [(0, ""), (31, "type"), (32, "type"), ((1 << 32) - 1, "type")])
+def test_a_protocol_of_netlink_that_the_kernel_does_not_have_is_refused(protocol: int, rule: str) -> None:
+    """No number of an image is too large to be refused; 31 is the last one, which nobody has."""
+    entry = file_entry(7, 13, protocol=protocol, state=0, portid=0, dst_portid=0, dst_group=0)
+    found = ""
+    try:
+        NetlinkSockets().check(entry, frozenset())
+    except Refused as refused:
+        found = refused.refusal[2]
+    assert found == rule
