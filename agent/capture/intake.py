@@ -32,7 +32,7 @@ class Intake:
     Args:
         probes: the kernel side.
         stream: takes the records.
-        taken: called after each part of at most a few hundred records.
+        taken: called after each part of at most a few hundred records, with its bytes; 0: the ring had nothing.
 
     Attributes:
         stream: takes the records.
@@ -40,7 +40,7 @@ class Intake:
         behind: True where the ring held more than the last `drain` took.
     """
 
-    def __init__(self, probes: Probes, stream: Stream, taken: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, probes: Probes, stream: Stream, taken: Callable[[int], None] = lambda _: None) -> None:
         self.stream = stream
         self._taken = taken
         self._probes = probes
@@ -71,7 +71,7 @@ class Intake:
 
     def _part(self, limit: int) -> int:
         part = self._probes.ring.drain(self.stream.feed, limit)
-        self._taken()
+        self._taken(part)
         return part
 
     def _measured(self, limit: int) -> int:

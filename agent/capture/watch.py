@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from typing import Self, get_args
+from typing import TYPE_CHECKING, Self, get_args
 
 from agent.capture import memoryreader, memorywriter
 from agent.capture.intake import Intake
@@ -24,6 +24,9 @@ from agent.table.inputs import Input
 from agent.table.objects import TaskStruct
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
+
+if TYPE_CHECKING:
+    from agent.events.feed import Feed
 
 DRAIN_S = 0.003
 """Time for records between two looks at the clients: with subscribers a record takes longer."""
@@ -49,6 +52,7 @@ class Watch:
         blind: changes that no hook announces on this kernel, by the names of bpf/hooks.py: every snapshot then rests on a
             sweep.
         remembers: True where it has gone on from an earlier watch's memory.
+        feed: the live events; it tells losses at moments that a recording has, too (agent.recorder.settler).
     """
 
     def __init__(self, probes: Probes, table: ProcessTable, stream: Stream, totals: Totals) -> None:
@@ -60,7 +64,8 @@ class Watch:
         self.remembers = False
         self.blind = [feature for feature, hooks in probes.hooks.items() if not hooks]
         table.keeps_text = probes.keeps_strings
-        self._intake = Intake(probes, stream, self.cache.note)
+        self.feed: Feed | None = None
+        self._intake = Intake(probes, stream, self._took)
         self._rest_s = _REST_S
 
     @classmethod
@@ -127,6 +132,12 @@ class Watch:
         return self.stream.suspect or self.table.astray
 
     # ---- keeping up ------------------------------------------------------------------------------------------------
+
+    def _took(self, part: int) -> None:
+        """Have the cache and the feed note a part of the ring, whose bytes are counted."""
+        self.cache.note()
+        if part and self.feed is not None:
+            self.feed.settle()
 
     @property
     def allowed_per_second(self) -> int:
@@ -199,6 +210,8 @@ class Watch:
         if first:
             self.ask(self.cache.differing(rows, remember=False))  # again, for tasks whose parent had no row
         self.table.strike_off(mark)
+        if self.feed is not None:
+            self.feed.sweep_ends()
         if incomplete or self.stream.suspect:
             self.table.reunite()
             self.cache.forget()
@@ -209,6 +222,8 @@ class Watch:
         self.totals.skipped = skipped
 
     def _trust(self) -> None:
+        if self.feed is not None:
+            self.feed.sweep_begins(suspect=self.stream.suspect)
         self.stream.note(Input.TRUST, 0)
         self.stream.suspect = self.table.astray = False
 

@@ -121,7 +121,7 @@ class Server:
         self._enquiries.tend()
         if not self.worker.busy:
             self._forget()
-            self.service.feed.settle()
+            self.service.feed.end_roots()
             self._tell_all()
             verb = self._answer_some(_HURRIED_TURN_S if hurry else _TURN_S)
         now = time.monotonic()

@@ -72,7 +72,7 @@ class Service:
     def __init__(self, watch: Watch, log: Journal, unsent_of: Callable[[int], int]) -> None:
         self.watch = watch
         self.snapshots = Snapshots(watch)
-        self.feed = Feed(watch.stream, watch.table, time.time_ns, host.realtime_ahead_ns)
+        self.feed = watch.feed = Feed(watch.stream, watch.table, time.time_ns, host.realtime_ahead_ns)
         self.clients = Clients()
         self.turns = metrics.Turns()
         self.recorder: Recorder | None = None

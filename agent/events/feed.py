@@ -18,11 +18,12 @@ position: its snapshot has all changes with smaller numbers, and every event tha
 one. A record that comes after its number was given up is told under the next number, for it changes the present state.
 
 Losses are told where they happened. ``loss``: records found no room in the ring; a sweep repairs the table, the
-differences are told, and ``resync`` ends the uncertainty. ``dropped``: this subscriber has not read its events in time:
-its backlog is bounded, and later events are counted. ``hidden``: the tree has a task of another user, whose events this
-subscriber may not get. ``end``: the roots are gone.
+differences are told, and ``resync`` ends the uncertainty. Both come at records, behind parts of the ring, and where a
+sweep begins or ends: moments that a recording has, too, so that its events have the same numbers. ``dropped``: this
+subscriber has not read its events in time: its backlog is bounded, and later events are counted. ``hidden``: the tree has
+a task of another user, whose events this subscriber may not get. ``end``: the roots are gone.
 
-Without a subscription, records go straight to the table, and no code of this module runs.
+Without a subscription, records go straight to the table, and no code of this module runs for them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -71,6 +72,7 @@ class Feed:
         self._changes = table.changes
         self._lost = 0
         self._unsynced = False
+        self._sweeping = self._mending = False
         self._audience = Audience(ahead)
         self._told = self._audience.told
         self.subscribers: dict[Subscriber, Callable[[], int]] = {}
@@ -81,7 +83,7 @@ class Feed:
         """Add a subscriber."""
         if not self.subscribers:
             self._lost = self._stream.lost
-            self._unsynced = self._stream.suspect
+            self._unsynced = self._stream.suspect or self._mending
             for kind, handler in self._handlers.items():
                 if kind is not Kind.STRINGS:
                     self._stream.handle(kind, self._listener(kind.value, handler))
@@ -120,17 +122,36 @@ class Feed:
         self._stream.handle(Kind.STRINGS, self._strings_listener(handler) if self.tells_arguments else handler)
 
     def settle(self) -> None:
-        """Tell losses, the end of uncertainty and the end of roots, between two batches. The caller has swept if that
-        was due.
+        """Tell losses, the end of uncertainty and the end of roots, behind a part of the ring."""
+        self._settle(suspect=self._stream.suspect)
+
+    def sweep_begins(self, *, suspect: bool) -> None:
+        """Tell a loss behind which no record has come, and that the table does not count as repaired until the end.
+
+        Args:
+            suspect: `Stream.suspect` before the sweep.
         """
-        if not self.subscribers:
+        self._settle(suspect=suspect)
+        self._sweeping, self._mending = True, suspect or self._mending
+
+    def sweep_ends(self) -> None:
+        """Tell the end of uncertainty, unless records were lost during the sweep."""
+        self._sweeping = self._mending = False
+        self._settle(suspect=self._stream.suspect)
+
+    def _settle(self, *, suspect: bool) -> None:
+        if not self.subscribers or (self._sweeping and not suspect):
             return
         if not self._unsynced:
-            self._tell_loss(self._stream.next)
-        elif not self._stream.suspect:
-            self._tell_loss(self._stream.next)
+            self._tell_loss(self._stream.next, suspect=suspect)
+        elif not suspect:
+            self._tell_loss(self._stream.next, suspect=suspect)
             self._unsynced = False
             self._tell_all({"event": "resync", "order": self._stream.next})
+        self.end_roots()
+
+    def end_roots(self) -> None:
+        """Tell the end of roots that are gone."""
         for tree in self._audience.trees.values():
             if tree.is_over:
                 self._tell_end(tree)
@@ -148,14 +169,13 @@ class Feed:
         for subscriber in self.subscribers:
             subscriber.say(event)
 
-    def _tell_loss(self, order: int) -> None:
+    def _tell_loss(self, order: int, *, suspect: bool) -> None:
         """Tell a loss: numbers below this one are missing, or a record comes after its number was given up.
 
         Until the resync nothing is certain. So losses meanwhile are added up and told once, before the resync.
         """
-        stream = self._stream
-        lost, self._lost = max(0, stream.lost - self._lost), stream.lost
-        if lost or (stream.suspect and not self._unsynced):
+        lost, self._lost = max(0, self._stream.lost - self._lost), self._stream.lost
+        if lost or (suspect and not self._unsynced):
             self._unsynced = True
             self._tell_all({"event": "loss", "order": order, "count": lost})
 
@@ -170,7 +190,7 @@ class Feed:
 
         def heard(data: Data, at: int) -> None:
             if not self._unsynced and (stream.suspect or stream.lost != self._lost):
-                self._tell_loss(stream.next - (not stream.is_late))
+                self._tell_loss(stream.next - (not stream.is_late), suspect=stream.suspect)
             if touched:
                 changes.set_aside()
             if about_a_task:

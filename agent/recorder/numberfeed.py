@@ -60,7 +60,7 @@ class NumberFeed:
         for kind, handler in stream.handlers().items():
             stream.handle(kind, self._strings(handler) if kind is Kind.STRINGS else self._narrowed(handler))
         self._feed = Feed(stream, table, lambda: replay.time_ns, lambda: replay.ahead_ns)
-        self._settler = Settler(self._feed, stream)
+        self._settler = Settler(self._feed, replay)
         # It is fetched from after each entry of the tape, so that it needs no bound.
         self._listener = Subscriber(_EVERYBODY, table.pids.initial, (), KINDS, replay.order, _ANY_BYTES)
         self._feed.add(self._listener, int)

@@ -41,6 +41,7 @@ class Replayer:
         table, stream: as the daemon had them at this point.
         uncertain_ns: bound of the error of `boottime_ns`.
         ended: True once an orderly end of the daemon has been passed.
+        mends_loss: True while a sweep goes on that repairs a loss of records.
 
     Raises:
         UnusableMemoryError: the keyframe is damaged, or of another version.
@@ -60,7 +61,8 @@ class Replayer:
         self._entry = next(self._entries, None)
         self._at = 0  # within the payload of the present entry
         self._held: list[bytes] = []
-        self._mends = False  # a sweep that follows a loss goes on
+        self.mends_loss = False
+        self._mends = False  # a sweep that repairs any doubt goes on
 
     @property
     def order(self) -> int:
@@ -253,6 +255,7 @@ class Replayer:
             stream.suspect = True
         elif kind == Input.TRUST:
             self._mends = self.is_in_doubt
+            self.mends_loss = stream.suspect or self.mends_loss
             stream.suspect = table.astray = False
         elif kind == Input.QUESTION:
             task = table.task(value)
@@ -268,7 +271,7 @@ class Replayer:
                 table.unlisted.add(task)
         elif kind == Input.STRIKE_OFF:
             table.strike_off(value)
-            self._mends = False
+            self._mends = self.mends_loss = False
         elif kind == Input.REUNITE:
             table.reunite()
         elif kind == Input.SETTLE:

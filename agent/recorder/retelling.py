@@ -167,7 +167,7 @@ class Retelling:
     def _listen(self, roots: tuple[TaskStruct, ...], namespace: PidNamespace) -> None:
         replay = self._replay
         self._feed = Feed(replay.stream, replay.table, lambda: replay.time_ns, lambda: replay.ahead_ns)
-        self._settler = Settler(self._feed, replay.stream)
+        self._settler = Settler(self._feed, replay)
         kinds = (*self._span.kinds, ARGUMENTS) if self._span.arguments else self._span.kinds
         # It is fetched from after each part of the ring, so that it needs no bound.
         self._listener = Subscriber(self._reader.viewer, namespace, roots, kinds, replay.order, _ANY_BYTES)

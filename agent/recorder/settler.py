@@ -3,33 +3,35 @@
 
 from agent.events.feed import Feed
 from agent.recorder import tape
+from agent.recorder.replay import Replayer
 from agent.table.inputs import Input
-from agent.table.stream import Stream
 
 
 class Settler:
     """The moments of one feed.
 
     Args:
-        feed: the feed.
-        stream: of the replay that it listens to.
+        feed: the feed, which nobody listens to yet.
+        replay: the replay that it listens to; it may stand within a sweep.
     """
 
-    def __init__(self, feed: Feed, stream: Stream) -> None:
+    def __init__(self, feed: Feed, replay: Replayer) -> None:
         self._feed = feed
-        self._stream = stream
-        self._sweeping = False
+        self._stream = replay.stream
+        self._suspect = replay.stream.suspect
+        if replay.mends_loss:
+            feed.sweep_begins(suspect=True)
 
     def note(self, entry: tape.TapeEntry) -> None:
-        """Tell what is due behind an entry. While a sweep repairs the table, it does not count as repaired."""
+        """Tell what is due behind an entry, as agent.capture.watch has its feed tell it."""
         if entry.kind == Input.TRUST:
-            self._sweeping = True
+            self._feed.sweep_begins(suspect=self._suspect)
         elif entry.kind == Input.STRIKE_OFF:
-            self._sweeping = False
+            self._feed.sweep_ends()
         elif entry.kind == tape.PART:
-            self.settle()
+            self._feed.settle()
+        self._suspect = self._stream.suspect
 
     def settle(self) -> None:
-        """Tell the end of a loss, or of the roots, if no sweep is under way that repairs the table."""
-        if not self._sweeping or self._stream.suspect:
-            self._feed.settle()
+        """Tell what is due where the tape ends."""
+        self._feed.settle()

@@ -15,11 +15,12 @@ from agent.recorder import answers as past_answers
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from tests.bench.storm import Storm
-from tests.live.daemons import PATIENCE_S, TOP, a_daemon, ckptree
+from tests.live.daemons import PATIENCE_S, TOP, Daemon, a_daemon, ckptree
 from tests.support.histories import unlike
 from tests.support.traceprocessor import answers
 
 Said = dict[str, Any]
+_WATCH = (sys.executable, "-m", "agent", "watch")
 _OF_THE_CLOCK = ("time", "time_ns", "boottime_ns")
 """Keys that differ: a live event has the time at which the daemon took its record."""
 
@@ -38,39 +39,52 @@ def without_times(line: str | bytes) -> Said:
     return {key: value for key, value in json.loads(line).items() if key not in _OF_THE_CLOCK}
 
 
-def test_the_events_of_a_storm_are_those_that_were_watched(tmp_path: Path) -> None:
-    """Event by event: births, execs with arguments, deaths, reaps, groups, parents, in one order."""
-    place, heard = tmp_path / "recording", tmp_path / "heard"
-    with a_daemon(tmp_path, "--record", place) as daemon:
-        with heard.open("wb") as out, Storm(idle=20, rate=400) as storm:
-            command = [
-                sys.executable,
-                "-m",
-                "agent",
-                "watch",
-                str(storm.root),
-                "--json",
-                "--socket",
-                str(daemon.socket),
-            ]
-            watch = subprocess.Popen(command, cwd=TOP, stdout=out)
-            deadline = time.monotonic() + PATIENCE_S
-            while heard.read_bytes().count(b"\n") < 3000 and time.monotonic() < deadline:
-                time.sleep(0.1)
-            os.kill(watch.pid, signal.SIGINT)
-            watch.wait(20)
-            root = storm.root
-        time.sleep(0.3)
-    watched = [without_times(line) for line in heard.read_bytes().splitlines()]
-    first, last = watched[0]["order"], watched[-1]["order"]
-    assert len(watched) > 2000
+def _watched(daemon: Daemon, heard: Path, lines: int) -> tuple[int, list[Said]]:
+    """Watch a storm until so many lines have been heard; return its root, and the events without their times."""
+    with heard.open("wb") as out, Storm(idle=20, rate=400) as storm:
+        command = [*_WATCH, str(storm.root), "--json", "--socket", str(daemon.socket)]
+        watch = subprocess.Popen(command, cwd=TOP, stdout=out)
+        deadline = time.monotonic() + PATIENCE_S
+        while heard.read_bytes().count(b"\n") < lines and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(watch.pid, signal.SIGINT)
+        watch.wait(20)
+    time.sleep(0.3)
+    return storm.root, [without_times(line) for line in heard.read_bytes().splitlines()]
 
+
+def _told(place: Path, root: int, watched: list[Said], code: int) -> tuple[list[Said], list[Said]]:
+    """Return what a recording tells of the time that was watched, and what was heard in that time."""
+    first, last = watched[0]["order"], watched[-1]["order"]
     ran = ckptree("events", str(root), "--since", f"#{first}", "--until", f"#{last}", "--record", place, "--json")
-    assert ran.code == 0, ran.err
+    assert ran.code == code, ran.err
     told = [without_times(line) for line in ran.out.splitlines()]
     behind = [event for event in watched if event["order"] < last]
-    assert told[: len(behind)] == behind
+    return told[: len(behind)], behind
+
+
+def test_the_events_of_a_storm_are_those_that_were_watched(tmp_path: Path) -> None:
+    """Event by event: births, execs with arguments, deaths, reaps, groups, parents, in one order."""
+    place = tmp_path / "recording"
+    with a_daemon(tmp_path, "--record", place) as daemon:
+        root, watched = _watched(daemon, tmp_path / "heard", 3000)
+    assert len(watched) > 2000
+
+    told, behind = _told(place, root, watched, 0)
+    assert told == behind
     assert {event["event"] for event in told} >= {"birth", "death", "reap", "reparent"}
+
+
+def test_the_events_of_a_storm_with_losses_are_those_that_were_watched(tmp_path: Path) -> None:
+    """A ring with room for some dozen records loses many: the losses and their ends, too, have the numbers of then."""
+    place = tmp_path / "recording"
+    with a_daemon(tmp_path, "--record", place, "--ring-bytes", "4096") as daemon:
+        root, watched = _watched(daemon, tmp_path / "heard", 1500)
+    assert len(watched) > 1000
+
+    told, behind = _told(place, root, watched, 6)
+    assert told == behind
+    assert {event["event"] for event in told} >= {"birth", "death", "reap", "loss", "resync"}
 
 
 def test_times_are_those_of_the_records(tmp_path: Path) -> None:

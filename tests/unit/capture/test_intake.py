@@ -217,7 +217,7 @@ def test_whoever_looks_is_told_before_much_has_been_taken() -> None:
     count = 100_000
     heard = Heard([*range(count)], count)
     taken: list[int] = []
-    heard.intake = Intake(heard.intake._probes, heard.stream, lambda: taken.append(len(heard.numbers)))
+    heard.intake = Intake(heard.intake._probes, heard.stream, lambda _: taken.append(len(heard.numbers)))
     heard.intake.catch_up()
 
     assert taken[-1] == count
