@@ -70,7 +70,8 @@ class Completeness:
         lost: events lost since the watch began. A snapshot after a repaired loss is complete: each task whose birth was
             lost is marked.
         sweeps: full sweeps so far.
-        anomalies: differences between table and kernel that no event explains, repaired, in this snapshot.
+        anomalies: differences between table and kernel that no event explains, repaired, in this snapshot. Like `sweeps`
+            it is of the taking, not of the instant, and 0 in a snapshot out of a recording.
         kernel_threads_left_out: kernel threads and io workers under the root; no rebuild can make them.
         reasons: why this is incomplete, for people; empty where it is complete.
         order: number of the first record that is not in it; all records below are. None where there are no records, or

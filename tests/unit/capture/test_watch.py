@@ -100,6 +100,19 @@ def test_what_is_skipped_behind_a_sweeps_walk_is_found_by_the_next_one(reason: C
     assert [snapshot.number(task.pid) for task in snapshot.tasks[1:]] == sorted(thread.tid for thread in children)
 
 
+def test_two_snapshots_of_one_instant_differ_in_the_anomalies_that_they_healed() -> None:
+    """So `anomalies`, like `sweeps`, is no fact of the instant, and a snapshot out of a recording has none."""
+    scene = Scene()
+    child = next(thread for thread in scene.kernel.threads if thread.group.parent is scene.others)
+    scene.kernel.setsid(child, quiet=True)
+    first, second = scene.snapshot(scene.others).completeness, scene.snapshot(scene.others).completeness
+
+    assert (first.verified, second.verified) == ("sweep", "sweep")
+    assert first.order == second.order
+    assert (first.anomalies, second.anomalies) == (1, 0)
+    assert first.sweeps < second.sweeps
+
+
 def test_births_name_the_living_pid_object_also_where_a_skipped_one_was_heard_of_by_chance() -> None:
     """The table took the session for unused; then a record named a member of it, and no row differs."""
     scene = Scene()
