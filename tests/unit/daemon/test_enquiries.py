@@ -70,7 +70,7 @@ def result_of(question: dict[str, Any], place: Path, client: Client, *, breaks_o
 )
 def test_the_log_has_the_result_that_the_client_got(question: dict[str, Any], result: str, tmp_path: Path) -> None:
     """Though the client leaves as soon as it has the answer, before its process has ended."""
-    a_recording(tmp_path, 1, runs=1, steps=20)
+    a_recording(tmp_path, 1, runs=1, steps=20, losses=0)
     client = Client()
 
     assert result_of(question, tmp_path, client) == result
