@@ -43,6 +43,17 @@ _TYPES: Final = {name: number for number, name in enumerate(_TYPE_NAMES.split(),
 _LENGTH_DELIMITED: Final = 2
 _MORE: Final = 0x80
 """The bit of a byte of a variable-length integer that says that another byte follows."""
+_SHORT_FIELD: Final = b"%c%%c%c%%c%%b%c%%c%%b" % (
+    _MESSAGE_FIELD << 3 | _LENGTH_DELIMITED,
+    _FIELD_NAME << 3 | _LENGTH_DELIMITED,
+    _FIELD_NUMBER << 3,
+)
+"""A description of a field, where all its integers are of one byte: its length, that of the name, the name, the number,
+and the rest. To make each of these parts by a call takes most of the time of all descriptions."""
+_SHORT_BYTES: Final = 4
+"""Bytes in a short description behind its length, without the name and the rest."""
+_SHORT_DIGITS: Final = 2
+"""Decimal digits of a number that is of one byte for certain."""
 
 
 class MessageField(NamedTuple):
@@ -68,8 +79,12 @@ def message_fields(text: str) -> Iterator[MessageField]:
     for word in text.split():
         parts = _FIELD.fullmatch(word)
         if parts is None:
-            raise ValueError(f"{word!r} is no field")
+            raise _no_field(word)
         yield MessageField(parts[1], int(parts[3]), _LABELS[parts[2]], parts[4] or "uint32")
+
+
+def _no_field(word: str) -> ValueError:
+    return ValueError(f"{word!r} is no field")
 
 
 class MessageClasses(dict[str, "type[Message]"]):
@@ -151,19 +166,35 @@ def described(tables: Mapping[str, str], package: str) -> bytes:
     Args:
         tables, package: as of `classes`.
     """
-    parts = [_text(_FILE_NAME, f"{package}.proto"), _text(_FILE_PACKAGE, package)]
+    found = [_text(_FILE_NAME, f"{package}.proto"), _text(_FILE_PACKAGE, package)]
+    commons: dict[tuple[str, str], bytes] = {}
     for name, text in tables.items():
         rows = [_text(_MESSAGE_NAME, name)]
-        for field in message_fields(text):
-            own = field.type in tables
-            kind = _TYPES["message" if own else field.type]
-            row = _text(_FIELD_NAME, field.name) + _integer(_FIELD_NUMBER, field.number)
-            row += _integer(_FIELD_LABEL, _LABEL_NUMBERS[field.label]) + _integer(_FIELD_TYPE, kind)
-            rows.append(
-                _piece(_MESSAGE_FIELD, row + (_text(_FIELD_TYPE_NAME, f".{package}.{field.type}") if own else b""))
-            )
-        parts.append(_piece(_FILE_MESSAGE, b"".join(rows)))
-    return b"".join(parts)
+        for word in text.split():
+            parts = _FIELD.fullmatch(word)
+            if parts is None:
+                raise _no_field(word)
+            called, mark, number, kind = parts.groups("uint32")
+            common = commons.get((mark, kind))
+            if common is None:
+                common = commons[mark, kind] = _common(mark, kind, tables, package)
+            own = called.encode()
+            size = len(own) + len(common) + _SHORT_BYTES
+            if size < _MORE and len(number) <= _SHORT_DIGITS:
+                rows.append(_SHORT_FIELD % (size, len(own), own, int(number), common))
+            else:
+                row = _text(_FIELD_NAME, called) + _integer(_FIELD_NUMBER, int(number)) + common
+                rows.append(_piece(_MESSAGE_FIELD, row))
+        found.append(_piece(_FILE_MESSAGE, b"".join(rows)))
+    return b"".join(found)
+
+
+def _common(mark: str, kind: str, tables: Mapping[str, str], package: str) -> bytes:
+    """Return what the descriptions of all fields of a mark and a type have in common."""
+    own = kind in tables
+    common = _integer(_FIELD_LABEL, _LABEL_NUMBERS[_LABELS[mark]])
+    common += _integer(_FIELD_TYPE, _TYPES["message" if own else kind])
+    return common + (_text(_FIELD_TYPE_NAME, f".{package}.{kind}") if own else b"")
 
 
 def _integer(field: int, value: int) -> bytes:

@@ -5,12 +5,12 @@ It sends a message when all threads are filled, and waits for an answer before i
 kernel kills them all (PTRACE_O_EXITKILL).
 """
 
+import _socket as socket  # the module `socket` makes enumerations of constants: 4 ms
 import fcntl
 import os
 import select
-import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -74,7 +74,7 @@ class Resumer:
         self._file = os.memfd_create("ckptree-resume")
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._write(threads)
-        with theirs:
+        with closing(theirs):
             try:
                 self._pid = _spawned((self._file, shared, theirs.fileno()))
             except OSError as error:  # as where a cgroup has no room for one more process

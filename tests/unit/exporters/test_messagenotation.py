@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The notation for messages, and its serialized form, as the protobuf library itself reads it."""
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -37,6 +38,22 @@ def test_a_number_and_a_text_of_two_bytes_of_length_are_read() -> None:
     tables = {"m" * 200: f"{'f' * 300}!{2**29 - 1}:uint64"}
     (message,) = FileDescriptorProto.FromString(described(tables, "p")).message_type
     assert (message.name, message.field[0].name, message.field[0].number) == ("m" * 200, "f" * 300, 2**29 - 1)
+
+
+@pytest.mark.parametrize("number", [1, 15, 16, 99, 100, 127, 128, 1000])
+@pytest.mark.parametrize("letters", [*range(110, 130)])
+def test_descriptions_are_read_on_both_sides_of_a_length_of_one_byte(letters: int, number: int) -> None:
+    """Of the field, of its name, and of its number."""
+    (message,) = FileDescriptorProto.FromString(described({"m": f"{'f' * letters}?{number}"}, "p")).message_type
+    assert [(field.name, field.number) for field in message.field] == [("f" * letters, number)]
+
+
+@pytest.mark.parametrize("word", ["name", "name?", "name?x", "?1", "name?1:", "name!?1", "a.b?1"])
+def test_a_word_that_is_no_field_is_named(word: str) -> None:
+    """Both where fields are listed and where they are described."""
+    for read in (lambda: list(message_fields(word)), lambda: described({"m": f"one?1 {word}"}, "p")):
+        with pytest.raises(ValueError, match=f"^{re.escape(repr(word))} is no field$"):
+            read()
 
 
 @pytest.mark.parametrize("way", ["compiled", "documented"])
