@@ -33,6 +33,8 @@ _MEMBARRIER: Final = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8
 _STACK_FLAGS: Final = 1 << 31 | 1 | 2
 _STACK_MODES, _NO_STACK, _LEAST_STACK = 3, 2, 2048
 """SS_ONSTACK and SS_DISABLE, the second one alone, and MINSIGSTKSZ."""
+_ROBUST_LIST: Final = 24
+"""Bytes of struct robust_list_head."""
 _MOST_GROUPS: Final = 65536
 _SIGNAL_WORDS: Final = 2
 _LIMITS: Final = 16
@@ -166,6 +168,11 @@ def _thread(process: ProcessImage, tid: int, installed: Filters) -> Iterator[Ref
             f"flags {thread.sas.ss_flags:#x} and {thread.sas.ss_size} bytes are none of a signal stack: dump it again"
         )
         yield Refused(*place, "stack", text)
+    if thread.futex_rla_len not in (0, _ROBUST_LIST):
+        text = (
+            f"its list of robust futexes has a head of {thread.futex_rla_len} bytes, not {_ROBUST_LIST}: dump it again"
+        )
+        yield Refused(*place, "futex", text)
     if thread.rseq_entry.rseq_cs_pointer:
         text = "it was within a restartable sequence that must not be restarted, which kernels since Linux 6.0 refuse"
         yield Refused(*place, "rseq", text)

@@ -142,6 +142,7 @@ CASES = {
     "sequence": (LEADER, with_field("thread_core.rseq_entry.rseq_cs_pointer", 4096), "4 thread rseq"),
     "stack": (LEADER, with_field("thread_core.sas.ss_flags", 64), "4 thread stack"),
     "stack in two modes": (LEADER, with_field("thread_core.sas.ss_flags", 3), "4 thread stack"),
+    "robust list": (LEADER, with_field("thread_core.futex_rla_len", 25), "4 thread futex"),
     "small stack": (LEADER, with_field("thread_core.sas.ss_flags", 0), "4 thread stack"),
     "program": ("mm-4.img", with_field("exe_file_id", 999), "4 file missing"),
     "folder": ("fs-4.img", with_field("cwd_id", 999), "4 file missing"),
