@@ -152,7 +152,7 @@ class NumberHistory:
         try:
             feed = self._feed if self._feed is not None else self._stand(place, about)
         except NoSuchTimeError:  # no keyframe before it is whole
-            return self._recording.gap(of.run, of.facts.first, of.facts.boottime_ns)
+            return self._recording.gap(of.run, of.facts.first, of.facts.boottime_ns, of.ahead_ns)
         if feed is None:
             return None
         if feed is not self._feed or self._steps is None:
@@ -200,7 +200,8 @@ class NumberHistory:
 
     def _break(self, replay: Replayer) -> Gap | None:
         """Return the gap in front of which a replay stands; None where there is none."""
-        gap = self._recording.gap(self._run, replay.order, replay.boottime_ns) if replay.at_end else None
+        stands = self._run, replay.order, replay.boottime_ns, replay.ahead_ns
+        gap = self._recording.gap(*stands) if replay.at_end else None
         seam = None if gap is None else self._seams.get(self._recording.place_behind(gap))
         if gap is not None and seam is not None and seam[:4] == gap[:4]:
             return seam
@@ -298,7 +299,8 @@ class NumberHistory:
             try:
                 replay = recording.replayer(Instant(gap.next_run, gap.next, gap.until_ns, 0, 0), behind)
             except NoSuchTimeError:  # the keyframe there is damaged
-                further = recording.gap(gap.next_run, gap.next, recording.segments[behind].facts.boottime_ns)
+                of = recording.segments[behind]
+                further = recording.gap(gap.next_run, gap.next, of.facts.boottime_ns, of.ahead_ns)
                 if further is None:
                     return None
                 gap = further

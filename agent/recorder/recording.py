@@ -212,14 +212,15 @@ class Recording:
             found.append(self._last_gap(end.run, end.order, end.time_ns))
         return tuple(found)
 
-    def gap(self, run: int, order: int, boottime_ns: int) -> Gap | None:
+    def gap(self, run: int, order: int, boottime_ns: int, ahead_ns: int) -> Gap | None:
         """Return the gap in front of which a replayer stands that is exhausted; None where the recording ends there.
 
-        Where nothing behind it can be replayed, it reaches up to the recording's end.
+        Where nothing behind it can be replayed, it reaches up to the recording's end. Where its tape is whole, it begins
+        at the time up to which the recording states that it has everything: it may have been long idle there.
 
         Args:
             run: the replayer's.
-            order, boottime_ns: where it stands.
+            order, boottime_ns, ahead_ns: where it stands.
         """
         for place, (before, each) in enumerate(zip([None, *self.segments], self.segments, strict=False)):
             facts = each.facts
@@ -227,12 +228,13 @@ class Recording:
             if before is not None and is_reached and before.ends_whole and each.joins(before):
                 continue  # the replayer has passed over from one to the other
             if (each.run, facts.boottime_ns) > (run, boottime_ns) and each.keyframe() is not None:
-                ahead_ns = self._end_ahead_ns(run)
-                times = boottime_ns + ahead_ns, facts.realtime_ns
-                return Gap(run, order, each.run, facts.first, *times, self._why(place))
+                from_ns = boottime_ns + ahead_ns
+                if before is not None and before.run == run and before.ends_whole and before.end_next == order:
+                    from_ns = before.known_ns + before.end_ahead_ns
+                return Gap(run, order, each.run, facts.first, from_ns, facts.realtime_ns, self._why(place))
         end = self.runs[-1].last
         if (run, order) < (end.run, end.order) or end.missing or self._is_broken_behind(run, boottime_ns):
-            return self._last_gap(run, order, boottime_ns + self._end_ahead_ns(run))
+            return self._last_gap(run, order, boottime_ns + ahead_ns)
         return None
 
     def _why(self, place: int) -> str:
@@ -265,9 +267,6 @@ class Recording:
         """Return by how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME behind the segment that has a number, ns."""
         mine = [each for each in self.segments if each.run == run]
         return max(mine, key=lambda each: (each.facts.first <= order, each.facts.first)).end_ahead_ns
-
-    def _end_ahead_ns(self, run: int) -> int:
-        return next(each.end_ahead_ns for each in reversed(self.segments) if each.run == run)
 
     def _said(self) -> str:
         runs = (

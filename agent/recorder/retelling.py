@@ -110,7 +110,8 @@ class Retelling:
             yield self._taken()
             gap = None
             if self._replay.at_end and not self._listener.ended:
-                gap = self._recording.gap(self._run, self._replay.order, self._replay.boottime_ns)
+                replay = self._replay
+                gap = self._recording.gap(self._run, replay.order, replay.boottime_ns, replay.ahead_ns)
             if gap is None or not spanends.is_begun(self._recording, gap, self._span.until):
                 return
             if gap in self._crossed:  # its keyframe is none, so that no replay gets behind it
@@ -206,7 +207,7 @@ class Retelling:
         return True
 
     def _tell_gap(self, gap: Gap, ahead_ns: int) -> None:
-        """Tell a gap before which the search for a root stood."""
+        """Tell a gap, before which a replay, or the search for a root, stands."""
         times = {"time_ns": gap.from_ns, "boottime_ns": gap.from_ns - ahead_ns}
         self._listener.say({"event": "gap", "order": gap.first, **times, **self._of_gap(gap)})
 
@@ -261,7 +262,7 @@ class Retelling:
 
     def _cross(self, gap: Gap) -> Iterator[list[Said]]:
         """Tell a gap, and the differences between the tables before and behind it."""
-        self._say("gap", **self._of_gap(gap))
+        self._tell_gap(gap, self._replay.ahead_ns)
         same_boot = self._is_one_boot(gap)
         yield self._taken()
         if not spanends.is_behind(self._recording, self._span.until, gap):

@@ -195,7 +195,8 @@ class RootSearch:
                 behind = Instant(gap.next_run, gap.next, gap.until_ns, 0, 0)
                 self._begin_at(behind, self._recording.place_behind(gap))
             except NoSuchTimeError:  # the keyframe there is damaged
-                gap = self._recording.gap(gap.next_run, gap.next, self._boottime_ns(gap))
+                of = self._recording.segments[self._recording.place_behind(gap)]
+                gap = self._recording.gap(gap.next_run, gap.next, of.facts.boottime_ns, of.ahead_ns)
             else:
                 self._begun.add(_behind(gap))
                 return gap
@@ -210,14 +211,10 @@ class RootSearch:
         replay, seams = self._replay, self._recording.seams
         if not replay.exhausted:
             return next((each for each in seams if self._recording.place_behind(each) > self._segment), None)
-        gap = self._recording.gap(self._run, replay.order, replay.boottime_ns)
+        gap = self._recording.gap(self._run, replay.order, replay.boottime_ns, replay.ahead_ns)
         if gap is None or gap.next_run == len(self._recording.runs):
             return gap
         return next((each for each in seams if _behind(each) == _behind(gap)), gap)
-
-    def _boottime_ns(self, gap: Gap) -> int:
-        """Return the CLOCK_BOOTTIME of the first state behind a gap, ns."""
-        return self._recording.segments[self._recording.place_behind(gap)].facts.boottime_ns
 
 
 def _behind(gap: Gap) -> tuple[int, int, int]:

@@ -49,8 +49,8 @@ def unlike(
             found[number] = [e for e in told if e not in expected], [e for e in expected if e not in told]
         if sorted(_loss(event) for event in gaps if event["event"] == "loss") != sorted(losses):
             found[number] = gaps, losses
-        marked = {event["order"] for event in gaps if event["event"] == "gap"}
-        if not marked <= {event["order"] for event in without[0]}:
+        marked = {(event["order"], event["time_ns"], event["until_ns"]) for event in gaps if event["event"] == "gap"}
+        if not marked <= {(event["order"], event["time_ns"], event["until_ns"]) for event in without[0]}:
             found[number] = gaps, without[0]
     return found
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A gap at the number, or at the time, where a span begins or ends: `events` and `history` tell it, or neither does."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from agent.recorder.recording import Recording
 from tests.support.taped import Taped
 
 _SECOND_NS: Final = 1_000_000_000
+_HOUR_NS: Final = 3600 * _SECOND_NS
 _NOBODY: Final = 4_000_000
 _FIRST, _SECOND, _THIRD = "the writer ended", "the writer ended again", "the writer fell behind"
 
@@ -132,3 +134,32 @@ def test_a_clock_that_was_set_back_in_a_gap_hides_it_not(tmp_path: Path) -> None
     assert told(made.recording, between, behind) == [_SECOND]
     assert told(made.recording, None, behind) == [_FIRST, _SECOND]
     assert told(made.recording, behind, None) == [_THIRD]
+
+
+def test_a_gap_behind_an_idle_time_begins_where_the_recording_last_stated_that_it_has_everything(
+    tmp_path: Path,
+) -> None:
+    """All events, those of a root, and a history have one time of it: not that of the last record, an hour before."""
+    taped = Taped(tmp_path, 3)
+    taped.mark(continues=False, why="the daemon began")
+    for _ in range(4):
+        taped.step()
+    taped.rest(_HOUR_NS)
+    taped.clock(by_ns=_HOUR_NS)
+    stated_ns = taped.time_ns
+    taped.rest(_HOUR_NS)
+    taped.mark(continues=False, why="the writer fell behind")
+    taped.step()
+    taped.end()
+    recording = Recording(tmp_path)
+
+    def gaps(events: Iterable[Mapping[str, Any]]) -> list[tuple[int, int]]:
+        return [(each["time_ns"], each["until_ns"]) for each in events if each["event"] == "gap"]
+
+    expected = [(stated_ns, recording.gaps[0].until_ns)]
+    questions: tuple[dict[str, Any], ...] = ({}, {"root": "1"})
+    for question in questions:
+        assert gaps(each for batch in answers.events(recording, question, Enquirer()) for each in batch) == expected
+    for number in (1, 4_000_000):
+        lives, apart = answers.history(recording, {"pid": number}, Enquirer())
+        assert gaps(each for life in [*lives, apart] for each in life) == expected
