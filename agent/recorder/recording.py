@@ -390,8 +390,10 @@ def _may_be_between(before: TapeSegment, behind: TapeSegment, time_ns: int) -> b
     if before.facts.boot_id == behind.facts.boot_id:
         aheads = before.end_ahead_ns, before.sealed_ahead_ns, behind.ahead_ns
         return begin_ns + min(aheads) < time_ns <= end_ns + max(aheads)
-    first_ns, last_ns = sorted((begin_ns + before.end_ahead_ns, behind.facts.realtime_ns))
-    return first_ns < time_ns <= last_ns
+    ended_ns, began_ns = begin_ns + before.end_ahead_ns, behind.facts.realtime_ns
+    if ended_ns > began_ns:  # a boot with an earlier clock: what the one before has recorded was not within the gap
+        ended_ns = began_ns - behind.facts.boottime_ns
+    return ended_ns < time_ns <= began_ns
 
 
 def _date(time_ns: int) -> str:

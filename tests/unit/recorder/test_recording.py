@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import CkptreeError
-from agent.recorder import folder, folderlock, instant
+from agent.record import replace
+from agent.recorder import folder, folderlock, instant, segment
 from agent.recorder.facts import Instant
 from agent.recorder.past import find
 from agent.recorder.recording import AmbiguousNumberError, NoRecordingError, NoSuchInstantError, Recording
@@ -18,9 +19,10 @@ from agent.recorder.segment import Block
 from agent.recorder.tapesegment import TapeSegment
 from tests.bench import longrecording
 from tests.support.examples import examples
-from tests.support.taped import Taped, Truth, a_recording, last_at_each, replayed, state_of
+from tests.support.taped import AHEAD_NS, Taped, Truth, a_recording, last_at_each, replayed, state_of
 
 _SECOND_NS = 1_000_000_000
+_YEAR_NS = 365 * 86_400 * 1_000_000_000
 
 
 def wrong(recording: Recording, truth: Truth) -> str:
@@ -305,3 +307,32 @@ def test_a_recording_of_an_older_program_is_known_up_to_its_last_part(tmp_path: 
     assert recording.until_ns >= truths[-1].time_ns
     for truth in last_at_each(truths):
         assert wrong(recording, truth) == ""
+
+
+def test_a_boot_with_an_earlier_clock_hides_nothing_of_the_boot_before(tmp_path: Path) -> None:
+    """A host without a battery begins in some earlier year: what the recording has of a time is found as before."""
+    first = Taped(tmp_path, 5)
+    first.mark(continues=False, why="the daemon began")
+    for _ in range(20):
+        first.step()
+    first.end()
+    alone = Recording(tmp_path)
+    times = [alone.runs[0].first.time_ns, *(truth.time_ns for truth in first.truths)]
+    expected = [alone.at_time(each) for each in times]
+
+    second = Taped(tmp_path, 6, 1, ahead_ns=AHEAD_NS - 10 * _YEAR_NS)
+    second.mark(continues=False, why="the daemon began")
+    second.step()
+    second.end()
+    path = folder.stored(tmp_path)[-1].path
+    data = path.read_bytes()
+    facts, length = segment.read_head(data)
+    path.write_bytes(segment.head(replace(facts, boot_id="1" * 36)) + data[length:])
+    both = Recording(tmp_path)
+
+    assert [run.boot_id[0] for run in both.runs] == ["0", "1"]
+    assert [both.at_time(each) for each in times] == expected
+    assert not any(each.missing for each in expected)
+    for each in (alone.until_ns + _YEAR_NS, facts.realtime_ns + _YEAR_NS, facts.realtime_ns - 1):
+        with pytest.raises(NoSuchInstantError):
+            both.at_time(each)
