@@ -279,13 +279,13 @@ class NumberHistory:
             The index of the segment behind it; None where that is not in the span, or cannot be replayed.
         """
         recording, plan = self._recording, self._plan
-        heard = self._feed
+        heard, run = self._feed, self._run
         self._drop()
         while True:
             same_boot = self._is_one_boot(gap)
             self._mark(gap, same_boot=same_boot)
             behind = recording.place_behind(gap)
-            if heard is not None:
+            if heard is not None and self._run == run:
                 self._tell_islands(heard, gap, recording.segments[place:behind])
             before = heard.side if heard is not None else None
             if behind >= len(recording.segments) or not spanends.is_behind(recording, self._until, gap):

@@ -302,12 +302,14 @@ class Recording:
         for place, of in enumerate(self.segments):
             begin = of.run, of.facts.first, of.facts.realtime_ns
             # Several may begin at one number and time; the gap is in front of the first one that does not go on.
-            if begin not in found or (self._goes_on(found[begin]) and not self._goes_on(place)):
+            if begin not in found or self._begins(place) > self._begins(found[begin]):
                 found[begin] = place
         return found
 
-    def _goes_on(self, place: int) -> bool:
-        return place > 0 and self.segments[place].joins(self.segments[place - 1])
+    def _begins(self, place: int) -> tuple[bool, bool]:
+        """Return True if a segment does not go on from another, and True if a replay may begin with it."""
+        of = self.segments[place]
+        return not of.joins(self.segments[place - 1] if place else None), of.keyframe() is not None
 
     def replayer(self, instant: Instant, place: int | None = None) -> Replayer:
         """Return a replayer that stands at an instant, or, where the recording has a gap before it, in front of the gap.

@@ -10,6 +10,7 @@ from agent.recorder.history import NumberHistory
 from agent.recorder.past import Enquirer
 from agent.recorder.recording import Recording
 from agent.recorder.retelling import EventSpan, Retelling
+from agent.table.objects import CLONE_THREAD
 from tests.support.programs import make
 from tests.support.taped import Taped
 
@@ -250,3 +251,30 @@ def lives_of(place: Path, number: int) -> list[list[dict[str, Any]]]:
     """Return all lives of a number."""
     recording = Recording(place)
     return NumberHistory(recording, (recording.runs[0].first, recording.runs[-1].last), number, Enquirer()).lives()
+
+
+def test_no_record_of_another_numbering_is_told_of_a_task_in_front_of_a_gap(tmp_path: Path) -> None:
+    """A number of its own has each, and where the keyframe behind the gap is damaged no table knows the task."""
+    for run in range(2):
+        taped = Taped(tmp_path, 7, run)
+        taped.mark(continues=False, why="the daemon began")
+        task = taped.kernel.fork(taped.kernel.init, CLONE_THREAD if run == 0 else 0)
+        taped.hear()
+        for _ in range(8 * run):
+            taped.kernel.exec(task)
+        taped.hear()
+        taped.rest(_SECOND_NS)
+        if run:
+            taped.mark(continues=True)
+        taped.end()
+    expected = [event for life in lives_of(tmp_path, task.tid) for event in life]
+    damaged = Recording(tmp_path).segments[1]
+    (keyframe,) = [block for block in damaged.blocks if block is not None and block.kind == segment.KEYFRAME]
+    data = damaged.path.read_bytes()
+    numbers, times_ns = (keyframe.first, keyframe.next), (keyframe.first_ns, keyframe.last_ns, keyframe.ahead_ns)
+    unusable = segment.block(segment.KEYFRAME, b"none", 4, numbers, times_ns, segment.PLAIN, keyframe.number)
+    damaged.path.write_bytes(data[: keyframe.begin] + b"".join(map(bytes, unusable)) + data[keyframe.end :])
+
+    told = [event for life in lives_of(tmp_path, task.tid) for event in life]
+    assert [each for each in told if each["run"] == 1 and "assumed" not in each and each["event"] != "gap"] == []
+    assert told[0] == expected[0]
