@@ -134,6 +134,28 @@ def test_a_block_that_is_damaged_or_of_another_segment_does_not_count(tmp_path: 
         assert answers.history(recording, {"pid": 4_000_000}, Enquirer())[1]
 
 
+def test_a_folder_without_its_last_block_is_byte_for_byte_that_of_a_writer_that_was_killed_before_it(
+    tmp_path: Path, taped: Taped
+) -> None:
+    """So nothing tells of the block that is missing, and no answer can: the recording ends sooner, and says when."""
+    idle(taped, 3)
+    taped.step()
+    taped.flush()
+    killed = {each.name: each.read_bytes() for each in tmp_path.iterdir() if each.is_file()}
+    ended = Recording(tmp_path).runs[-1].last
+    taped.rest(_SECOND_NS)
+    taped.step()
+    taped.flush()
+    assert Recording(tmp_path).runs[-1].last.time_ns > ended.time_ns
+    (of,) = Recording(tmp_path).segments
+    (row,) = [each for each in of.tapes if each.next > ended.order]
+    os.truncate(of.path, row.begin)
+
+    assert idleblock.read(tmp_path) is not None
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir() if each.is_file()} == killed
+    assert Recording(tmp_path).runs[-1].last == ended
+
+
 def test_the_next_writer_appends_what_a_killed_one_left(tmp_path: Path, taped: Taped) -> None:
     """Once, and only to its own segment."""
     idle(taped, 5)
