@@ -298,18 +298,7 @@ class Recording:
 
     @cached_property
     def _places(self) -> dict[tuple[int, int, int], int]:
-        found: dict[tuple[int, int, int], int] = {}
-        for place, of in enumerate(self.segments):
-            begin = of.run, of.facts.first, of.facts.realtime_ns
-            # Several may begin at one number and time; the gap is in front of the first one that does not go on.
-            if begin not in found or self._begins(place) > self._begins(found[begin]):
-                found[begin] = place
-        return found
-
-    def _begins(self, place: int) -> tuple[bool, bool]:
-        """Return True if a segment does not go on from another, and True if a replay may begin with it."""
-        of = self.segments[place]
-        return not of.joins(self.segments[place - 1] if place else None), of.keyframe() is not None
+        return storedsegments.places(self.segments)
 
     def replayer(self, instant: Instant, place: int | None = None) -> Replayer:
         """Return a replayer that stands at an instant, or, where the recording has a gap before it, in front of the gap.

@@ -98,6 +98,25 @@ def _lost(path: Path, why: str) -> list[LostSegment]:
     return []
 
 
+def places(segments: Sequence[TapeSegment]) -> dict[tuple[int, int, int], int]:
+    """Return the index of the segment behind a gap, by the run, the number and CLOCK_REALTIME (ns) with which it begins.
+
+    Several may begin at one number and time: the gap is in front of the first one that does not go on from another.
+    """
+    found: dict[tuple[int, int, int], int] = {}
+    for place, of in enumerate(segments):
+        begin = of.run, of.facts.first, of.facts.realtime_ns
+        if begin not in found or _begins(segments, place) > _begins(segments, found[begin]):
+            found[begin] = place
+    return found
+
+
+def _begins(segments: Sequence[TapeSegment], place: int) -> tuple[bool, bool]:
+    """Return True if a segment does not go on from another, and True if a replay may begin with it."""
+    of = segments[place]
+    return not of.joins(segments[place - 1] if place else None), of.keyframe() is not None
+
+
 def tapes(segments: Sequence[TapeSegment], order: int = 0) -> Generator[bytes, None, bool]:
     """Yield the tapes of segments, up to the first gap, but for blocks that end before a number.
 
