@@ -94,8 +94,8 @@ def events_of(recording: Recording, root: int | None = None) -> list[dict[str, A
 def ends_sooner(found: list[dict[str, Any]] | None, expected: list[dict[str, Any]] | None) -> bool:
     """Return True if the events of a root are those expected, but that their end is told in front of damage.
 
-    The end of a root, and of a loss in front of it, are told behind the part of the ring with its last record, as a watch
-    tells them: where the next part is damaged, at the number of its first record. Nothing follows.
+    The end of a root is told behind parts of the ring and sweeps, as a watch tells it. A root that is gone once a number
+    has been given up has its end behind the next part: where that is damaged, at the number in front. Nothing follows.
     """
     if not found or not expected or found[-1]["event"] != "end":
         return False
