@@ -63,6 +63,7 @@ class SweepDiff:
         self._open: set[TaskStruct] = set()  # all other tasks of the table, and some that are gone
         self._remembers = False
         self._same: tuple[bytes, list[TaskStruct], list[TaskStruct]] | None = None  # rows, doubted, unseen
+        self._unsorted: tuple[bytes, _Compared] | None = None  # all rows, which _agreed and _rows do not have yet
 
     def forget(self) -> None:
         """Forget the last sweep."""
@@ -70,13 +71,14 @@ class SweepDiff:
         self._rows.clear()
         self._open.clear()
         self._remembers = False
-        self._same = None
+        self._same = self._unsorted = None
 
     def note(self, touched: set[TaskStruct]) -> None:
         """Forget the agreement of rows with tasks that were touched."""
         if not self._remembers:
             return
         self._same = None
+        self._sort()
         for task in self._rows.keys() & touched:
             del self._agreed[self._rows.pop(task)]
         self._open.update([task for task in touched if task.pid.task is task])
@@ -103,7 +105,8 @@ class SweepDiff:
         unseen = [task for task in table.tasks() if task not in seen]
         table.noted |= {task: noted[task] for task in unseen if task in noted}
         if remember:
-            self._keep([row for (row,) in _WHOLE(rows)], found, unseen)
+            self._unsorted = rows, found
+            self._keep_open(found, unseen)
         return self._questions(rows, found, unseen)
 
     def _beside_the_last(self, rows: bytes) -> list[Question]:
@@ -111,6 +114,7 @@ class SweepDiff:
             _, doubted, unseen = self._same
             self._table.miss(unseen)
             return [self._table.question(task) for task in (*doubted, *unseen)]
+        self._sort()
         agreed = self._agreed
         whole = [row for (row,) in _WHOLE(rows)]
         here = set(whole)
@@ -131,26 +135,35 @@ class SweepDiff:
         seen = set(found.met)
         unseen = [task for task in (*self._open, *away) if task.pid.task is task and task not in seen]
         unseen = list(dict.fromkeys(unseen))
-        self._keep(fresh, found, unseen)
+        self._keep_agreed(fresh, found)
+        self._keep_open(found, unseen)
         return self._questions(rows, found, unseen)
 
-    def _keep(self, rows: list[bytes], found: _Compared, unseen: list[TaskStruct]) -> None:
-        doubted = found.doubted
-        if not self._rows:  # all at once, which takes a third of the time
-            of_task: dict[TaskStruct | None, bytes] = dict(zip(found.met, rows, strict=True))
-            for other in (None, *doubted):
+    def _sort(self) -> None:
+        """Find the task of each row of a first comparison: mostly the next sweep has the same rows, and asks for none."""
+        if self._unsorted is not None:
+            rows, found = self._unsorted
+            self._unsorted = None
+            of_task: dict[TaskStruct | None, bytes] = dict(
+                zip(found.met, [row for (row,) in _WHOLE(rows)], strict=True)
+            )
+            for other in (None, *found.doubted):
                 of_task.pop(other, None)
             self._rows.update(cast("dict[TaskStruct, bytes]", of_task))
             self._agreed.update(zip(self._rows.values(), self._rows, strict=True))
-            rows = []
+
+    def _keep_agreed(self, rows: list[bytes], found: _Compared) -> None:
+        doubted = found.doubted
         for row, task in zip(rows, found.met, strict=False):
             if task is not None and task not in doubted:
                 if task in self._rows:  # a second row of one task
                     del self._agreed[self._rows[task]]
                 self._agreed[row] = task
                 self._rows[task] = row
+
+    def _keep_open(self, found: _Compared, unseen: list[TaskStruct]) -> None:
         self._open.clear()
-        self._open.update(doubted, unseen)
+        self._open.update(found.doubted, unseen)
         self._remembers = True
 
     def _questions(self, rows: bytes, found: _Compared, unseen: list[TaskStruct]) -> list[Question]:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Birth edges of a snapshot's tasks, and the ancestors that the edges run through."""
 
-from typing import Final
+from collections.abc import Iterable
+from itertools import repeat
+from typing import Any, Final
 
 from agent.model import Ancestor, AncestorEvent, Birth, Creator, PidRef, Tag
 from agent.selection.tags import Refs
@@ -59,6 +61,7 @@ class Births:
         self._pgid_before: Pid | None = None
         self._flags_before = 0
         self._begin: tuple[object, ...] = ()
+        self._unobserved: dict[int, Birth] = {}  # by their flags, which are all that they have
         self.creators: dict[TaskStruct | None, Creator | None] = {None: None}
         self.refs: dict[Pid | None, PidRef | None] = {None: None}
         self.other_creators: set[TaskStruct | None] = set()
@@ -93,20 +96,59 @@ class Births:
         """Return the birth of a task of the snapshot, or of an ancestor."""
         order, creator = task.order, task.creator
         if order < 0 or creator is None:
-            return Birth(None, False, None, None, flag_names(task.clone_flags), None)
-        if (  # mostly those of the birth before
-            creator is not self._creator_before
-            or task.birth_sid is not self._sid_before
-            or task.birth_pgid is not self._pgid_before
-            or task.clone_flags != self._flags_before
-            or task is self._root
-        ):
-            self._begin = self._beginning(task, creator)
-            self._creator_before = creator if task is not self._root else None
-            self._sid_before, self._pgid_before = task.birth_sid, task.birth_pgid
-            self._flags_before = task.clone_flags
+            return self._assumed(task.clone_flags)
+        if not self._is_like_before(task, creator):
+            self._begin_anew(task, creator)
         # past Birth's own constructor, which takes longer than all else here
         return _new(Birth, self._begin + (order,))  # noqa: RUF005 - faster
+
+    def of_all(self, tasks: Iterable[TaskStruct]) -> list[Birth]:
+        """Return the birth of each task, as `of` does, in half of the time: neighbours differ in the number alone."""
+        found: list[Birth] = []
+        orders: list[int] = []  # of a run of births that have all else in common
+        for task in tasks:
+            creator = task.creator
+            if task.order < 0 or creator is None:
+                self._finish(found, orders)
+                orders = []
+                found.append(self._assumed(task.clone_flags))
+                continue
+            if not self._is_like_before(task, creator):
+                self._finish(found, orders)
+                orders = []
+                self._begin_anew(task, creator)
+            orders.append(task.order)
+        self._finish(found, orders)
+        return found
+
+    def _assumed(self, flags: int) -> Birth:
+        """Return the birth of a task that was not observed."""
+        birth = self._unobserved.get(flags)
+        if birth is None:
+            birth = self._unobserved[flags] = Birth(None, False, None, None, flag_names(flags), None)
+        return birth
+
+    def _finish(self, found: list[Birth], orders: list[int]) -> None:
+        """Add the births of a run, which have all but their numbers in common."""
+        if orders:
+            columns: Any = map(repeat, self._begin, repeat(len(orders)))
+            found += map(_new, repeat(Birth), zip(*columns, orders, strict=True))
+
+    def _is_like_before(self, task: TaskStruct, creator: TaskStruct) -> bool:
+        """Return True if the birth has all but its number in common with the one before, as most have."""
+        return (
+            creator is self._creator_before
+            and task.birth_sid is self._sid_before
+            and task.birth_pgid is self._pgid_before
+            and task.clone_flags == self._flags_before
+            and task is not self._root
+        )
+
+    def _begin_anew(self, task: TaskStruct, creator: TaskStruct) -> None:
+        self._begin = self._beginning(task, creator)
+        self._creator_before = creator if task is not self._root else None
+        self._sid_before, self._pgid_before = task.birth_sid, task.birth_pgid
+        self._flags_before = task.clone_flags
 
     def _beginning(self, task: TaskStruct, creator: TaskStruct) -> tuple[object, ...]:
         """Return the values of a birth that many births have in common: all but its number."""

@@ -6,9 +6,8 @@ session has CKPT_PID_ROOT, as session and as group. Every other pid object is co
 the walk meets it.
 """
 
-from collections.abc import Collection, Iterable, Iterator
-from itertools import count
-from typing import cast
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from agent.model import CKPT_PID_ROOT, OUTSIDE, Namespace, OutsidePid, PidRef, Tag
 from agent.table.objects import Pid, PidNamespace, TaskStruct
@@ -28,7 +27,7 @@ class Tags:
         self.level = self.namespace.level
         self.pids: list[Pid] = []
         self._tags: dict[Pid | None, Tag] = {}
-        self._free = cast("Iterator[Tag]", count(first_tag))
+        self._first = first_tag
         self.outside: dict[Pid, Tag] = {}
         leader = root.leader
         # The root inherited its session, if it does not lead one.
@@ -44,7 +43,7 @@ class Tags:
             if pid is None:
                 return OUTSIDE
             if pid.number_in(self.namespace):
-                tag = next(self._free)
+                tag = Tag(self._first + len(self.pids))
                 self.pids.append(pid)
             else:
                 tag = self.outside[pid] = OUTSIDE
@@ -60,21 +59,25 @@ class Tags:
             tasks: in tree order. Each has a number in the root's namespace.
             inside: takes the tasks with their tags. A parent that is not there before its child has tag 0.
         """
-        tags, pids, free = self._tags, self.pids, self._free
+        tags, pids, first = self._tags, self.pids, self._first
         found: list[Ids] = []
         last_parent: TaskStruct | None = None
         last_pgid: Pid | None = None
         last_sid: Pid | None = None
-        ppid = pgid = sid = OUTSIDE
+        # As objects: where the module is compiled, each use of a tag would make another one.
+        ppid: Any = OUTSIDE
+        pgid: Any = OUTSIDE
+        sid: Any = OUTSIDE
         for task in tasks:
             pid = task.pid
-            own = tags.get(pid)
+            own: Any = tags.get(pid)
             if own is None:
-                own = tags[pid] = next(free)
+                own = first + len(pids)
+                tags[pid] = own
                 pids.append(pid)
             inside[task] = own
             leader = task.leader
-            tgid = own if leader is task else self(leader.pid)
+            tgid: Any = own if leader is task else self(leader.pid)
             if leader.pgid is not last_pgid:
                 last_pgid = leader.pgid
                 pgid = self(last_pgid)

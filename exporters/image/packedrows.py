@@ -13,8 +13,9 @@ the document of exporters.content.facts, which alone knows the keys.
 
 import struct
 from array import array
-from collections.abc import Callable, Sequence
-from itertools import accumulate, compress, count
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, compress, count, groupby, pairwise, repeat
 from operator import is_not, itemgetter
 from typing import NamedTuple, cast
 
@@ -29,6 +30,7 @@ _CREATOR, _ORDER = [Birth._fields.index(name) for name in ("creator", "order")] 
 _RUNNING = TaskState.RUNNING  # other states are rare; the hash of one, which is an Enum, takes longer than the rest
 _REST_OF, _ORIGIN_OF = itemgetter(slice(_REST, _BIRTH)), itemgetter(slice(_CREATOR + 1, _ORDER))  # of task and birth
 _FEW = 8  # rows for which the columns take longer than the rows
+_WIDER = (1 << 8, 1 << 16, 1 << 32)  # msgpack has these numbers in more bytes than those below
 
 
 class PackedRows:
@@ -172,6 +174,14 @@ class _Packer:
     ) -> None:
         """Put the rows of a run, which have all but their numbers in common."""
         packed = _columns(around, orders, starts) if len(orders) >= _FEW else None
+        if packed is None and len(orders) >= _FEW and None not in orders and None not in starts:
+            ends = [
+                *accumulate([len([*run]) for _, run in groupby(zip(_widths(orders), _widths(starts), strict=True))])
+            ]
+            if len(ends) > 1:
+                for begin, end in pairwise([0, *ends]):
+                    self._finish(around, orders[begin:end], starts[begin:end], pieces, lengths)
+                return
         if packed is None:
             number = self._number
             rows = [_joined(around, number(order), number(start)) for order, start in zip(orders, starts, strict=True)]
@@ -200,6 +210,11 @@ class _Packer:
 
 def _joined(around: _Around, order: bytes, start: bytes) -> bytes:
     return b"".join((around[3], order, around[4], start, around[5]))
+
+
+def _widths(numbers: Sequence[int | None]) -> Iterable[int]:
+    """Return for each number a value that tells how many bytes it takes."""
+    return map(bisect_right, repeat(_WIDER), cast("Sequence[int]", numbers))
 
 
 def _columns(around: _Around, orders: Sequence[int | None], starts: Sequence[int | None]) -> bytes | None:
@@ -231,9 +246,9 @@ class _Column(NamedTuple):
 
 def _column(numbers: Sequence[int | None]) -> _Column | None:
     """Return numbers in msgpack; None where they differ in type, or are smaller than numbers of records or times are."""
-    known = [number for number in numbers if number is not None]
-    if len(known) < len(numbers):
-        return _Column(b"\xc0", b"") if not known else None
+    if None in numbers:
+        return _Column(b"\xc0", b"") if not any(number is not None for number in numbers) else None
+    known = cast("Sequence[int]", numbers)
     least, most = min(known), max(known)
     if least >= 1 << 8 and most < 1 << 16:
         return _Column(b"\xcd" + bytes(2), struct.Struct(f">{len(known)}H").pack(*known))
