@@ -13,7 +13,7 @@ a row is one whose last row is missing now, or that was touched or doubted since
 """
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from agent.table import wire
 from agent.table.objects import EXITED, EXITING, MOVING, PTRACED, STOPPED, SUBREAPER, UNDER_SUBREAPER, TaskStruct
@@ -22,12 +22,12 @@ from agent.table.processtable import ProcessTable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SWEPT = SUBREAPER | UNDER_SUBREAPER | STOPPED | PTRACED | EXITED  # the flags that a row shows
-_SWEPT_IN_ROW = _SWEPT | MOVING  # MOVING in a row always leads to a question: only the answer has the namespace
-_SIGNAL = wire.ROW_SIGNAL_SHIFT
+_SWEPT: Final = SUBREAPER | UNDER_SUBREAPER | STOPPED | PTRACED | EXITED  # the flags that a row shows
+_SWEPT_IN_ROW: Final = _SWEPT | MOVING  # MOVING in a row always leads to a question: only the answer has the namespace
+_SIGNAL: Final = wire.ROW_SIGNAL_SHIFT
 _FIELDS = wire.ROW.iter_unpack
 _WHOLE = struct.Struct(f"{wire.ROW.size}s").iter_unpack
-_ROOM = 256  # with so many more open tasks than agreeing rows, a full comparison is cheaper
+_ROOM: Final = 256  # with so many more open tasks than agreeing rows, a full comparison is cheaper
 
 Question = tuple[int, int]
 _Row = tuple[int, int, int, int, int, int, int, int, int, int, bytes, int]  # in this order: wire.ROW

@@ -20,10 +20,10 @@ from agent.selection.tags import Ids, Namespaces, Refs
 from agent.table import rules
 from agent.table.objects import EXITED, MOVING_NOWHERE, STOPPED, SUBREAPER, TaskStruct
 
-_OF_ROW = EXITED | STOPPED | MOVING_NOWHERE  # the flags that a row shows
+_OF_ROW: Final = EXITED | STOPPED | MOVING_NOWHERE  # the flags that a row shows
 _new: Final = tuple.__new__
-_NO_FLAGS = -1  # no task's: the next row has nothing in common with the one before
-_FEW = 8  # rows that are made one by one in less time than by columns
+_NO_FLAGS: Final = -1  # no task's: the next row has nothing in common with the one before
+_FEW: Final = 8  # rows that are made one by one in less time than by columns
 _IDS, _BIRTH = 5, Task._fields.index("birth")  # a row begins with the ids, and ends with the birth
 
 

@@ -17,7 +17,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, compress, count, groupby, pairwise, repeat
 from operator import is_not, itemgetter
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import msgpack
 
@@ -27,10 +27,13 @@ from exporters.image.packed import pack, pack_map_head, pack_pairs
 
 _START, _REST, _BIRTH = [Task._fields.index(name) for name in ("start_ns", "exit_code", "birth")]
 _CREATOR, _ORDER = [Birth._fields.index(name) for name in ("creator", "order")]  # the first field, and the last
-_RUNNING = TaskState.RUNNING  # other states are rare; the hash of one, which is an Enum, takes longer than the rest
-_REST_OF, _ORIGIN_OF = itemgetter(slice(_REST, _BIRTH)), itemgetter(slice(_CREATOR + 1, _ORDER))  # of task and birth
-_FEW = 8  # rows for which the columns take longer than the rows
-_WIDER = (1 << 8, 1 << 16, 1 << 32)  # msgpack has these numbers in more bytes than those below
+_RUNNING: Final = (
+    TaskState.RUNNING
+)  # other states are rare; the hash of one, which is an Enum, takes longer than the rest
+_REST_OF: Final = itemgetter(slice(_REST, _BIRTH))  # of a task
+_ORIGIN_OF: Final = itemgetter(slice(_CREATOR + 1, _ORDER))  # of a birth
+_FEW: Final = 8  # rows for which the columns take longer than the rows
+_WIDER: Final = (1 << 8, 1 << 16, 1 << 32)  # msgpack has these numbers in more bytes than those below
 
 
 class PackedRows:
