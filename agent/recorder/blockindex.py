@@ -40,22 +40,22 @@ _WORD: Final = 4
 _RING_HEAD: Final = 8
 _DISCARD: Final = 1 << 30
 _MOST_RECORD: Final = wire.STRINGS.size + wire.KEPT_BYTES
-_STEPS: Final = tuple((length + _RING_HEAD + 7 & ~7) // _WORD for length in range(_MOST_RECORD + 1))
+STEPS: Final = tuple((length + _RING_HEAD + 7 & ~7) // _WORD for length in range(_MOST_RECORD + 1))
 """The words from one record of a part to the next, by the first one's length."""
 
 
-def _word_at(fields: wire.Fields, name: str) -> int:
+def word_at(fields: wire.Fields, name: str) -> int:
     """Return the place of a field of a record in a part of the ring, in words behind the record's head there."""
     names = [each for each, _ in fields]
     before = "".join(code for _, code in fields[: names.index(name)])
     return (_RING_HEAD + struct.calcsize("=" + before)) // _WORD
 
 
-_KIND_AT: Final = _word_at(wire.RECORD, "kind")
-_LEVELS_AT: Final = _word_at(wire.RECORD_TASK, "levels")
+_KIND_AT: Final = word_at(wire.RECORD, "kind")
+_LEVELS_AT: Final = word_at(wire.RECORD_TASK, "levels")
 _OBJECTS_AT: Final = (_RING_HEAD + wire.TASK_BYTES) // _WORD
 _NUMBER_WORDS: Final = wire.NUMBER.size // _WORD
-_TASK_AT: Final = _word_at(wire.RECORD_TASK, "tid")
+_TASK_AT: Final = word_at(wire.RECORD_TASK, "tid")
 _NONE: Final = 0
 _OF_PROCESS: Final = -1
 
@@ -65,11 +65,11 @@ def _number_at(kind: int) -> int:
     if kind in (Kind.SESSION, Kind.GROUP, Kind.SUBREAPER):
         return _OF_PROCESS
     if kind in (Kind.GONE, Kind.FREE, Kind.RELEASE):
-        return _word_at(wire.RECORD_END, "tid")
+        return word_at(wire.RECORD_END, "tid")
     if kind == Kind.WAITED:
-        return _word_at(wire.RECORD_CALL, "value")
+        return word_at(wire.RECORD_CALL, "value")
     if kind == Kind.STRINGS:
-        return _word_at(wire.RECORD_STRINGS, "tid")
+        return word_at(wire.RECORD_STRINGS, "tid")
     return _TASK_AT if 0 < kind <= Kind.STATE else _NONE
 
 
@@ -116,7 +116,7 @@ def numbers_of(words: "array[int]", end: int) -> "array[int] | None":
 
 def _collect(words: "array[int]", at: int, end: int, found: set[int]) -> None:
     """Add the numbers that the records of a part are about."""
-    add, numbers_at, kind_at, steps = found.add, _NUMBERS_AT, _KIND_AT, _STEPS
+    add, numbers_at, kind_at, steps = found.add, _NUMBERS_AT, _KIND_AT, STEPS
     while at < end:
         try:
             step = steps[words[at]]

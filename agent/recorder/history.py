@@ -18,10 +18,10 @@ A ``loss`` is told of every number, as of its gaps: the records that were lost m
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import NoSuchRootError, NoSuchTimeError, NotPermittedError
-from agent.recorder import islands, spanends
+from agent.recorder import islands, kin, spanends
 from agent.recorder.facts import Gap, Instant
 from agent.recorder.instant import written
-from agent.recorder.lifestates import ahead_of, kept_names
+from agent.recorder.lifestates import ahead_of, is_dead, is_over, kept_names
 from agent.recorder.numberfeed import NumberFeed
 from agent.recorder.numberplan import NumberPlan
 from agent.recorder.numberrecords import RecordExtent, extent
@@ -40,9 +40,6 @@ Said = dict[str, Any]
 _EVERY: Final = 2**64 - 1
 _OF_BIRTHS: Final = ("creator", "flags", "assumed", "present", "entered")
 """Fields of the birth of a task that was there before: its birth is not known."""
-
-_OF_EXITS: Final = ("birth", "present", "exec", "death", "change")
-"""Kinds of events that tell if a task has exited."""
 
 _OF_GROUPS: Final = ("pgid", "sid", "on", "assumed")
 """Fields of what a thread gives its process."""
@@ -75,6 +72,9 @@ class NumberHistory:
         self._run = self._since.run
         self.gaps: list[Said] = []
         self._hidden = False
+        self._whole: set[int] = set()  # segments from which on all records have to be replayed
+        # The segment in which the feed was made, and the count of gaps and the lives then.
+        self._kept: tuple[int, int, dict[tuple[str, int], list[Said]]] = (0, 0, {})
 
     def lives(self) -> list[list[Said]]:
         """Return the events of each life, oldest first.
@@ -108,17 +108,23 @@ class NumberHistory:
         self._begin(place)
         while True:
             self._run = recording.segments[place].run
-            broken = self._listen(place, last)
-            gap = broken if broken is not None else self._seams.get(place + 1)
-            if gap is None and place < last:
-                place += 1
-                continue
-            if gap is None or not spanends.is_begun(recording, gap, until):
+            try:
+                further = self._pass(place, last)
+            except kin.UnfitKinError:
+                further = self._widen()
+            if further is None:
                 return
-            behind = self._cross(gap, place)
-            if behind is None:
-                return
-            place = behind
+            place = further
+
+    def _pass(self, place: int, last: int) -> int | None:
+        """Take what a segment tells of the number; return the index of the next one, or None at the end of the span."""
+        broken = self._listen(place, last)
+        gap = broken if broken is not None else self._seams.get(place + 1)
+        if gap is None and place < last:
+            return place + 1
+        if gap is None or not spanends.is_begun(self._recording, gap, self._until):
+            return None
+        return self._cross(gap, place)
 
     def _begin(self, place: int) -> None:
         """Take the task that has the number at the first instant."""
@@ -138,9 +144,9 @@ class NumberHistory:
             self._plan.loud.add(place)
 
     def _is_quiet(self, since: Instant, place: int) -> bool:
-        """Return True if the span begins with a keyframe in which no task has the number, and nothing happens behind it."""
+        """Return True if the span begins with a keyframe in which no task has the number, and no loss is behind it."""
         is_begin = since.order == self._recording.segments[place].facts.first and not since.missing
-        return is_begin and place not in self._plan.loud and self._plan.state(place) is None
+        return is_begin and place not in self._plan.lossy and self._plan.state(place) is None
 
     def _listen(self, place: int, last: int) -> Gap | None:
         """Take what a segment tells of the number; return the gap where its tape cannot be read to its end."""
@@ -150,13 +156,13 @@ class NumberHistory:
         of = self._recording.segments[place]
         about = extent(of, self._number)
         try:
-            feed = self._feed if self._feed is not None else self._stand(place, about)
+            feed = self._feed if self._feed is not None else self._stand(place, about, last)
         except NoSuchTimeError:  # no keyframe before it is whole
             return self._recording.gap(of.run, of.facts.first, of.facts.boottime_ns, of.ahead_ns)
         if feed is None:
             return None
         if feed is not self._feed or self._steps is None:
-            self._steps = feed.replay.steps(self._limit(place, last))
+            self._steps = kin.steps(feed.replay, self._limit(place, last))
             self._lost = feed.replay.stream.lost
         self._feed = feed
         behind = self._behind(place)
@@ -169,7 +175,7 @@ class NumberHistory:
                 return None  # it stands in the next segment
             if not is_lossy and (about is None or about.whole):
                 ends = -1 if about is None else about.last
-                if feed.task is None and feed.replay.order > ends and not _is_stirred(feed.replay, self._lost):
+                if feed.task is None and feed.replay.order > ends and not feed.replay.is_stirred(self._lost):
                     self._drop()
                     return None
             if place < last and feed.replay.order >= behind:
@@ -183,8 +189,7 @@ class NumberHistory:
 
     def _limit(self, place: int, last: int) -> int:
         """Return the number up to which the loud segments from one on are replayed without a stop."""
-        while place < last and place + 1 in self._plan.loud and place + 1 not in self._seams:
-            place += 1
+        place = self._plan.last_of_loud(place, last)
         limit = self._behind(place)
         if place >= last and self._until.run == self._recording.segments[place].run:
             limit = min(limit, self._until.order)
@@ -198,6 +203,14 @@ class NumberHistory:
     def _drop(self) -> None:
         self._feed = self._steps = None
 
+    def _widen(self) -> int:
+        """Take back what a replay of the records of the kin has told; return the segment in which it has begun."""
+        begun, count, self._lives = self._kept
+        del self.gaps[count:]
+        self._whole.add(begun)
+        self._drop()
+        return begun
+
     def _break(self, replay: Replayer) -> Gap | None:
         """Return the gap in front of which a replay stands; None where there is none."""
         stands = self._run, replay.order, replay.boottime_ns, replay.ahead_ns
@@ -207,7 +220,7 @@ class NumberHistory:
             return seam
         return gap
 
-    def _stand(self, place: int, about: RecordExtent | None) -> NumberFeed | None:
+    def _stand(self, place: int, about: RecordExtent | None, last: int) -> NumberFeed | None:
         """Return a feed at the beginning of a segment, or at its first record about a number that no task has there."""
         of = self._recording.segments[place]
         first = of.facts.first
@@ -215,7 +228,14 @@ class NumberHistory:
             if about is None:
                 return None
             first = max(first, about.first) if about.whole else first
-        feed = NumberFeed(self._recording.replayer(Instant(of.run, first, 0, 0, 0), place), self._number)
+        self._kept = place, len(self.gaps), {key: list(events) for key, events in self._lives.items()}
+        places = range(place, self._plan.last_of_loud(place, last) + 1)
+        replay = None
+        if place not in self._whole and self._plan.lossy.isdisjoint(places):
+            replay = kin.replayer(self._recording, places, self._number, first, about.records if about else ())
+        if replay is None:
+            replay = self._recording.replayer(Instant(of.run, first, 0, 0, 0), place)
+        feed = NumberFeed(replay, self._number)
         task = feed.task
         life = self._lives.get(self._key(of.run, task.start_ns)) if task is not None else None
         if life:
@@ -249,7 +269,7 @@ class NumberHistory:
 
     def _take_of_group(self, event: Said) -> None:
         """Add a session, a group or a subreaper's flag that another thread has given the number's process."""
-        lives = [life for life in self._lives.values() if not _is_over(life) and life[-1]["run"] == self._run]
+        lives = [life for life in self._lives.values() if not is_over(life) and life[-1]["run"] == self._run]
         if lives:
             said = {
                 key: event[key] for key in (*_OF_GROUPS, "event", "order", "time_ns", "boottime_ns") if key in event
@@ -329,6 +349,7 @@ class NumberHistory:
         replay.stream.resume(replay.order)  # what has come early waits for what is missing
         here = [each for each in segments if each.run == run]
         for island in islands.records(here, self._number, replay.order, end):
+            kin.refuse_islands(replay)
             known = set(self._lives)
             replay.extend((island.pieces,))
             for _ in replay.steps(end):
@@ -348,11 +369,11 @@ class NumberHistory:
         """
         kept = None if here is None else self._key(gap.next_run, here)
         for key, life in self._lives.items():
-            if key != kept and not _is_over(life):
+            if key != kept and not is_over(life):
                 said: Said = {"order": gap.next, "time_ns": gap.until_ns, "assumed": True, "run": gap.next_run}
                 said |= {"tid": self._number, "boottime_ns": gap.until_ns - ahead_of(life[-1])}
                 names = kept_names(life[-1])
-                if not _is_dead(life):
+                if not is_dead(life):
                     is_last = names["pid"] == self._number
                     life.append(names | said | {"event": "death", "exit_code": None, "group_dead": is_last})
                 life.append(names | said | {"event": "reap"})
@@ -370,25 +391,10 @@ class NumberHistory:
     def _put_apart(self, said: Said) -> None:
         """Put a gap or a loss in the lives that go on; where none does, it stands apart."""
         boot_id = self._recording.runs[said["run"]].boot_id
-        lives = [life for (of, _), life in self._lives.items() if of == boot_id and not _is_over(life)]
+        lives = [life for (of, _), life in self._lives.items() if of == boot_id and not is_over(life)]
         for life in lives:
             boottime_ns = said["time_ns"] - ahead_of(life[-1])
             life.append(kept_names(life[-1]) | {"boottime_ns": boottime_ns} | said | {"tid": self._number})
         if not lives:
             boottime_ns = said["time_ns"] - self._recording.ahead_ns(said["run"], said["order"])
             self.gaps.append({"boottime_ns": boottime_ns} | said)
-
-
-def _is_over(life: list[Said]) -> bool:
-    return not life or life[-1]["event"] == "reap"
-
-
-def _is_dead(life: list[Said]) -> bool:
-    """Return True if the last event of a life that tells of it says that the task has exited."""
-    last = next(each for each in reversed(life) if each["event"] in _OF_EXITS)
-    return last["event"] == "death" or last.get("exit_code") is not None
-
-
-def _is_stirred(replay: Replayer, lost: int) -> bool:
-    """Return True if a record may yet come late: since `lost` were lost, others were, or some wait for a missing one."""
-    return replay.stream.waiting or replay.stream.lost != lost or replay.is_in_doubt

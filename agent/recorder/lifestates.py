@@ -10,6 +10,8 @@ Said: TypeAlias = dict[str, Any]
 """An event as the protocol has it."""
 
 _TOLD_FLAGS: Final = EXITED | STOPPED | SUBREAPER
+_OF_EXITS: Final = ("birth", "present", "exec", "death", "change")
+"""Kinds of events that tell if a task has exited."""
 
 
 def state_of_task(task: TaskStruct) -> Hashable:
@@ -38,3 +40,14 @@ def kept_names(last: Said) -> Said:
 def ahead_of(event: Said) -> int:
     """Return by how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME at an event, ns."""
     return int(event["time_ns"] - event["boottime_ns"])
+
+
+def is_over(life: list[Said]) -> bool:
+    """Return True if a life has come to its end, or has not begun."""
+    return not life or life[-1]["event"] == "reap"
+
+
+def is_dead(life: list[Said]) -> bool:
+    """Return True if the last event of a life that tells of it says that the task has exited."""
+    last = next(each for each in reversed(life) if each["event"] in _OF_EXITS)
+    return last["event"] == "death" or last.get("exit_code") is not None

@@ -63,6 +63,12 @@ class NumberPlan:
                         self.loud.add(place)
                 begin = place + 1
 
+    def last_of_loud(self, place: int, last: int) -> int:
+        """Return the last of the loud segments that follow one, up to another one, without a gap between."""
+        while place < last and place + 1 in self.loud and place + 1 not in self._gaps:
+            place += 1
+        return place
+
     def state(self, place: int) -> Hashable:
         """Return the state of the task that has the number at the beginning of a segment; None where none has it.
 

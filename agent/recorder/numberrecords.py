@@ -27,11 +27,13 @@ class RecordExtent(NamedTuple):
     Attributes:
         first, last: their smallest and their largest number.
         whole: False where some of the blocks that may have such records cannot be read.
+        records: buffers and offsets in them of the records that can be.
     """
 
     first: int
     last: int
     whole: bool
+    records: tuple[tuple[bytes, int], ...]
 
 
 class NumberPlace(NamedTuple):
@@ -69,30 +71,49 @@ def places(recording: Recording, number: int, order: int, begin: int) -> Iterato
 
 def extent(of: TapeSegment, number: int) -> RecordExtent | None:
     """Return the extent of the records of a segment that are about a number; None where it has none."""
-    found: list[int] = []
+    found: list[tuple[bytes, int]] = []
     whole = True
     for block, _ in of.about(number):
         content = None if isinstance(block, Hole) else of.content(block)
         if content is None:
             whole = False
         else:
-            found += (seq for seq, _ in _heads(content, _NUMBER.pack(number)))
+            found += _records(content, number)
     if not found:
-        return None if whole else RecordExtent(of.facts.first, of.facts.first, whole=False)
-    return RecordExtent(min(found), max(found), whole)
+        return None if whole else RecordExtent(of.facts.first, of.facts.first, whole=False, records=())
+    numbers = [_SEQ_AND_KIND(data, at)[0] for data, at in found]
+    return RecordExtent(min(numbers), max(numbers), whole, tuple(found))
 
 
 def has_exit(of: TapeSegment, number: int) -> bool:
     """Return True if a segment has, or may have, a record of the exit of a task that has a number."""
     for block, _ in of.about(number):
         content = None if isinstance(block, Hole) else of.content(block)
-        if content is None or any(kind == Kind.EXIT for _, kind in _heads(content, _NUMBER.pack(number))):
+        if content is None or any(_SEQ_AND_KIND(data, at)[1] == Kind.EXIT for data, at in _records(content, number)):
             return True
     return False
 
 
-def _heads(content: bytes, needle: bytes) -> Iterator[tuple[int, int]]:
-    """Yield number and kind of the records of a block in which the bytes of a number occur."""
+def records_of(of: TapeSegment, number: int, read: dict[int, bytes]) -> Iterator[tuple[bytes, int]]:
+    """Yield the buffers and offsets in them of records of a segment in which the bytes of a number occur.
+
+    All records that are about the number are among them, but for those in blocks that cannot be read.
+
+    Args:
+        of: the segment.
+        number: the number.
+        read: the contents of blocks that have been read, by the blocks' offsets. Others are added.
+    """
+    for block, _ in of.about(number):
+        content = None if isinstance(block, Hole) else read.get(block.at) or of.content(block)
+        if content is not None and not isinstance(block, Hole):
+            read[block.at] = content
+            yield from _records(content, number)
+
+
+def _records(content: bytes, number: int) -> Iterator[tuple[bytes, int]]:
+    """Yield the buffers and offsets in them of the records of a block in which the bytes of a number occur."""
+    needle = _NUMBER.pack(number)
     begin, found = 0, content.find(needle)
     for entry in tape.entries(content):
         if found < 0:
@@ -104,7 +125,7 @@ def _heads(content: bytes, needle: bytes) -> Iterator[tuple[int, int]]:
         begin += tape.padded(len(entry.payload))
 
 
-def _of_part(part: memoryview, needle: bytes) -> Iterator[tuple[int, int]]:
+def _of_part(part: memoryview, needle: bytes) -> Iterator[tuple[bytes, int]]:
     data = bytes(part)
     at, end, found = 0, len(data), data.find(needle)
     while found >= 0 and at < end:
@@ -112,6 +133,6 @@ def _of_part(part: memoryview, needle: bytes) -> Iterator[tuple[int, int]]:
         behind = at + _HEAD_BYTES + tape.padded(flags & _LENGTH)
         if found < behind:
             if not flags & _DISCARD:
-                yield _SEQ_AND_KIND(data, at + _HEAD_BYTES)
+                yield data, at + _HEAD_BYTES
             found = data.find(needle, behind)
         at = behind

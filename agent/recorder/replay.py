@@ -8,12 +8,14 @@ watch's own calls until then have had their effect. Records with larger numbers 
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Final
+from typing import Final, Protocol
 
 from agent.capture import memoryreader, memorywriter
 from agent.recorder import tape
 from agent.table import wire
 from agent.table.inputs import Input
+from agent.table.processtable import ProcessTable
+from agent.table.stream import Stream
 
 _BUSY: Final = 1 << 31
 _DISCARD: Final = 1 << 30
@@ -27,6 +29,28 @@ NO_RECORDS: Final = (
 _KIND: Final = wire.reader(wire.RECORD, "seq", "kind").unpack_from
 _TIME: Final = wire.reader(wire.RECORD, "time_ns").unpack_from
 _NUMBER_AND_TIME: Final = wire.reader(wire.RECORD, "seq", "time_ns").unpack_from
+
+
+class Picks(Protocol):
+    """A choice of records that leaves a part of the table as all records would (agent.recorder.kin).
+
+    Attributes:
+        last_at: the offset of the last record of the part last picked from.
+    """
+
+    last_at: int
+
+    def picked(self, part: memoryview, stream: Stream) -> Iterator[int]:
+        """Yield the offsets in a part of the records that the stream has to take; pass the stream over the others."""
+        ...
+
+    def refuse(self, kind: int, value: int, table: ProcessTable) -> None:
+        """Raise UnfitKinError where an input beside records makes the choice a wrong one."""
+        ...
+
+    def check(self, stream: Stream, table: ProcessTable) -> None:
+        """Raise UnfitKinError where the table shows that the choice is a wrong one."""
+        ...
 
 
 class Replayer:
@@ -63,6 +87,7 @@ class Replayer:
         self._held: list[bytes] = []
         self.mends_loss = False
         self._mends = False  # a sweep that repairs any doubt goes on
+        self._picks: Picks | None = None
 
     @property
     def order(self) -> int:
@@ -101,11 +126,24 @@ class Replayer:
         """True where a loss has not been repaired: the sweep that repairs it has not begun, or not ended."""
         return self.stream.suspect or self.table.astray or self._mends
 
+    def is_stirred(self, lost: int) -> bool:
+        """Return True if a record may come late: since `lost` were lost, others were, or some wait for a missing one."""
+        return self.stream.waiting or self.stream.lost != lost or self.is_in_doubt
+
     def doubts(self) -> list[str]:
         """Return sentences on what makes the state at this point uncertain."""
         if self.is_in_doubt:
             return ["events were lost before this instant, and no comparison with the kernel had followed yet"]
         return []
+
+    @property
+    def is_narrow(self) -> bool:
+        """True where the table gets some of the records only."""
+        return self._picks is not None
+
+    def narrow(self, picks: Picks) -> None:
+        """From now on hand the table only the records that are picked. `steps` and `advance` raise what `picks` raises."""
+        self._picks = picks
 
     def extend(self, tapes: Iterable[bytes]) -> None:
         """Append pieces of a tape that has grown.
@@ -144,6 +182,8 @@ class Replayer:
             if whole:
                 self._entry, self._at = next(self._entries, None), 0
             self.table.changes.gather().clear()
+            if self._picks is not None:
+                self._picks.check(self.stream, self.table)
             yield entry
             if not whole:
                 return
@@ -184,6 +224,12 @@ class Replayer:
         feed, at, end = self.stream.feed, 0, len(part)
         words = part.cast("I")
         self._handled = part
+        if self._picks is not None:
+            for picked in self._picks.picked(part, self.stream):
+                self._at = picked
+                feed(part, picked + _RING_HEAD.size)
+            self._at = self._picks.last_at
+            at = end
         while at < end:
             flags = words[at >> 2]
             if not flags & _DISCARD:
@@ -231,6 +277,8 @@ class Replayer:
         """Repeat a call of the watch; return False where it would go beyond a number."""
         kind, value = entry.kind, entry.value
         stream = self.stream
+        if self._picks is not None and kind < tape.PART:
+            self._picks.refuse(kind, value, self.table)
         if kind == Input.GIVE_UP:
             if value >= order:
                 return False
