@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The helper makes what a plan says, with the kernel as the witness; and whatever goes wrong, nothing stays."""
 
+import ctypes
 import os
 import signal
+import socket
+import struct
+from itertools import takewhile
 from pathlib import Path
 
 from agent.restart.planning.plan import CloneBits, Op, Phase, Role
@@ -11,6 +15,10 @@ from tests.live.rebuilds import active, eventually, exit_code, free_number, rebu
 from tests.support.plans import PlanWriter
 
 TOP = Path(__file__).parents[2]
+FD_REPORT = 6
+"""The descriptor by which an actor tells the guard that it is there; see state.h."""
+PIDFD_GETFD = 438
+"""The number of the system call, on all machines."""
 
 
 def test_a_chain_of_processes_has_the_numbers_and_parents_of_the_plan() -> None:
@@ -26,6 +34,36 @@ def test_a_chain_of_processes_has_the_numbers_and_parents_of_the_plan() -> None:
         assert [one.pid[-1] for one in found] == [1, *range(20000, 19700, -1)]
         assert [one.ppid for one in found[1:]] == list(made.pids[:-1])
         assert [Path(f"/proc/{pid}/comm").read_text().strip() for pid in made.pids[:2]] == ["actor-0", "actor-1"]
+
+
+def test_the_channel_to_the_guard_takes_the_reports_of_all_actors_at_once() -> None:
+    """Where it is full, actors sleep until the guard has read, and each report that it reads wakes all of them."""
+    writer = PlanWriter()
+    root = writer.actor(1)
+    for n in range(600):
+        writer.born(root, 1000 + n)
+    with rebuilt(writer.activated().plan()) as made:
+        process = os.pidfd_open(made.pids[0])
+        channel = socket.socket(fileno=ctypes.CDLL(None).syscall(PIDFD_GETFD, process, FD_REPORT, 0))
+        os.close(process)
+        of_nobody = struct.pack("=I", len(made.pids))
+        os.kill(made.guard, signal.SIGSTOP)
+        try:
+            eventually(made.guard, "T")
+            taken = sum(1 for _ in takewhile(lambda _: _sent(channel, of_nobody), made.pids))
+        finally:
+            os.kill(made.guard, signal.SIGCONT)
+            channel.close()
+        active(made)
+
+        assert taken == len(made.pids)
+
+
+def _sent(channel: socket.socket, report: bytes) -> bool:
+    try:
+        return channel.send(report, socket.MSG_DONTWAIT) == len(report)
+    except BlockingIOError:
+        return False
 
 
 def test_a_chain_twice_as_long_takes_about_twice_as_long() -> None:
