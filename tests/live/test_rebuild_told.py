@@ -80,7 +80,7 @@ def test_that_a_signal_ends_nobody_is_no_refusal_of_the_kernel() -> None:
     writer.step(Op.EXIT, init, value=signal.SIGTERM, phase=Phase.ACTIVATE)
     writer.step(Op.AWAIT, root, init, phase=Phase.ACTIVATE)
 
-    assert str(failing(writer)) == "step 1 failed: exit by task 2 (10/1): signal 15 does not end it here"
+    assert str(failing(writer)) == "step 1 failed: exit by task 2 (10/1): SIGTERM does not end it here"
 
 
 _MASKED = """
