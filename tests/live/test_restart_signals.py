@@ -27,7 +27,7 @@ def test_a_wrong_exit_signal_is_found() -> None:
         standings = [Standing(each, plan, made.pids, made.numbers, made.guard) for each in (snapshot, other)]
 
         assert verify(standings[0]) == []
-        assert verify(standings[1]) == ["task 2 (5): has the exit signal 10 instead of 0"]
+        assert verify(standings[1]) == ["task 2 (5): has the exit signal SIGUSR1 instead of none"]
 
 
 @pytest.mark.parametrize("pidns", [True, False], ids=["own namespace", "caller's namespace"])
