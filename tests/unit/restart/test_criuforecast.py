@@ -135,7 +135,7 @@ def test_the_status_of_a_zombie_is_what_criu_makes_of_it(code: int, expected: li
     ],
 )
 def test_signals_are_named(change: dict[str, Any], text: str) -> None:
-    """Those without a name have their number."""
+    """Signals without a name have their number."""
     assert [each.text for each in forecast(tree(ROOT, (2, 1, 1, 1), **change))] == [text]
 
 

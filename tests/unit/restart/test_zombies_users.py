@@ -77,7 +77,7 @@ def ids(users: Sequence[int], found: Any) -> tuple[list[tuple[Any, Any]], list[s
 
 
 def test_a_zombie_has_its_ids_as_the_tree_s_user_namespace_numbers_them() -> None:
-    """Those of the tree are the initial namespace's; a living task of the same user has both."""
+    """Ids of the tree are the initial namespace's; a living task of the same user has both."""
     known = images({1: 0, 20: 1000})
 
     assert ids([101000, 100000], known) == ([(1000, 1000), (0, 0)], [])
